@@ -1,0 +1,110 @@
+/* block/block_chunk.h - chunk payloads: what a series' samples are inside a block, the head and a remote-read frame.
+ *
+ * Encodings (byte): 1 XOR floats, 2 integer histograms, 3 float histograms (all as Prometheus writes them by default), 4 XOR2
+ * floats (read only), 255 Thanos' downsampled aggregates (listed, not read here). Bits: docs/format/block.md; source: Prometheus
+ * tsdb/docs/format/chunks.md and its chunkenc, Gorilla (VLDB 2015) section 4.1.
+ *
+ * Chunk bytes of varve are a function of the samples alone: always encoded from the first sample with a fresh state.
+ */
+#pragma once
+#include "base/arena.h"
+#include "base/bytes.h"
+
+enum chunk_enc { CHUNK_NONE = 0, CHUNK_XOR = 1, CHUNK_HISTOGRAM = 2, CHUNK_FLOAT_HISTOGRAM = 3, CHUNK_XOR2 = 4, CHUNK_THANOS_AGGR = 255 };
+
+/* A chunk as it travels: borrowed bytes (payload without length, encoding byte or CRC). */
+struct chunk {
+	int64_t mint, maxt; /* of the first and last sample, both included */
+	uint8_t enc;
+	struct span data;
+};
+
+struct chunk_sample {
+	int64_t t;
+	uint64_t v; /* float bits */
+};
+
+/* ---- appending floats (XOR) ---- */
+
+/* An open XOR chunk: 56 bytes of state, its bytes in a buffer of the caller's. The payload is valid to read after each append. */
+struct xor_appender {
+	int64_t t;
+	uint64_t v;
+	int64_t dt;
+	uint16_t n;	   /* samples; 0 = empty */
+	uint8_t leading;   /* 0xff = no window yet */
+	uint8_t trailing;
+	uint8_t bits_left; /* free bits in the last byte, 0..7 */
+	uint32_t n_bytes;  /* payload so far, count included */
+};
+
+/* The longest that one append can make the payload. */
+enum { XOR_APPEND_MAX_BYTES = 20, XOR_HEADER_BYTES = 2 };
+
+void xor_appender_init(struct xor_appender *a);
+/* `bytes` has room for a->n_bytes + XOR_APPEND_MAX_BYTES (the first append also writes the 2-byte count). t > a->t. */
+void xor_append(struct xor_appender *a, uint8_t *bytes, int64_t t, uint64_t v);
+
+/* ---- the reference's rule for where a float chunk ends, applied to sorted samples ---- */
+
+/* Prometheus' head: target 120 samples, the end re-estimated at the 30th, never beyond the aligned range, never above 240 samples
+ * or 1005 bytes. Feeding the same samples gives the same borders, whoever feeds them. */
+struct chunk_cutter {
+	int64_t start, next_at;
+};
+/* Called for each sample in order with the open chunk's count, first and last time and bytes BEFORE appending t; true = begin a new
+ * chunk with t (the cutter is then set up for it). range_ms: the window's length. */
+bool chunk_cutter_cut(struct chunk_cutter *c, int64_t range_ms, uint32_t n, uint32_t n_bytes, int64_t last_t, int64_t t);
+
+/* ---- reading any encoding ---- */
+
+enum sample_kind { SAMPLE_FLOAT, SAMPLE_HISTOGRAM, SAMPLE_FLOAT_HISTOGRAM };
+
+struct hist_span {
+	int32_t offset;
+	uint32_t length;
+};
+
+/* One native histogram, integers as float64 exactly as read for kind FLOAT_HISTOGRAM; for HISTOGRAM the counts are in the i_ fields.
+ * Arrays live in the iterator until its next call. */
+struct histogram {
+	int32_t schema;
+	uint8_t reset_hint; /* 0 unknown 1 reset 2 no reset 3 gauge, as a reader of this chunk must report it */
+	double zero_threshold;
+	uint64_t sum; /* bits */
+	uint64_t i_count, i_zero_count;
+	uint64_t f_count, f_zero_count; /* bits */
+	const struct hist_span *pos_spans, *neg_spans;
+	uint32_t n_pos_spans, n_neg_spans;
+	const int64_t *i_pos, *i_neg;	/* HISTOGRAM: deltas as stored */
+	const uint64_t *f_pos, *f_neg; /* FLOAT_HISTOGRAM: absolute, bits */
+	uint32_t n_pos, n_neg;
+	const uint64_t *custom; /* bits of bounds, schema -53 */
+	uint32_t n_custom;
+};
+
+struct chunk_iter; /* opaque, from the arena */
+
+struct chunk_point {
+	int64_t t;
+	enum sample_kind kind;
+	uint64_t v;		     /* SAMPLE_FLOAT */
+	const struct histogram *h; /* the others */
+};
+
+/* ERR_UNSUPPORTED: an encoding this build does not decode; ERR_CORRUPT: the payload ends before its count says. */
+CHECKED errc chunk_iter_new(uint8_t enc, struct span data, struct arena *arena, struct chunk_iter **out, struct err *err);
+CHECKED errc chunk_iter_next(struct chunk_iter *it, struct chunk_point *p, bool *more, struct err *err);
+/* Samples as the payload's count field says. */
+CHECKED errc chunk_count(uint8_t enc, struct span data, uint32_t *n, struct err *err);
+
+/* The fast path for floats: decodes all of an XOR chunk into out[0..cap), *n = count. ERR_LIMIT: cap too small. */
+CHECKED errc xor_decode(struct span data, struct chunk_sample *out, size_t cap, size_t *n, struct err *err);
+
+/* Canonical encoding of a histogram (kind, schema, threshold, counts, sum, spans, buckets, bounds; without hint), appended to out:
+ * equality and the order-free winner compare these bytes. */
+void histogram_canonical(enum sample_kind kind, const struct histogram *h, struct buf *out);
+
+/* The order-free winner of two samples of one series at one time (docs/architecture.md, decision 4): histogram over float, non-stale over
+ * stale, then the greater bit pattern (floats: of the value; histograms: of the canonical encoding, memcmp). > 0: a wins, 0: equal. */
+int float_winner(uint64_t a, uint64_t b);

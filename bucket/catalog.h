@@ -1,0 +1,90 @@
+/* bucket/catalog.h - the block index: DATA_DIR/catalog.sqlite, one row per block (schema: bucket/catalog_schema.sql).
+ *
+ * Three separate things, from the first schema on: what the bucket holds (blocks: a cache, rebuilt from meta.json files), what this node has
+ * not finished (local_blocks: authoritative, synchronous=FULL), and the change feed (node, seq) that peers will read.
+ *
+ *      cutting ─▶ local ─▶ uploading ─▶ live ─▶ superseded ─▶ deleting ─▶ gone          quarantined(reason)
+ *
+ * Every row carries a CRC-32C over its columns, checked on read; a mismatch, a failed open or a failed integrity check sets the file
+ * aside (catalog.sqlite.damaged-<time>) and the catalog is rebuilt from the bucket and the local directory. Nothing that is not a cache
+ * lives only here: local blocks are found again by their directories.
+ *
+ * Threads: any; one SQLite connection per thread that uses it, WAL mode. Never on the ingest path.
+ */
+#pragma once
+#include "base/arena.h"
+#include "base/err.h"
+#include "base/ulid.h"
+#include "block/block.h"
+#include "bucket/bucket.h"
+
+struct catalog;
+
+enum block_state { BLOCK_CUTTING, BLOCK_LOCAL, BLOCK_UPLOADING, BLOCK_LIVE, BLOCK_SUPERSEDED, BLOCK_DELETING, BLOCK_GONE, BLOCK_QUARANTINED };
+const char *block_state_name(enum block_state s);
+
+/* A block as lists and plans show it. Spans live in the arena that the call was given. */
+struct catalog_block {
+	struct ulid ulid;
+	struct span tenant;
+	int64_t mint, maxt;
+	int64_t resolution_ms;
+	uint32_t level;
+	enum block_state state;
+	struct labels ext_labels;
+	uint64_t n_samples, n_series, n_chunks, bytes;
+	struct span source; /* thanos.source */
+	struct span reason; /* quarantine, in words */
+	bool in_bucket;	    /* row of blocks: objects are there */
+	bool local;	    /* directory is here */
+	bool marked;	    /* deletion-mark.json */
+	bool has_ranges;
+	struct block_index_ranges ranges;
+};
+
+struct catalog_config {
+	const char *path;      /* catalog.sqlite */
+	const char *node;      /* this node's id, for the feed */
+	bool read_only;	       /* beside a running server */
+};
+/* Migrates an older schema; ERR_UNSUPPORTED for a newer one, in words, untouched. *rebuilt: it was missing or set aside: the caller
+ * must fill it (local directories, catalog_audit). */
+CHECKED errc catalog_open(const struct catalog_config *cfg, struct catalog **out, bool *rebuilt, struct err *err);
+void catalog_close(struct catalog *c);
+
+/* ---- this node's blocks ---- */
+
+/* A block directory is complete: state local. `meta` is copied. Known already: fine. */
+CHECKED errc catalog_add_local(struct catalog *c, const struct block_meta *meta, uint64_t bytes, struct err *err);
+CHECKED errc catalog_set_local_state(struct catalog *c, struct ulid u, enum block_state s, const char *reason, struct err *err);
+/* One transaction: the bucket's row, this node's row to live, the feed. */
+CHECKED errc catalog_uploaded(struct catalog *c, const struct block_meta *meta, uint64_t bytes, struct err *err);
+/* The directory is gone: forget the local row (live ones only). */
+CHECKED errc catalog_drop_local(struct catalog *c, struct ulid u, struct err *err);
+/* Blocks to ship, oldest min time first: local and uploading, not quarantined. */
+CHECKED errc catalog_pending(struct catalog *c, struct arena *arena, struct catalog_block **out, size_t *n, struct err *err);
+
+/* ---- queries ---- */
+
+/* Blocks of a tenant whose [mint, maxt) overlaps [mint, maxt] (closed), at resolution 0, readable: by one SQL statement. Quarantined ones are
+ * left out; of those marked for deletion only where no unmarked live block covers their sources. Local ones have local = true. */
+CHECKED errc catalog_plan(struct catalog *c, struct span tenant, int64_t mint, int64_t maxt, struct arena *arena, struct catalog_block **out, size_t *n, struct err *err);
+/* All, by tenant and time; filter fields may be empty. */
+CHECKED errc catalog_list(struct catalog *c, struct arena *arena, struct catalog_block **out, size_t *n, struct err *err);
+CHECKED errc catalog_get(struct catalog *c, struct ulid u, struct arena *arena, struct catalog_block *out, struct err *err); /* ERR_NOTFOUND */
+CHECKED errc catalog_quarantine(struct catalog *c, struct ulid u, const char *reason, struct err *err);
+CHECKED errc catalog_set_ranges(struct catalog *c, struct ulid u, const struct block_index_ranges *r, struct err *err); /* a cache, filled on first use */
+/* The meta.json of a block as stored (whole text), for readers of ext labels and files. */
+CHECKED errc catalog_meta_json(struct catalog *c, struct ulid u, struct arena *arena, struct span *json, struct err *err);
+
+/* ---- the bucket's truth ---- */
+
+struct catalog_audit_stats {
+	uint64_t pages, objects, blocks, added, removed, changed, partial, bad;
+	int64_t duration_ms;
+};
+/* One recursive paged LIST; GETs meta.json only of blocks that are new or whose meta.json changed (size or time), deletion marks likewise. Blocks
+ * that vanished lose their row only when two audits in a row miss them. A directory without meta.json is partial: reported, not touched.
+ * A meta.json that does not parse: quarantined with the reason. progress may be NULL. */
+CHECKED errc catalog_audit(struct catalog *c, struct bucket *b, struct catalog_audit_stats *stats, void (*progress)(void *arg, uint64_t done, uint64_t total), void *arg,
+			   struct err *err);

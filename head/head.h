@@ -1,0 +1,126 @@
+/* head/head.h - the newest samples in memory: series, windows, and cutting a window into a block.
+ *
+ *      series table (128-bit keyed hash of label bytes ─▶ series)          one per process, all tenants, sharded
+ *            │
+ *            ▼
+ *      window (tenant, aligned start): per series a sorted run of leaves   freed in one step when its block is written
+ *            │ full chunks ─▶ head/<ULID>.chunks (no sync: the log covers it)
+ *            ▼ due
+ *      cutter thread ─▶ blocks/<ULID> ─▶ WAL_CUT record ─▶ on_block (shipper) ─▶ memory freed when the last reader lets go
+ *
+ * A window is identified by the ULID that its block will have; the log's samples name it, so a window that was cut is never
+ * replayed into a second block. A late sample for a window that was cut opens a new one (a second block, merged later by compaction).
+ *
+ * Invariants: a sample is refused or in exactly one open window and in the caller's log record; two samples of one series at one
+ * time are never both in a window; a window's memory goes away whole.
+ *
+ * Threads: append, snapshot and status from any thread; open, replay, start, close by the owner. No lock is held across I/O on the
+ * append path but the chunk file's own write of full chunks.
+ */
+#pragma once
+#include "base/labels.h"
+#include "base/errid.h"
+#include "base/ulid.h"
+#include "block/block.h"
+#include "wal/wal.h"
+
+struct head;
+
+struct head_config {
+	const char *chunk_dir;	  /* per-window chunk files; emptied at open: the log rebuilds them */
+	const char *block_dir;	  /* where finished blocks appear as <ULID> */
+	struct wal *wal;	  /* borrowed, outlives the head */
+	int64_t block_range_ms;	  /* window length; 1m .. 24h */
+	int64_t cut_delay_ms;	  /* after a window's end and after its last sample arrived */
+	int64_t max_age_ms;	  /* after its first sample arrived, at the latest */
+	uint64_t max_memory_bytes;/* above 80 %: cut the largest early; above: head_append says ERR_AGAIN / HEAD_MEMORY */
+	uint64_t wal_max_bytes;	  /* above: cut the windows that hold the oldest segments */
+	struct labels_limits labels;
+	struct labels ext_labels; /* --label pairs; tenant_id is added per tenant; copied */
+	struct span node;	  /* who writes blocks: meta.json extensions */
+	uint32_t shards;	  /* 0 = a power of two from the cores */
+	/* From the cutter thread when a block is complete and its cut record is durable. The block's directory is `dir`. */
+	void (*on_block)(void *arg, const char *dir, const struct block_meta *meta, uint64_t bytes);
+	void *on_block_arg;
+	/* From the cutter thread when cutting fails (disk full, I/O): it is tried again; NULL allowed. */
+	void (*on_cut_failed)(void *arg, const struct err *why);
+};
+
+CHECKED errc head_open(const struct head_config *cfg, struct head **out, struct err *err);
+
+/* ---- replay: before head_start ---- */
+
+/* Says that `window` (up to a frame, or WAL_CUT_ALL) is already in block `block`: its records are skipped. Called for local blocks with
+ * has_varve before wal_replay; the log's own cut records do the same from inside. */
+CHECKED errc head_known_cut(struct head *h, const struct wal_cut *cut, struct err *err);
+/* For wal_replay: arg is the head. Cuts windows when memory runs low, so a log bigger than memory replays. */
+errc head_replay_frame(void *head, const struct wal_frame *f, struct err *err);
+/* Replay is over: starts the cutter. */
+CHECKED errc head_start(struct head *h, struct err *err);
+
+/* ---- append ---- */
+
+struct head_sample {
+	int64_t t;  /* ms */
+	uint64_t v; /* float bits */
+};
+
+struct head_series {
+	struct span wire;	/* label fields as they came (base/labels.h), borrowed for the call */
+	uint32_t n_labels;	/* label fields in wire */
+	uint32_t first, n;	/* its samples in the batch */
+	/* out: per series verdict; the counts of a request are sums over these */
+	enum errid refused_id;	/* first reason in this series; ERRID_NONE: nothing refused */
+	uint32_t stored;	/* accepted and in the log record */
+	uint32_t duplicate;	/* same series, time and value again: success */
+	uint32_t refused;
+	int64_t refused_t;	/* time of its first refused sample */
+};
+
+struct head_batch {
+	struct span tenant; /* checked by tenant_valid */
+	struct head_series *series;
+	size_t n_series;
+	const struct head_sample *samples;
+	size_t n_samples;
+	int64_t min_t, max_t; /* bounds, judged once, by the caller's clock; samples outside are TOO_OLD / TOO_FAR_AHEAD */
+	int64_t now_ms;	      /* arrival */
+};
+
+/* Upper bound of the log records of a batch, for wal_reserve. */
+size_t head_batch_bound(const struct head_batch *b);
+
+/* Decides each sample and encodes the accepted ones (and definitions still young) into `records` (room for head_batch_bound). The
+ * caller MUST then wal_commit the ticket with these records (records->n may be 0), *n_logged samples. Everything decided stands: OK even
+ * when all was refused. ERR_AGAIN (id HEAD_MEMORY): over the memory limit, nothing was stored; ERR_NOMEM: an allocation failed; series
+ * before it are stored (records hold them; commit them), the rest is not: answer 503. Any thread. */
+CHECKED errc head_append(struct head *h, const struct wal_ticket *ticket, struct head_batch *b, struct buf *records, uint32_t *n_logged, struct err *err);
+
+/* ---- reading ---- */
+
+/* Sources over every window of the tenant that overlaps [mint, maxt] (closed), open or being cut, pinned; array from the arena, newest state
+ * of each at the time of the call of select. A window stays pinned over its cut. An empty tenant (n = 0) means every tenant is refused:
+ * pass the name. */
+CHECKED errc head_sources(struct head *h, struct span tenant, int64_t mint, int64_t maxt, struct arena *arena, struct source ***out, size_t *n, struct err *err);
+
+/* ---- life ---- */
+
+/* Cuts every window now (new samples go to new windows) and returns when all blocks are written and on_block was called for each. */
+CHECKED errc head_flush(struct head *h, struct err *err);
+
+/* The block's cut can't be forgotten by any one damaged frame, or its window's samples left the log: the local directory may go. */
+bool head_cut_settled(struct head *h, struct ulid block);
+
+struct head_status {
+	uint64_t series;	/* in the table */
+	uint64_t windows;	/* open */
+	uint64_t cutting;
+	uint64_t memory_bytes;
+	uint64_t samples_in_memory;
+	uint64_t chunk_file_bytes;
+	int64_t min_t, max_t;	/* of open windows; INT64_MAX / INT64_MIN when none */
+};
+void head_status(struct head *h, struct head_status *out);
+
+/* Stops the cutter (a running cut is finished or abandoned: its window replays). Does not cut. NULL allowed. */
+void head_close(struct head *h);

@@ -1,0 +1,134 @@
+/* net/net.h - HTTP: the server that clients and peers talk to, and the client for buckets and peers.
+ *
+ * Server: libmicrohttpd with an epoll thread pool behind this header. A request reaches its handler when its body is complete (or the route
+ * takes none); the handler answers at once, or later from any thread (the connection sleeps meanwhile: that is how a write waits for
+ * the log's fdatasync without a thread), or from a worker thread as a stream.
+ *
+ *     route INLINE:  network thread ─▶ handler ─▶ http_answer now, or http_defer and http_answer later
+ *     route WORKER:  network thread ─▶ queue (bounded: else 503) ─▶ worker ─▶ http_answer or http_stream_*
+ *
+ * The server enforces, before a handler sees anything: method (405 with Allow), body size (413 from Content-Length, and while it arrives),
+ * bytes in flight over all requests (503 + Retry-After), idle and total time-outs, header size, connections, basic auth and TLS. Every request has an
+ * id (X-Request-Id when sane, else made) that is in the log and in the answer's header. Answers above 1 kB are gzipped when the client
+ * accepts it and the route allows it.
+ *
+ * Spans of a request are valid until it is answered (stream: until http_stream_end returns).
+ */
+#pragma once
+#include "base/arena.h"
+#include "base/bytes.h"
+#include "base/err.h"
+#include "base/errid.h"
+
+struct http_server;
+struct http_request;
+
+enum http_method { HTTP_GET = 1, HTTP_HEAD = 2, HTTP_POST = 4, HTTP_PUT = 8, HTTP_DELETE = 16 };
+enum http_route_flags {
+	HTTP_INLINE = 0,
+	HTTP_WORKER = 1,      /* run on the worker pool: anything that reads blocks or waits */
+	HTTP_NO_AUTH = 2,     /* health probes */
+	HTTP_GZIP = 4,
+	HTTP_NO_BUDGET = 8,   /* small bodies that must get through under load: /-/healthy, /metrics */
+};
+
+struct http_route {
+	unsigned methods;
+	const char *path;	  /* exact, or with one "*" segment: /api/v1/label/'*'/values (without quotes); the match is http_path_arg */
+	unsigned flags;
+	uint64_t max_body_bytes;
+	void (*handler)(void *arg, struct http_request *r);
+	void *arg;
+};
+
+struct http_server_config {
+	const char *address;	    /* "127.0.0.1:19291", "[::1]:0", ":19291" */
+	const char *web_config;	    /* Prometheus web-config file or NULL; re-read by http_server_reload and when it changes */
+	uint32_t threads;	    /* network threads; 0 = cores */
+	uint32_t workers;	    /* concurrent WORKER requests */
+	uint32_t worker_queue;	    /* waiting ones beyond that */
+	uint32_t max_connections;
+	int64_t idle_timeout_ms, request_timeout_ms;
+	uint64_t max_inflight_bytes; /* received bodies not yet answered, all routes with a budget */
+};
+
+/* Binds and listens; serves 503 NOT_READY on nothing: routes are given before. ERR_INVALID / ERR_IO: "address 127.0.0.1:19291 is taken: ...". */
+CHECKED errc http_server_start(const struct http_server_config *cfg, const struct http_route *routes, size_t n_routes, struct http_server **out, struct err *err);
+uint16_t http_server_port(const struct http_server *s); /* the real one, when 0 was asked */
+CHECKED errc http_server_reload(struct http_server *s, struct err *err); /* web config; a bad file leaves the old in force */
+/* Stops accepting, lets running requests end (at most grace_ms), joins all threads, frees. */
+void http_server_stop(struct http_server *s, int64_t grace_ms);
+
+/* ---- the request ---- */
+enum http_method http_method(const struct http_request *r);
+struct span http_path(const struct http_request *r);
+struct span http_path_arg(const struct http_request *r); /* the "*" segment, percent-decoded */
+struct span http_header(const struct http_request *r, const char *name); /* first value, trimmed; p == NULL when absent */
+struct span http_body(const struct http_request *r);
+const char *http_request_id(const struct http_request *r);
+const char *http_client(const struct http_request *r); /* "127.0.0.1:51234" */
+struct arena *http_arena(struct http_request *r);      /* lives as long as the request; its bytes count to the route's budget */
+int64_t http_started_mono_ns(const struct http_request *r);
+/* Query string and (for POST form bodies) body parameters, decoded, in order. Returns the n-th value of `name` or p == NULL. ERR_INVALID
+ * for a malformed escape comes from http_parse_params, called first. */
+CHECKED errc http_parse_params(struct http_request *r, struct err *err);
+struct span http_param(const struct http_request *r, const char *name, size_t nth);
+size_t http_param_count(const struct http_request *r);
+void http_param_at(const struct http_request *r, size_t i, struct span *name, struct span *value);
+bool http_client_gone(struct http_request *r);
+
+/* Reserves further bytes of the in-flight budget for this request (decompressed size); false: answer OVERLOADED. Given back with the request. */
+bool http_budget_take(struct http_request *r, uint64_t bytes);
+
+/* ---- the answer: exactly one of these families per request ---- */
+/* Adds a header before the answer. Copied. */
+void http_set_header(struct http_request *r, const char *name, const char *value);
+/* Copies the body. r is gone afterwards. Any thread. content_type NULL: text/plain; charset=utf-8. */
+void http_answer(struct http_request *r, int status, const char *content_type, struct span body);
+/* An error of the catalogue: its status, body "<id>: <message>\n" (for routes under /api/v1/ other than writes: Prometheus' JSON error), Retry-After on 503. */
+void http_error(struct http_request *r, enum errid id, const char *fmt, ...) PRINTF_LIKE(3, 4);
+void http_error_of(struct http_request *r, const struct err *err); /* by err->id, else by class */
+/* INLINE handlers only: I will answer later, from any thread. Call before the other thread can answer. */
+void http_defer(struct http_request *r);
+/* WORKER handlers: a body of unknown length. write blocks while the client is slower than `1 MiB` ahead; ERR_CANCELED when it went away or the request
+ * timed out. An end with ok = false breaks the connection off so that the client sees a cut body. */
+CHECKED errc http_stream_begin(struct http_request *r, int status, const char *content_type, struct err *err);
+CHECKED errc http_stream_write(struct http_request *r, struct span data, struct err *err);
+void http_stream_end(struct http_request *r, bool ok);
+
+/* ---- the client ---- */
+struct http_client; /* a pool of kept-alive libcurl handles; any thread */
+struct http_client_config {
+	int64_t connect_timeout_ms;	  /* 10 s */
+	int64_t idle_timeout_ms;	  /* no byte for this long: ERR_TIMEOUT */
+	int64_t total_timeout_ms;	  /* 0 = none */
+	bool insecure_skip_verify;
+	const char *ca_file, *cert_file, *key_file, *server_name; /* NULL = default */
+	uint32_t max_idle_connections;
+};
+CHECKED errc http_client_open(const struct http_client_config *cfg, struct http_client **out, struct err *err);
+void http_client_close(struct http_client *c);
+void http_client_cancel(struct http_client *c); /* running calls return ERR_CANCELED */
+
+struct http_call {
+	const char *method; /* "GET", "PUT", ... */
+	const char *url;
+	const char *const *headers; /* "Name: value" */
+	size_t n_headers;
+	/* request body: either a span, or read(arg, buf, n, &got) until total bytes */
+	struct span body;
+	errc (*read)(void *arg, void *buf, size_t n, size_t *got, struct err *err);
+	uint64_t body_bytes; /* with read */
+	/* answer: at most max_answer_bytes go to `answer` (a buf of the caller's), or to write() when given (2xx answers only; an error body still goes to answer) */
+	errc (*write)(void *arg, const void *p, size_t n, struct err *err);
+	void *arg;
+	size_t max_answer_bytes;
+	/* out */
+	int status;
+	struct buf answer;	    /* buf_free by the caller */
+	struct buf answer_headers;  /* "name: value\n" lines, names in lower case */
+};
+/* OK whenever an HTTP answer came, whatever its status. No redirects are followed, no cookies, no proxies from the environment. */
+CHECKED errc http_call(struct http_client *c, struct http_call *call, struct err *err);
+/* Value of a header of the answer; p == NULL when absent. `name` in lower case. */
+struct span http_call_header(const struct http_call *call, const char *name);

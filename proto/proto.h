@@ -1,0 +1,86 @@
+/* proto/proto.h - what travels: snappy bodies, remote write 1.0 decoded in place, remote read by protobuf-c.
+ *
+ * The remote-write decoder is a cursor: one pass, no object per label or sample, spans into the decompressed body, arrays in the request's
+ * arena that never grow past the limits (a count is refused as it passes its limit, before more is allocated). Every field order and
+ * spelling that protobuf allows is read; unknown fields are skipped; truncated varints and wrong wire types are refused.
+ *
+ * Source: Prometheus remote write 1.0 and 2.0 specifications; prompb/types.proto (numbers in docs/format/remote.md).
+ */
+#pragma once
+#include "base/arena.h"
+#include "base/bytes.h"
+#include "base/err.h"
+#include "base/errid.h"
+
+/* Snappy block format. Checks the preamble against max_bytes before allocating (DECODED_TOO_LARGE), then decompresses into the arena. */
+CHECKED errc snappy_decode(struct span in, size_t max_bytes, struct arena *arena, struct span *out, struct err *err);
+/* The size that the preamble declares, for budgets; ERR_INVALID (SNAPPY) when there is none. */
+CHECKED errc snappy_declared(struct span in, size_t *n, struct err *err);
+CHECKED errc snappy_encode(struct span in, struct buf *out, struct err *err); /* appends */
+
+/* ---- remote write ---- */
+
+struct rw_limits {
+	uint32_t max_series;
+	uint32_t max_samples;
+	uint32_t max_labels_decode; /* per series, LIMIT_LABELS_DECODE: more is refused for the whole request */
+};
+
+struct rw_sample {
+	int64_t t;
+	uint64_t v; /* bits */
+};
+
+struct rw_series {
+	struct span wire;   /* its label fields in sequence, tags included: as they came when contiguous, else put together in the arena */
+	uint32_t n_labels;
+	uint32_t first_sample, n_samples;
+	uint32_t n_histograms, n_exemplars; /* counted; their bytes are walked and checked, and kept for later versions of this decoder */
+};
+
+struct rw_request {
+	struct rw_series *series;
+	size_t n_series;
+	struct rw_sample *samples;
+	size_t n_samples, n_histograms, n_exemplars, n_metadata;
+};
+
+/* ERR_INVALID (PROTOBUF) with the byte offset, or ERR_LIMIT (TOO_MANY_SERIES, TOO_MANY_SAMPLES). UTF-8 of labels is not judged here but where a
+ * series is new. Spans borrow from body. */
+CHECKED errc rw1_decode(struct span body, const struct rw_limits *limits, struct arena *arena, struct rw_request *out, struct err *err);
+
+/* Which message a write request carries, from its headers (empty spans = absent): content type with or without parameters, spaces trimmed. */
+enum rw_version { RW_NONE, RW_1, RW_2 };
+CHECKED errc rw_negotiate(struct span content_type, struct span content_encoding, enum rw_version *v, struct err *err);
+
+/* ---- remote read ---- */
+
+struct rr_matcher {
+	int type; /* 0 EQ 1 NEQ 2 RE 3 NRE */
+	struct span name, value;
+};
+struct rr_query {
+	int64_t start_ms, end_ms; /* both included */
+	struct rr_matcher *matchers;
+	size_t n_matchers;
+	int64_t hint_step_ms;
+	struct span hint_func;
+	int64_t hint_start_ms, hint_end_ms;
+};
+struct rr_request {
+	struct rr_query *queries;
+	size_t n_queries;
+	bool streamed; /* STREAMED_XOR_CHUNKS was the first accepted type that we know; else SAMPLES */
+};
+/* From the decompressed body; everything copied into the arena. */
+CHECKED errc rr_decode(struct span body, struct arena *arena, struct rr_request *out, struct err *err);
+
+/* Answers are written field by field as they are produced (they may be larger than memory allows to hold twice). */
+void pb_tag(struct buf *b, uint32_t field, uint32_t wire_type);
+void pb_uint(struct buf *b, uint32_t field, uint64_t v);
+void pb_sint(struct buf *b, uint32_t field, int64_t v);   /* zigzag */
+void pb_double_bits(struct buf *b, uint32_t field, uint64_t bits);
+void pb_bytes(struct buf *b, uint32_t field, struct span s);
+/* A length-delimited submessage: begin leaves room, end fills in the length. Nests. */
+size_t pb_begin(struct buf *b, uint32_t field);
+void pb_end(struct buf *b, size_t mark);

@@ -1,0 +1,208 @@
+/* wal/wal.h - the write-ahead log: what was acknowledged survives.
+ *
+ * One log serves all tenants. A request reserves room before anything is decided, the head decides and encodes its records,
+ * the log writes and syncs what waits as one frame (group commit), and then every waiting request is told.
+ *
+ *     wal_reserve ─▶ (head decides, encodes) ─▶ wal_commit ─▶ pending ─▶ frame ─▶ pwrite ─▶ fdatasync ─▶ done(arg) of each
+ *                                                                  └ syncer thread ┘
+ *
+ * Durability order is ticket order: done() of a ticket is called when its own records and those of every ticket reserved
+ * before it are durable. So a request that found only duplicates commits nothing and still waits for what it relied on.
+ *
+ * Segments are NNNNNNNN.wal, preallocated, chained to their predecessor by its last sequence number and CRC; a checkpoint
+ * (NNNNNNNN.checkpoint.a and .b, the same bytes) holds the definitions that replay needs from segments <= N. Bytes: docs/format/wal.md.
+ *
+ * Damage costs a frame: definitions of series are repeated by the head until two copies stand WAL_COPY_DISTANCE_BYTES apart
+ * (wal_ticket tells positions for that), replay resyncs behind a damaged frame and counts what was lost, exactly, by the
+ * sequence and sample numbers in the neighbouring frames.
+ *
+ * Failure: ENOSPC on a write is transient: the frame stays pending in memory and is tried again; meanwhile wal_reserve says ERR_NOSPACE
+ * and waiting tickets are told ERR_NOSPACE (their samples stay in the head; the frame is logged before anything later is
+ * acknowledged, so a client's retry, a duplicate by then, is acknowledged only when they are durable). Any other failed write
+ * and every failed sync is final: wal_failed() turns true, every ticket gets ERR_IO, on_fatal is called once, the process must
+ * exit with code 3 and replay. A sync is never tried twice on a descriptor.
+ *
+ * Threads: reserve, commit, release, position and status from any thread; open, replay, checkpoint and close belong to the owner.
+ */
+#pragma once
+#include "base/bytes.h"
+#include "base/err.h"
+#include "base/ulid.h"
+
+struct wal; /* opaque; owned by whoever called wal_open */
+
+enum wal_sync { WAL_SYNC_ACK, WAL_SYNC_INTERVAL, WAL_SYNC_OS };
+
+struct wal_config {
+	const char *dir;	     /* created if missing; copied */
+	enum wal_sync sync;	     /* ACK: done after fdatasync; INTERVAL: done after write, fdatasync every sync_interval_ms; OS: never */
+	int64_t sync_interval_ms;    /* INTERVAL only; 1 .. 60000; the stated bound of what a power cut may cost */
+	uint64_t segment_bytes;	     /* preallocated per segment; LIMIT_WAL_SEGMENT_MIN or more */
+	void (*on_fatal)(void *arg, const struct err *why); /* from the syncer thread, once; may be NULL */
+	void *on_fatal_arg;
+};
+
+/* Opens or creates the log. Does not read it: wal_replay comes before the first reserve, also for a new log. */
+CHECKED errc wal_open(const struct wal_config *cfg, struct wal **out, struct err *err);
+
+/* ---- replay ---- */
+
+struct wal_frame {
+	uint64_t seq;	       /* frame number, dense over the life of the log, from 1; 0 for checkpoint frames */
+	uint64_t segment;      /* file number */
+	uint64_t offset;       /* of the frame in its file */
+	uint64_t first_sample; /* samples logged before this frame */
+	uint32_t samples;      /* in this frame, as its header says */
+	struct span payload;   /* decompressed records, valid during the call; read with wal_record_next */
+};
+
+struct wal_replay_stats {
+	uint64_t segments, frames, samples, bytes;
+	uint64_t frames_lost, samples_lost; /* by gaps in the numbers; also varve_wal_frames_lost_total, varve_wal_samples_lost_total */
+	uint64_t damaged_ranges;	    /* byte ranges that held no valid frame and were not a torn tail */
+	int64_t duration_ms;
+};
+
+/* Calls frame() for each valid frame of the newest checkpoint, then of each segment in order; damage is logged with file
+ * and byte range and skipped. A repeated sequence number (a tail copied at an earlier start) is skipped. An error from
+ * frame() ends the replay with it. Then the tail that is not known to be synced is copied into a new segment and synced,
+ * the log is open for appending, and the syncer runs. Memory: one frame. progress (may be NULL) is called a few times a second. */
+CHECKED errc wal_replay(struct wal *wal, errc (*frame)(void *arg, const struct wal_frame *f, struct err *err), void *arg,
+			void (*progress)(void *arg, uint64_t segment_first, uint64_t segment_last, uint64_t segment_now),
+			struct wal_replay_stats *stats, struct err *err);
+
+/* ---- appending ---- */
+
+struct wal_ticket {
+	uint64_t no;	   /* dense, from 1 */
+	uint64_t segment;  /* the log's current segment at reserve: these records stand in it or a later one */
+	uint64_t pos_min;  /* the records will stand at or behind this log position (bytes ever written) */
+	uint64_t pos_max;  /* and before this one */
+	uint64_t bytes;    /* reserved */
+	uint64_t last_seq; /* newest frame number written at reserve: these records get a higher one */
+};
+
+/* Reserves room for records of at most max_bytes (before compression). ERR_NOSPACE: no room on disk, or an earlier write still waits
+ * for it; ERR_AGAIN: too many tickets or bytes are waiting; ERR_IO: the log has failed; ERR_LIMIT: above LIMIT_WAL_RECORD_BYTES.
+ * Each ticket must be committed or released, soon: later tickets wait for it. */
+CHECKED errc wal_reserve(struct wal *wal, uint64_t max_bytes, struct wal_ticket *ticket, struct err *err);
+
+/* rc OK: durable in the sense of the sync mode. ERR_NOSPACE or ERR_IO: not. From the syncer thread, or from wal_commit itself when
+ * nothing is left to wait for. Must not block. */
+typedef void (*wal_done)(void *arg, errc rc, const struct err *err);
+
+/* Hands over the ticket's records (copied; n <= reserved; may be empty: then it only waits for earlier tickets). `samples` is the
+ * number of samples in them. done may be NULL. Records are split over frames at record borders; a record is <= LIMIT_WAL_FRAME_BYTES. */
+void wal_commit(struct wal *wal, const struct wal_ticket *ticket, struct span records, uint32_t samples, wal_done done, void *arg);
+
+/* Gives the ticket back without waiting. */
+void wal_release(struct wal *wal, const struct wal_ticket *ticket);
+
+/* wal_commit and wait; for cut records, checkpoints and tests. Not from a done function. */
+CHECKED errc wal_commit_wait(struct wal *wal, const struct wal_ticket *ticket, struct span records, uint32_t samples, struct err *err);
+
+/* Everything committed so far is written and synced, whatever the mode. */
+CHECKED errc wal_sync_now(struct wal *wal, struct err *err);
+
+/* ---- segments and checkpoints ---- */
+
+struct wal_status {
+	uint64_t segment_first, segment_now; /* file numbers */
+	uint64_t bytes_on_disk;		     /* preallocated segments count whole */
+	uint64_t pos;			     /* bytes ever written (after compression) */
+	uint64_t seq;			     /* newest frame */
+	bool no_space;			     /* a write waits for room */
+	bool failed;
+};
+void wal_status(struct wal *wal, struct wal_status *out);
+
+/* A checkpoint replaces what replay needs from segments <= upto: the caller puts the definitions and cuts that are still
+ * alive. finish writes both files, syncs them, renames, syncs the directory, then removes segments <= upto and older checkpoints.
+ * upto must be below the current segment. Appending goes on meanwhile. */
+struct wal_checkpoint;
+CHECKED errc wal_checkpoint_begin(struct wal *wal, uint64_t upto, struct wal_checkpoint **out, struct err *err);
+CHECKED errc wal_checkpoint_put(struct wal_checkpoint *cp, struct span record, struct err *err);
+CHECKED errc wal_checkpoint_finish(struct wal_checkpoint *cp, struct err *err); /* frees cp in any case */
+void wal_checkpoint_abort(struct wal_checkpoint *cp);
+
+/* Syncs, marks the end as clean, stops the syncer, frees. NULL is allowed. */
+void wal_close(struct wal *wal);
+
+/* `varve wal inspect DIR`: reads only, also beside a running server. Prints segments, frames, records by kind, damage. */
+struct wal_inspect_options {
+	bool json;
+	bool frames; /* a line for each frame */
+};
+CHECKED errc wal_inspect(const char *dir, const struct wal_inspect_options *opt, struct buf *out, struct err *err);
+
+/* ---- records: what a frame's payload is made of ----
+ *
+ * { u8 kind, uvarint length, body }*. Unknown kinds are skipped by length, so an older binary survives a newer log's additions.
+ */
+enum wal_kind {
+	WAL_SERIES = 1,	 /* definitions */
+	WAL_SAMPLES = 2, /* float samples of one window */
+	WAL_CUT = 3,	 /* a window, or a part of its log range, is a block now */
+};
+
+struct wal_record {
+	uint8_t kind;
+	struct span body;
+};
+/* false at the end or (with *ok = false) at damage inside a frame whose CRC was right, which is a bug or a newer format. */
+bool wal_record_next(struct rd *r, struct wal_record *rec, bool *ok);
+
+/* WAL_SERIES: str tenant, then { uvarint ref, str canonical label bytes }* */
+struct wal_series_enc {
+	struct buf *out;
+	size_t start;
+	uint64_t last_ref;
+};
+void wal_series_begin(struct wal_series_enc *e, struct buf *out, struct span tenant);
+void wal_series_put(struct wal_series_enc *e, uint64_t ref, struct span wire);
+void wal_series_end(struct wal_series_enc *e);
+
+/* WAL_SAMPLES: the window's identity stands in each record, so that no other frame is needed to place the samples. */
+struct wal_window {
+	struct span tenant;
+	struct ulid window; /* the ULID that its block will have */
+	int64_t start_ms;   /* aligned start */
+	int64_t range_ms;   /* length: the flag may change between starts */
+};
+struct wal_sample {
+	uint64_t ref;
+	int64_t t;
+	uint64_t v; /* bits */
+};
+/* Upper bound of a samples record with n samples, and of a definition, for wal_reserve. */
+size_t wal_samples_bound(size_t tenant_bytes, size_t n);
+size_t wal_series_bound(size_t tenant_bytes, size_t wire_bytes);
+void wal_samples_put(struct buf *out, const struct wal_window *w, const struct wal_sample *s, size_t n);
+
+/* WAL_CUT */
+#define WAL_CUT_ALL UINT64_MAX
+struct wal_cut {
+	struct ulid window;
+	struct ulid block;
+	uint64_t upto_seq; /* samples of the window in frames <= this are in the block (or were empty); WAL_CUT_ALL = all of it, the window is closed */
+};
+void wal_cut_put(struct buf *out, const struct wal_cut *c);
+
+/* Decoding; false = damaged body. Spans borrow from the frame. */
+struct wal_series_dec {
+	struct rd r;
+	struct span tenant;
+	uint64_t last_ref;
+};
+bool wal_series_open(struct span body, struct wal_series_dec *d);
+bool wal_series_next(struct wal_series_dec *d, uint64_t *ref, struct span *wire, bool *ok);
+
+struct wal_samples_dec {
+	struct wal_window w;
+	size_t n;
+	struct rd r; /* private */
+	struct wal_sample prev;
+};
+bool wal_samples_open(struct span body, struct wal_samples_dec *d);
+bool wal_samples_next(struct wal_samples_dec *d, struct wal_sample *s, bool *ok);
+bool wal_cut_get(struct span body, struct wal_cut *c);
