@@ -18,7 +18,7 @@ struct flag_list {
 /* One flag. `into` points at: const char * (STRING, CHOICE), bool, uint64_t (U64, SIZE), int64_t (DURATION_MS), struct flag_list
  * (LIST: may be repeated). */
 struct flag {
-	const char *name;	/* without the dashes: "wal.sync" */
+	const char *name; /* without the dashes: "wal.sync" */
 	enum flag_kind kind;
 	void *into;
 	const char *fallback;	/* default, as one would type it; NULL = empty. Shown in the help. */
@@ -40,8 +40,8 @@ enum flags_action { FLAGS_RUN, FLAGS_EXIT_OK };
 
 /* Sets defaults, then parses. --help, --help-all and --version print and give FLAGS_EXIT_OK. ERR_INVALID: one sentence in err
  * that names the flag, what is wrong, and "did you mean --x?" when an edit distance says so. Strings live in `arena` or argv. */
-CHECKED errc flags_parse(struct flag_program *p, int argc, char **argv, struct arena *arena, struct flag_list *args,
-			 enum flags_action *action, struct err *err);
+CHECKED errc flags_parse(
+	struct flag_program *p, int argc, char **argv, struct arena *arena, struct flag_list *args, enum flags_action *action, struct err *err);
 
 CHECKED errc parse_duration_ms(struct span s, int64_t *out, struct err *err);
 CHECKED errc parse_size(struct span s, uint64_t *out, struct err *err);
@@ -67,7 +67,7 @@ struct yaml {
 	struct yaml_pair {
 		struct span key;
 		struct yaml *value;
-	} *pairs; /* MAP */
+	} * pairs;	     /* MAP */
 	struct yaml **items; /* LIST */
 };
 

@@ -7,7 +7,7 @@
  *             TRY(io_open(path, IO_READ, &fd, err));
  *             CHECK(size >= 8, ERR_CORRUPT, "%s: %zu bytes, a header needs 8", path, size);
  *     fail:
- *             io_close_quiet(fd);
+ *             io_close(fd);
  *             return rc;
  *     }
  *
@@ -67,19 +67,19 @@ errc err_wrap(struct err *err, const char *fmt, ...) PRINTF_LIKE(2, 3);
 const char *errc_name(errc code);
 
 /* Needs `errc rc`, `struct err *err` and a label `fail:` in scope. */
-#define TRY(call)                   \
-	do {                        \
-		rc = (call);        \
-		if (UNLIKELY(rc))   \
-			goto fail;  \
+#define TRY(call)                                                                                                                                    \
+	do {                                                                                                                                         \
+		rc = (call);                                                                                                                         \
+		if (UNLIKELY(rc))                                                                                                                    \
+			goto fail;                                                                                                                   \
 	} while (0)
 
-#define CHECK(cond, code, ...)                           \
-	do {                                             \
-		if (UNLIKELY(!(cond))) {                 \
-			rc = err_set(err, code, __VA_ARGS__); \
-			goto fail;                       \
-		}                                        \
+#define CHECK(cond, code, ...)                                                                                                                       \
+	do {                                                                                                                                         \
+		if (UNLIKELY(!(cond))) {                                                                                                             \
+			rc = err_set(err, code, __VA_ARGS__);                                                                                        \
+			goto fail;                                                                                                                   \
+		}                                                                                                                                    \
 	} while (0)
 
 /* Our own invariants; on in release. Prints file, line and expression to stderr and aborts. */

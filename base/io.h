@@ -50,7 +50,7 @@ enum {
 	IO_READ = 1,
 	IO_WRITE = 2,
 	IO_CREATE = 4,
-	IO_EXCL = 8,  /* with IO_CREATE: ERR_EXISTS when it is there */
+	IO_EXCL = 8, /* with IO_CREATE: ERR_EXISTS when it is there */
 	IO_TRUNC = 16,
 	IO_DIR = 32,
 };

@@ -51,10 +51,10 @@ struct labels_limits {
 enum labels_fault {
 	LABELS_OK,
 	LABELS_EMPTY_SET,
-	LABELS_NO_NAME,	       /* no __name__, or an empty one */
-	LABELS_EMPTY_NAME,     /* a label with an empty name */
+	LABELS_NO_NAME,	   /* no __name__, or an empty one */
+	LABELS_EMPTY_NAME, /* a label with an empty name */
 	LABELS_DUPLICATE_NAME,
-	LABELS_BAD_UTF8,       /* in a name or a value */
+	LABELS_BAD_UTF8, /* in a name or a value */
 	LABELS_TOO_MANY,
 	LABELS_NAME_TOO_LONG,
 	LABELS_VALUE_TOO_LONG,

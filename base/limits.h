@@ -9,31 +9,32 @@
 #define GIB (UINT64_C(1024) * MIB)
 
 /* -- requests ------------------------------------------------------------------------------------------------------- */
-#define LIMIT_INGEST_BODY_BYTES (32 * MIB)	    /* --ingest.max-body: what Prometheus' own receiver takes */
-#define LIMIT_INGEST_DECODED_FACTOR 4		    /* decompressed at most this many times the flag: real bodies shrink 3-12x, but large ones are split by senders long before */
-#define LIMIT_INGEST_SERIES_PER_REQUEST 200000	    /* --ingest.max-series-per-request: 100x a sender's default batch */
-#define LIMIT_INGEST_SAMPLES_PER_REQUEST 2000000    /* --ingest.max-samples-per-request: bounds the verdict arrays to 32 MiB */
-#define LIMIT_INGEST_INFLIGHT_BYTES (512 * MIB)	    /* --ingest.max-inflight: bodies and decoded bytes of all requests together */
-#define LIMIT_HTTP_HEADER_BYTES (32 * KIB)	    /* request line and headers: cookies of a proxy fit, floods do not */
-#define LIMIT_HTTP_FORM_BYTES (1 * MIB)		    /* a query API POST body: match[] lists of dashboards are below 100 kB */
-#define LIMIT_HTTP_READ_BODY_BYTES (4 * MIB)	    /* a remote-read request, compressed */
-#define LIMIT_HTTP_CONNECTIONS 4096		    /* --http.max-connections */
-#define LIMIT_HTTP_IDLE_MS 60000		    /* --http.idle-timeout: also how long a body may stand still */
-#define LIMIT_HTTP_REQUEST_MS 120000		    /* a request that is not complete after this is dropped (slow drip) */
+#define LIMIT_INGEST_BODY_BYTES (32 * MIB) /* --ingest.max-body: what Prometheus' own receiver takes */
+#define LIMIT_INGEST_DECODED_FACTOR                                                                                                                  \
+	4 /* decompressed at most this many times the flag: real bodies shrink 3-12x, but large ones are split by senders long before */
+#define LIMIT_INGEST_SERIES_PER_REQUEST 200000	 /* --ingest.max-series-per-request: 100x a sender's default batch */
+#define LIMIT_INGEST_SAMPLES_PER_REQUEST 2000000 /* --ingest.max-samples-per-request: bounds the verdict arrays to 32 MiB */
+#define LIMIT_INGEST_INFLIGHT_BYTES (512 * MIB)	 /* --ingest.max-inflight: bodies and decoded bytes of all requests together */
+#define LIMIT_HTTP_HEADER_BYTES (32 * KIB)	 /* request line and headers: cookies of a proxy fit, floods do not */
+#define LIMIT_HTTP_FORM_BYTES (1 * MIB)		 /* a query API POST body: match[] lists of dashboards are below 100 kB */
+#define LIMIT_HTTP_READ_BODY_BYTES (4 * MIB)	 /* a remote-read request, compressed */
+#define LIMIT_HTTP_CONNECTIONS 4096		 /* --http.max-connections */
+#define LIMIT_HTTP_IDLE_MS 60000		 /* --http.idle-timeout: also how long a body may stand still */
+#define LIMIT_HTTP_REQUEST_MS 120000		 /* a request that is not complete after this is dropped (slow drip) */
 
 /* -- labels --------------------------------------------------------------------------------------------------------- */
-#define LIMIT_LABELS_PER_SERIES 64	 /* --ingest.max-labels */
-#define LIMIT_LABEL_NAME_BYTES 1024	 /* --ingest.max-label-name */
-#define LIMIT_LABEL_VALUE_BYTES 4096	 /* --ingest.max-label-value: as VictoriaMetrics */
-#define LIMIT_LABELS_DECODE 1024	 /* label fields read before a series is refused, whatever the flag says */
+#define LIMIT_LABELS_PER_SERIES 64   /* --ingest.max-labels */
+#define LIMIT_LABEL_NAME_BYTES 1024  /* --ingest.max-label-name */
+#define LIMIT_LABEL_VALUE_BYTES 4096 /* --ingest.max-label-value: as VictoriaMetrics */
+#define LIMIT_LABELS_DECODE 1024     /* label fields read before a series is refused, whatever the flag says */
 
 /* -- log ------------------------------------------------------------------------------------------------------------ */
 #define LIMIT_WAL_SEGMENT_BYTES (128 * MIB) /* --wal.segment-size: the reference's; 50 M samples at 2.5 B */
 #define LIMIT_WAL_SEGMENT_MIN (1 * MIB)
-#define LIMIT_WAL_FRAME_BYTES (4 * MIB)	    /* a frame's payload before compression: the most that one damaged frame can cost */
-#define LIMIT_WAL_RECORD_BYTES (256 * MIB)  /* one request's records before they are split over frames */
-#define LIMIT_WAL_TICKETS 65536		    /* requests between reserve and durable; above the connections allowed */
-#define WAL_COPY_DISTANCE_BYTES (1 * MIB)   /* two copies of a definition are at least this far apart in the log */
+#define LIMIT_WAL_FRAME_BYTES (4 * MIB)	   /* a frame's payload before compression: the most that one damaged frame can cost */
+#define LIMIT_WAL_RECORD_BYTES (256 * MIB) /* one request's records before they are split over frames */
+#define LIMIT_WAL_TICKETS 65536		   /* requests between reserve and durable; above the connections allowed */
+#define WAL_COPY_DISTANCE_BYTES (1 * MIB)  /* two copies of a definition are at least this far apart in the log */
 
 /* -- blocks --------------------------------------------------------------------------------------------------------- */
 #define LIMIT_CHUNK_SEGMENT_BYTES (512 * MIB) /* the reference's segment size */
@@ -43,16 +44,16 @@
 #define LIMIT_TOMBSTONES_BYTES (256 * MIB)
 
 /* -- queries -------------------------------------------------------------------------------------------------------- */
-#define LIMIT_QUERY_CONCURRENCY 20	      /* --query.max-concurrency, as Prometheus */
-#define LIMIT_QUERY_SAMPLES 50000000	      /* --query.max-samples of one remote-read SAMPLES answer, as Prometheus */
-#define LIMIT_QUERY_MEMORY_BYTES (1 * GIB)    /* --query.max-memory of one query */
-#define LIMIT_QUERY_REGEX_BYTES (64 * KIB)    /* pattern text */
+#define LIMIT_QUERY_CONCURRENCY 20	   /* --query.max-concurrency, as Prometheus */
+#define LIMIT_QUERY_SAMPLES 50000000	   /* --query.max-samples of one remote-read SAMPLES answer, as Prometheus */
+#define LIMIT_QUERY_MEMORY_BYTES (1 * GIB) /* --query.max-memory of one query */
+#define LIMIT_QUERY_REGEX_BYTES (64 * KIB) /* pattern text */
 #define LIMIT_QUERY_MATCHERS 256
-#define LIMIT_READ_FRAME_BYTES (1 * MIB)      /* target of a streamed remote-read frame, as the reference */
+#define LIMIT_READ_FRAME_BYTES (1 * MIB) /* target of a streamed remote-read frame, as the reference */
 
 /* -- bucket --------------------------------------------------------------------------------------------------------- */
-#define LIMIT_S3_PART_BYTES (16 * MIB)	   /* part_size: 10,000 parts = 160 GB an object */
-#define LIMIT_S3_XML_BYTES (16 * MIB)	   /* one LIST page is below 1 MiB */
+#define LIMIT_S3_PART_BYTES (16 * MIB) /* part_size: 10,000 parts = 160 GB an object */
+#define LIMIT_S3_XML_BYTES (16 * MIB)  /* one LIST page is below 1 MiB */
 #define LIMIT_S3_ATTEMPTS 10
-#define LIMIT_CACHE_DIR_BYTES (2 * GIB)	   /* --cache.dir-size */
-#define LIMIT_CONFIG_BYTES (1 * MIB)	   /* any YAML file */
+#define LIMIT_CACHE_DIR_BYTES (2 * GIB) /* --cache.dir-size */
+#define LIMIT_CONFIG_BYTES (1 * MIB)	/* any YAML file */

@@ -45,10 +45,10 @@ void log_thread_request(const char *request_id);
 
 void log_write(enum log_level level, const char *file, int line, const char *msg, const struct log_field *fields);
 
-#define LOG_AT(level, msg, ...)                                                                                      \
-	do {                                                                                                         \
-		if (log_enabled(level))                                                                              \
-			log_write(level, __FILE__, __LINE__, msg, (const struct log_field[]){__VA_ARGS__ __VA_OPT__(, ) {.key = NULL}}); \
+#define LOG_AT(level, msg, ...)                                                                                                                      \
+	do {                                                                                                                                         \
+		if (log_enabled(level))                                                                                                              \
+			log_write(level, __FILE__, __LINE__, msg, (const struct log_field[]){__VA_ARGS__ __VA_OPT__(, ){.key = NULL}});              \
 	} while (0)
 #define log_debug(msg, ...) LOG_AT(LOG_DEBUG, msg __VA_OPT__(, ) __VA_ARGS__)
 #define log_info(msg, ...) LOG_AT(LOG_INFO, msg __VA_OPT__(, ) __VA_ARGS__)

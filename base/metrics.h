@@ -18,13 +18,12 @@ struct metric *metric_counter(const char *name, const char *help);
 struct metric *metric_gauge(const char *name, const char *help);
 struct metric *metric_counter_with(const char *name, const char *help, const char *label, const char *value);
 struct metric *metric_gauge_with(const char *name, const char *help, const char *label, const char *value);
-struct metric *metric_counter_with2(const char *name, const char *help, const char *label1, const char *value1,
-				    const char *label2, const char *value2);
+struct metric *metric_counter_with2(
+	const char *name, const char *help, const char *label1, const char *value1, const char *label2, const char *value2);
 
 /* Buckets are upper bounds, ascending, without +Inf; borrowed for ever (static array). Observations are doubles (seconds, bytes). */
 struct metric *metric_histogram(const char *name, const char *help, const double *bounds, size_t n_bounds);
-struct metric *metric_histogram_with(const char *name, const char *help, const double *bounds, size_t n_bounds,
-				     const char *label, const char *value);
+struct metric *metric_histogram_with(const char *name, const char *help, const double *bounds, size_t n_bounds, const char *label, const char *value);
 extern const double metric_latency_bounds[]; /* 0.5 ms ... 30 s */
 extern const size_t metric_latency_bounds_n;
 
