@@ -33,7 +33,7 @@ struct metric {
 	enum kind kind;
 	const double *bounds;
 	size_t n_bounds;
-	char *labels;	       /* a="b",c="d", without braces; "" = none */
+	char *labels;		  /* a="b",c="d", without braces; "" = none */
 	_Atomic uint64_t *counts; /* HISTOGRAM: n_bounds + 1, not cumulative */
 };
 
@@ -208,8 +208,8 @@ static bool labels_render(const struct pair *pairs, size_t n, char *out, size_t 
 	return true;
 }
 
-static struct metric *metric_register(const char *name, const char *help, enum kind kind, const struct pair *pairs, size_t n, const double *bounds,
-	size_t n_bounds)
+static struct metric *metric_register(
+	const char *name, const char *help, enum kind kind, const struct pair *pairs, size_t n, const double *bounds, size_t n_bounds)
 {
 	ASSERT(n <= LABELS_MAX);
 	char labels[LABELS_TEXT_BYTES];
@@ -242,7 +242,8 @@ struct metric *metric_gauge_with(const char *name, const char *help, const char 
 	return metric_register(name, help, GAUGE, &(struct pair){label, value}, 1, NULL, 0);
 }
 
-struct metric *metric_counter_with2(const char *name, const char *help, const char *label1, const char *value1, const char *label2, const char *value2)
+struct metric *metric_counter_with2(
+	const char *name, const char *help, const char *label1, const char *value1, const char *label2, const char *value2)
 {
 	return metric_register(name, help, COUNTER, (struct pair[]){{label1, value1}, {label2, value2}}, 2, NULL, 0);
 }
@@ -332,7 +333,7 @@ static void collect(void)
 	pthread_mutex_unlock(&reg.collect_mu);
 }
 
-/* The shortest decimal that reads back as v. */
+/* The shortest decimal that reads back as v; integers without an exponent, as Go's clients write their bounds. */
 static void put_f64(struct buf *out, double v)
 {
 	char s[40];
@@ -342,6 +343,10 @@ static void put_f64(struct buf *out, double v)
 	}
 	if (isinf(v)) {
 		buf_printf(out, v > 0 ? "+Inf" : "-Inf");
+		return;
+	}
+	if (v == floor(v) && fabs(v) < 1e15) {
+		buf_printf(out, "%.0f", v);
 		return;
 	}
 	for (int digits = 1; digits <= 17; digits++) {
@@ -468,8 +473,8 @@ static void put_process(struct buf *out)
 	bool known = p && sscanf(p + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %llu %llu %*d %*d %*d %*d %llu %*d %llu %llu %lld", &utime,
 				  &stime, &threads, &start, &vsize, &rss) == 6;
 	if (known)
-		put_process_value(out, "process_cpu_seconds_total", "User and system CPU time spent in seconds.", COUNTER,
-			(double)(utime + stime) / hz);
+		put_process_value(
+			out, "process_cpu_seconds_total", "User and system CPU time spent in seconds.", COUNTER, (double)(utime + stime) / hz);
 
 	struct rlimit lim;
 	if (getrlimit(RLIMIT_NOFILE, &lim) == 0)
@@ -483,8 +488,8 @@ static void put_process(struct buf *out)
 	arena_free(&arena);
 
 	if (known) {
-		put_process_value(out, "process_resident_memory_bytes", "Resident memory size in bytes.", GAUGE,
-			(double)rss * (double)sysconf(_SC_PAGESIZE));
+		put_process_value(
+			out, "process_resident_memory_bytes", "Resident memory size in bytes.", GAUGE, (double)rss * (double)sysconf(_SC_PAGESIZE));
 		double boot = boot_time();
 		if (boot > 0)
 			put_process_value(out, "process_start_time_seconds", "Start time of the process since unix epoch in seconds.", GAUGE,
@@ -497,14 +502,16 @@ static void put_process(struct buf *out)
 void metrics_write(struct buf *out)
 {
 	collect();
+	size_t split;
 	pthread_mutex_lock(&reg.mu);
-	size_t i = 0;
-	for (; i < reg.n && strcmp(reg.v[i].name, "process_") < 0; i++)
+	family_find_locked("process_", &split);
+	for (size_t i = 0; i < split; i++)
 		put_family(out, &reg.v[i]);
 	pthread_mutex_unlock(&reg.mu);
 	put_process(out);
 	pthread_mutex_lock(&reg.mu);
-	for (; i < reg.n; i++)
+	family_find_locked("process_", &split); /* another thread may have registered meanwhile */
+	for (size_t i = split; i < reg.n; i++)
 		put_family(out, &reg.v[i]);
 	pthread_mutex_unlock(&reg.mu);
 }
