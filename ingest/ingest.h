@@ -17,11 +17,11 @@ struct ingest;
 struct ingest_config {
 	struct head *head;
 	struct wal *wal;
-	uint64_t max_body_bytes;	     /* --ingest.max-body */
-	uint32_t max_series_per_request;     /* --ingest.max-series-per-request */
+	uint64_t max_body_bytes;	 /* --ingest.max-body */
+	uint32_t max_series_per_request; /* --ingest.max-series-per-request */
 	uint32_t max_samples_per_request;
-	int64_t oldest_ms, future_ms;	     /* --ingest.oldest, --ingest.future; oldest 0 = no bound */
-	struct labels_limits labels;	     /* for messages */
+	int64_t oldest_ms, future_ms; /* --ingest.oldest, --ingest.future; oldest 0 = no bound */
+	struct labels_limits labels;  /* for messages */
 };
 CHECKED errc ingest_open(const struct ingest_config *cfg, struct ingest **out, struct err *err);
 /* The handler of /api/v1/receive, /api/v1/write and /api/v1/push. arg is the ingest. */

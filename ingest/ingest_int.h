@@ -1,0 +1,35 @@
+/* ingest/ingest_int.h - what the files of ingest/ share. */
+#pragma once
+#include <pthread.h>
+#include <stdatomic.h>
+#include "base/metrics.h"
+#include "ingest/ingest.h"
+#include "proto/proto.h"
+
+enum { INGEST_BUFFERS_KEPT = 64, INGEST_GATE_BYTES = 256 };
+
+struct ingest {
+	struct ingest_config cfg; /* constant after open */
+
+	atomic_int gate_id; /* enum errid; the text is guarded by gate_mu */
+	pthread_mutex_t gate_mu;
+	char gate_text[INGEST_GATE_BYTES];
+
+	/* Record buffers between requests: their size settles at what senders send, so the hot path allocates nothing. */
+	pthread_mutex_t buffers_mu;
+	struct buf buffers[INGEST_BUFFERS_KEPT];
+	size_t n_buffers;
+
+	struct metric *stored, *duplicate, *refused, *requests_partial, *exemplars_dropped, *metadata_dropped;
+};
+
+/* A write between its verdict and its answer; lives in the request's arena. */
+struct ingest_pending {
+	struct http_request *r;
+	struct span refusal; /* the 400's body, composed before the log is waited for; empty: everything was stored */
+	enum errid refusal_id;
+};
+
+/* Composes the answer of a partly or wholly refused request: counts per reason, the first offending series, the limit that it met
+ * and the flag that changes it. Into the arena; *id is the first reason. Empty when nothing was refused. */
+struct span ingest_refusal(const struct ingest *in, const struct head_batch *b, size_t n_histograms, struct arena *arena, enum errid *id);

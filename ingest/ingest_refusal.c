@@ -1,0 +1,111 @@
+/* ingest/ingest_refusal.c - the words of a 400: what a person needs to find the sender and the flag at night.
+ *
+ *     err-varve-too-old: 3 of 2000 samples refused (too-old 2, duplicate-timestamp 1), the rest is stored; first: {__name__="up", ...}
+ *     at 1700000000000: older than --ingest.oldest=30d allows (oldest accepted now: 1797418000000)
+ */
+#include <inttypes.h>
+#include "base/config.h"
+#include "base/limits.h"
+#include "ingest/ingest_int.h"
+
+static const char *short_id(enum errid id)
+{
+	const char *text = errid_text(id);
+	return text + sizeof "err-varve-" - 1;
+}
+
+/* Why this one was refused, with the limit, its value and the flag that changes it. */
+static void explain(const struct ingest *in, const struct head_batch *b, const struct head_series *s, struct labels l, struct buf *out)
+{
+	char text[32];
+	switch (s->refused_id) {
+	case ERRID_TOO_OLD:
+		buf_printf(out, "older than --ingest.oldest=%s allows (oldest accepted now: %" PRId64 ")",
+			format_duration_ms(in->cfg.oldest_ms, text, sizeof text), b->min_t);
+		break;
+	case ERRID_TOO_FAR_AHEAD:
+		buf_printf(out, "further ahead than --ingest.future=%s allows (newest accepted now: %" PRId64 "); check the sender's clock",
+			format_duration_ms(in->cfg.future_ms, text, sizeof text), b->max_t);
+		break;
+	case ERRID_DUPLICATE_TIMESTAMP:
+		buf_printf(out, "another value is already stored for this series at this time");
+		break;
+	case ERRID_TOO_MANY_LABELS:
+		buf_printf(out, "%" PRIu32 " labels, at most %" PRIu32 " are allowed (--ingest.max-labels)", s->n_labels, in->cfg.labels.max_labels);
+		break;
+	case ERRID_LABEL_NAME_TOO_LONG:
+		buf_printf(out, "a label name is longer than %" PRIu32 " bytes (--ingest.max-label-name)", in->cfg.labels.max_name_bytes);
+		break;
+	case ERRID_LABEL_VALUE_TOO_LONG:
+		buf_printf(out, "a label value is longer than %" PRIu32 " bytes (--ingest.max-label-value)", in->cfg.labels.max_value_bytes);
+		for (uint32_t i = 0; i < l.n; i++)
+			if (l.v[i].value.n > in->cfg.labels.max_value_bytes) {
+				buf_printf(out, ": %zu bytes in %.*s", l.v[i].value.n, SPAN_ARG(l.v[i].name));
+				break;
+			}
+		break;
+	case ERRID_NO_METRIC_NAME:
+		buf_printf(out, "the label __name__ is missing or empty");
+		break;
+	case ERRID_EMPTY_LABEL_NAME:
+		buf_printf(out, "a label name is empty");
+		break;
+	case ERRID_DUPLICATE_LABEL:
+		buf_printf(out, "a label name occurs twice");
+		break;
+	case ERRID_LABEL_UTF8:
+		buf_printf(out, "a label name or value is not UTF-8");
+		break;
+	case ERRID_HISTOGRAMS:
+		buf_printf(out, "native histograms are not stored by this version");
+		break;
+	default:
+		buf_printf(out, "refused");
+		break;
+	}
+}
+
+struct span ingest_refusal(const struct ingest *in, const struct head_batch *b, size_t n_histograms, struct arena *arena, enum errid *id)
+{
+	uint64_t by_reason[ERRID_COUNT] = {0}, refused = n_histograms;
+	const struct head_series *first = NULL;
+	for (size_t i = 0; i < b->n_series; i++) {
+		const struct head_series *s = &b->series[i];
+		if (s->refused == 0)
+			continue;
+		by_reason[s->refused_id] += s->refused;
+		refused += s->refused;
+		if (!first)
+			first = s;
+	}
+	by_reason[ERRID_HISTOGRAMS] += n_histograms;
+	*id = first ? first->refused_id : n_histograms ? ERRID_HISTOGRAMS : ERRID_NONE;
+	if (*id == ERRID_NONE)
+		return (struct span){"", 0};
+
+	struct buf out;
+	buf_init(&out, 64 * 1024);
+	buf_printf(&out, "%s: %" PRIu64 " of %zu samples refused (", errid_text(*id), refused, b->n_samples + n_histograms);
+	const char *comma = "";
+	for (unsigned i = 1; i < ERRID_COUNT; i++)
+		if (by_reason[i]) {
+			buf_printf(&out, "%s%s %" PRIu64, comma, short_id((enum errid)i), by_reason[i]);
+			comma = ", ";
+		}
+	buf_printf(&out, "), the rest is stored");
+	if (first) {
+		struct labels l = {NULL, 0};
+		char text[1024];
+		if (labels_from_wire(first->wire, LIMIT_LABELS_DECODE, arena, &l, NULL) != OK)
+			l.n = 0;
+		buf_printf(&out, "; first: %s at %" PRId64 ": ", labels_format(l, text, sizeof text), first->refused_t);
+		explain(in, b, first, l, &out);
+	} else {
+		buf_printf(&out, "; native histograms are not stored by this version");
+	}
+	buf_printf(&out, "\n");
+	struct span body = out.failed ? (struct span){NULL, 0} : arena_dup(arena, span_of(out.p, out.n));
+	buf_free(&out);
+	/* Out of memory for words: the id alone still tells the truth. */
+	return body.p ? body : span_cstr(errid_text(*id));
+}

@@ -1,0 +1,257 @@
+/* ingest/ingest_write.c - one write request, from its headers to its answer.
+ *
+ * The order is decision 4's: room in the log is reserved before the head decides, only what it accepted is logged, and the answer waits until
+ * everything that its verdict relied on is durable. So a request that holds only duplicates logs nothing and still waits for them.
+ */
+#include <inttypes.h>
+#include <stdlib.h>
+#include "base/io.h"
+#include "base/limits.h"
+#include "base/log.h"
+#include "base/tenant.h"
+#include "ingest/ingest_int.h"
+
+/* The head reads the decoder's samples where they are. */
+_Static_assert(sizeof(struct head_sample) == sizeof(struct rw_sample), "one layout");
+_Static_assert(offsetof(struct head_sample, v) == offsetof(struct rw_sample, v), "one layout");
+
+static struct buf buffer_take(struct ingest *in, size_t max)
+{
+	struct buf b = {0};
+	pthread_mutex_lock(&in->buffers_mu);
+	if (in->n_buffers > 0)
+		b = in->buffers[--in->n_buffers];
+	pthread_mutex_unlock(&in->buffers_mu);
+	b.n = 0;
+	b.failed = false;
+	b.max = max;
+	return b;
+}
+
+static void buffer_give(struct ingest *in, struct buf b)
+{
+	pthread_mutex_lock(&in->buffers_mu);
+	/* A giant request's buffer is not kept: it would stay resident for nothing. */
+	if (in->n_buffers < INGEST_BUFFERS_KEPT && b.cap <= 4 * MIB) {
+		in->buffers[in->n_buffers++] = b;
+		b.p = NULL;
+	}
+	pthread_mutex_unlock(&in->buffers_mu);
+	free(b.p);
+}
+
+static bool gate_open(struct ingest *in, struct http_request *r)
+{
+	enum errid id = (enum errid)atomic_load_explicit(&in->gate_id, memory_order_acquire);
+	if (LIKELY(id == ERRID_NONE))
+		return true;
+	char text[INGEST_GATE_BYTES];
+	pthread_mutex_lock(&in->gate_mu);
+	memcpy(text, in->gate_text, sizeof text);
+	pthread_mutex_unlock(&in->gate_mu);
+	http_error(r, id, "%s", text);
+	return false;
+}
+
+static errc tenant_of(struct http_request *r, struct span *tenant, struct err *err)
+{
+	*tenant = http_header(r, "THANOS-TENANT");
+	if (!tenant->p)
+		*tenant = http_header(r, "X-Scope-OrgID");
+	if (!tenant->p)
+		*tenant = span_cstr(TENANT_DEFAULT);
+	if (!tenant_valid(*tenant))
+		return err_id(
+			err, ERRID_TENANT, ERR_INVALID, "tenant name of %zu bytes is not of the form [A-Za-z0-9_-][A-Za-z0-9._-]{0,127}", tenant->n);
+	return OK;
+}
+
+/* Body to series and samples: everything that can be wrong with the request as such. */
+static errc decode(struct ingest *in, struct http_request *r, struct rw_request *rw, struct err *err)
+{
+	errc rc = OK;
+	enum rw_version version;
+	TRY(rw_negotiate(http_header(r, "Content-Type"), http_header(r, "Content-Encoding"), &version, err));
+	if (version == RW_2) {
+		rc = err_id(err, ERRID_REMOTE_WRITE_2, ERR_UNSUPPORTED,
+			"remote write 2.0 is not accepted by this version: send prometheus.WriteRequest (1.0)");
+		goto fail;
+	}
+	size_t declared, max = in->cfg.max_body_bytes * LIMIT_INGEST_DECODED_FACTOR;
+	TRY(snappy_declared(http_body(r), &declared, err));
+	if (declared > max) {
+		rc = err_id(err, ERRID_DECODED_TOO_LARGE, ERR_LIMIT,
+			"the body says it decompresses to %zu bytes, at most %zu are allowed (%d x --ingest.max-body)", declared, max,
+			LIMIT_INGEST_DECODED_FACTOR);
+		goto fail;
+	}
+	if (!http_budget_take(r, declared)) {
+		rc = err_id(err, ERRID_OVERLOADED, ERR_AGAIN, "too many bytes in flight (--ingest.max-inflight)");
+		goto fail;
+	}
+	struct span body;
+	TRY(snappy_decode(http_body(r), max, http_arena(r), &body, err));
+	const struct rw_limits limits = {in->cfg.max_series_per_request, in->cfg.max_samples_per_request, LIMIT_LABELS_DECODE};
+	TRY(rw1_decode(body, &limits, http_arena(r), rw, err));
+fail:
+	return rc;
+}
+
+static errc batch_of(
+	struct ingest *in, struct http_request *r, const struct rw_request *rw, struct span tenant, struct head_batch *b, struct err *err)
+{
+	int64_t now = io_now_ms();
+	*b = (struct head_batch){
+		.tenant = tenant,
+		.series = arena_alloc(http_arena(r), rw->n_series * sizeof *b->series),
+		.n_series = rw->n_series,
+		.samples = (const struct head_sample *)(const void *)rw->samples,
+		.n_samples = rw->n_samples,
+		.min_t = in->cfg.oldest_ms > 0 ? now - in->cfg.oldest_ms : INT64_MIN,
+		.max_t = now + in->cfg.future_ms,
+		.now_ms = now,
+	};
+	if (!b->series)
+		return err_id(err, ERRID_OVERLOADED, ERR_NOMEM, "no memory for %zu series", rw->n_series);
+	for (size_t i = 0; i < rw->n_series; i++) {
+		const struct rw_series *s = &rw->series[i];
+		b->series[i] = (struct head_series){.wire = s->wire, .n_labels = s->n_labels, .first = s->first_sample, .n = s->n_samples};
+	}
+	return OK;
+}
+
+/* From the log's syncer thread: durable, or not. */
+static void durable(void *arg, errc rc, const struct err *err)
+{
+	struct ingest_pending *w = arg;
+	if (rc == ERR_NOSPACE)
+		http_error(w->r, ERRID_DISK_FULL, "the log could not be written: %s", err ? err->msg : "disk full");
+	else if (rc != OK)
+		http_error(w->r, ERRID_STORAGE_FAILED, "the log failed: %s", err ? err->msg : errc_name(rc));
+	else if (w->refusal.n > 0)
+		http_answer(w->r, errid_status(w->refusal_id), NULL, w->refusal);
+	else
+		http_answer(w->r, 204, NULL, (struct span){"", 0});
+}
+
+static void count(struct ingest *in, const struct head_batch *b, const struct rw_request *rw)
+{
+	uint64_t stored = 0, duplicate = 0, refused = rw->n_histograms;
+	for (size_t i = 0; i < b->n_series; i++) {
+		stored += b->series[i].stored;
+		duplicate += b->series[i].duplicate;
+		refused += b->series[i].refused;
+	}
+	metric_add(in->stored, stored);
+	metric_add(in->duplicate, duplicate);
+	metric_add(in->refused, refused);
+	metric_add(in->exemplars_dropped, rw->n_exemplars);
+	metric_add(in->metadata_dropped, rw->n_metadata);
+}
+
+/* Reserve, verdict, log. On OK the answer is the log's to give and r is no longer ours. */
+static errc store(struct ingest *in, struct http_request *r, const struct rw_request *rw, struct head_batch *b, struct err *err)
+{
+	errc rc = OK;
+	struct ingest_pending *w = arena_calloc(http_arena(r), 1, sizeof *w);
+	if (!w)
+		return err_id(err, ERRID_OVERLOADED, ERR_NOMEM, "no memory");
+	size_t bound = head_batch_bound(b);
+	struct wal_ticket ticket;
+	rc = wal_reserve(in->cfg.wal, bound, &ticket, err);
+	if (rc != OK) {
+		err->id = errid_text(rc == ERR_NOSPACE ? ERRID_DISK_FULL
+				     : rc == ERR_IO    ? ERRID_STORAGE_FAILED
+				     : rc == ERR_LIMIT ? ERRID_TOO_MANY_SAMPLES
+						       : ERRID_OVERLOADED);
+		return rc;
+	}
+	struct buf records = buffer_take(in, bound);
+	uint32_t n_logged = 0;
+	rc = head_append(in->cfg.head, &ticket, b, &records, &n_logged, err);
+	if (rc != OK) {
+		/* Out of memory half-way: what the head took must reach the log all the same; the client tries again and meets duplicates. */
+		wal_commit(in->cfg.wal, &ticket, span_of(records.p, records.n), n_logged, NULL, NULL);
+		if (!err->id)
+			err->id = errid_text(ERRID_OVERLOADED);
+		goto fail;
+	}
+	count(in, b, rw);
+	w->r = r;
+	w->refusal = ingest_refusal(in, b, rw->n_histograms, http_arena(r), &w->refusal_id);
+	if (w->refusal.n > 0) {
+		metric_add(in->requests_partial, 1);
+		log_debug("samples refused", LSTR("req", http_request_id(r)), LSTR("client", http_client(r)), LSPAN("tenant", b->tenant),
+			LSPAN("answer", w->refusal));
+	}
+	http_defer(r);
+	wal_commit(in->cfg.wal, &ticket, span_of(records.p, records.n), n_logged, durable, w);
+fail:
+	buffer_give(in, records);
+	return rc;
+}
+
+void ingest_write(void *arg, struct http_request *r)
+{
+	struct ingest *in = arg;
+	struct err err = {0};
+	errc rc = OK;
+	struct span tenant;
+	struct rw_request rw = {0};
+	struct head_batch b;
+	if (!gate_open(in, r))
+		return;
+	TRY(tenant_of(r, &tenant, &err));
+	TRY(decode(in, r, &rw, &err));
+	TRY(batch_of(in, r, &rw, tenant, &b, &err));
+	TRY(store(in, r, &rw, &b, &err));
+	return;
+fail:
+	ASSERT(rc != OK);
+	http_error_of(r, &err);
+}
+
+errc ingest_open(const struct ingest_config *cfg, struct ingest **out, struct err *err)
+{
+	ASSERT(cfg->head && cfg->wal && cfg->max_body_bytes > 0);
+	struct ingest *in = calloc(1, sizeof *in);
+	if (!in)
+		return err_set(err, ERR_NOMEM, "no memory for the write endpoints");
+	in->cfg = *cfg;
+	pthread_mutex_init(&in->gate_mu, NULL);
+	pthread_mutex_init(&in->buffers_mu, NULL);
+	in->stored = metric_counter_with("varve_ingest_samples_total", "Samples of write requests by what became of them", "result", "stored");
+	in->duplicate = metric_counter_with("varve_ingest_samples_total", "Samples of write requests by what became of them", "result", "duplicate");
+	in->refused = metric_counter_with("varve_ingest_samples_total", "Samples of write requests by what became of them", "result", "refused");
+	in->requests_partial =
+		metric_counter("varve_ingest_requests_refused_in_part_total", "Write requests of which at least one sample was refused (400)");
+	in->exemplars_dropped =
+		metric_counter("varve_ingest_exemplars_dropped_total", "Exemplars in write requests, which are read over and not stored");
+	in->metadata_dropped =
+		metric_counter("varve_ingest_metadata_dropped_total", "Metadata entries in write requests, which are read over and not stored");
+	*out = in;
+	return OK;
+}
+
+void ingest_gate(struct ingest *in, enum errid id, const char *message)
+{
+	pthread_mutex_lock(&in->gate_mu);
+	size_t n = message ? strlen(message) : 0;
+	if (n >= sizeof in->gate_text)
+		n = sizeof in->gate_text - 1;
+	memcpy(in->gate_text, message ? message : "", n);
+	in->gate_text[n] = 0;
+	atomic_store_explicit(&in->gate_id, id, memory_order_release);
+	pthread_mutex_unlock(&in->gate_mu);
+}
+
+void ingest_close(struct ingest *in)
+{
+	if (!in)
+		return;
+	for (size_t i = 0; i < in->n_buffers; i++)
+		buf_free(&in->buffers[i]);
+	pthread_mutex_destroy(&in->gate_mu);
+	pthread_mutex_destroy(&in->buffers_mu);
+	free(in);
+}
