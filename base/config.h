@@ -1,6 +1,6 @@
 /* base/config.h - flags and YAML files: unknown words are start-up errors that say what was probably meant.
  *
- * Flags are declared in one table per program (cmd/), parsed with argp underneath. --help shows those marked common, on one
+ * Flags are declared in one table per program (cmd/). --help shows those marked common, on one
  * or two screens, with default and unit; --help-all shows all. Durations are Prometheus' ("90s", "2h", "1h30m", "15d"), sizes
  * are "512MiB", "8GiB", "100MB", or bytes.
  */
@@ -21,7 +21,7 @@ struct flag {
 	const char *name; /* without the dashes: "wal.sync" */
 	enum flag_kind kind;
 	void *into;
-	const char *fallback;	/* default, as one would type it; NULL = empty. Shown in the help. */
+	const char *fallback;	/* default, as one would type it, shown in the help; NULL = none: a NULL string, 0, false, no items */
 	const char *value_name; /* "PATH", "DURATION", or the choices "ack|interval|os" for FLAG_CHOICE */
 	const char *help;	/* one or two lines, says the unit */
 	bool common;		/* in --help, else in --help-all only */
@@ -39,9 +39,12 @@ struct flag_program {
 enum flags_action { FLAGS_RUN, FLAGS_EXIT_OK };
 
 /* Sets defaults, then parses. --help, --help-all and --version print and give FLAGS_EXIT_OK. ERR_INVALID: one sentence in err
- * that names the flag, what is wrong, and "did you mean --x?" when an edit distance says so. Strings live in `arena` or argv. */
+ * that names the flag, what is wrong, and "did you mean --x?" when an edit distance says so. Strings live in `arena` or argv.
+ * Beginnings of a flag's name are not the flag; a flag given twice is an error unless it is a LIST. */
 CHECKED errc flags_parse(
 	struct flag_program *p, int argc, char **argv, struct arena *arena, struct flag_list *args, enum flags_action *action, struct err *err);
+
+extern const char varve_version[]; /* "0.1.0" */
 
 CHECKED errc parse_duration_ms(struct span s, int64_t *out, struct err *err);
 CHECKED errc parse_size(struct span s, uint64_t *out, struct err *err);
@@ -71,9 +74,10 @@ struct yaml {
 	struct yaml **items; /* LIST */
 };
 
-/* Expands ${ENV}, then parses. `name` is for messages. An empty document gives an empty map. */
+/* Parses, then expands ${ENV} inside the values (config_expand_env), so that a password can't become structure. `name` is for
+ * messages. An empty document gives an empty map. In a flow map ({a: b}) a value with ${ENV} must be quoted. */
 CHECKED errc yaml_parse(const char *name, struct span text, struct arena *arena, struct yaml **out, struct err *err);
-struct yaml *yaml_get(const struct yaml *map, const char *key); /* NULL: absent */
+struct yaml *yaml_get(const struct yaml *map, const char *key); /* NULL: absent, or nothing, ~ or null behind the colon */
 /* ERR_INVALID with line and did-you-mean when the map has a key that is not in the list. `where` is "config", "http_config" ... */
 CHECKED errc yaml_only(const char *name, const struct yaml *map, const char *where, const char *const *keys, size_t n, struct err *err);
 /* Typed access; absent leaves *out untouched. The message names file, line and key. */

@@ -50,10 +50,27 @@
 #define LIMIT_QUERY_REGEX_BYTES (64 * KIB) /* pattern text */
 #define LIMIT_QUERY_MATCHERS 256
 #define LIMIT_READ_FRAME_BYTES (1 * MIB) /* target of a streamed remote-read frame, as the reference */
+#define LIMIT_READ_QUERIES 1024		      /* of one remote-read request; Prometheus sends one */
+#define LIMIT_READ_DECODE_BYTES (64 * MIB)    /* memory to decode one remote-read request: protobuf-c needs up to 50 bytes for one of the body */
 
 /* -- bucket --------------------------------------------------------------------------------------------------------- */
 #define LIMIT_S3_PART_BYTES (16 * MIB) /* part_size: 10,000 parts = 160 GB an object */
 #define LIMIT_S3_XML_BYTES (16 * MIB)  /* one LIST page is below 1 MiB */
 #define LIMIT_S3_ATTEMPTS 10
+#define LIMIT_S3_RETRY_MS 60000	       /* no attempt of a call starts later than this after the first: callers wait and try again themselves */
+#define LIMIT_S3_BACKOFF_MS 100	       /* full jitter over this, doubled each time ... */
+#define LIMIT_S3_BACKOFF_MAX_MS 5000   /* ... up to this; Retry-After may ask for more */
+#define LIMIT_S3_IDLE_MS 30000	       /* http_config.response_header_timeout: no byte for this long */
+#define LIMIT_S3_CONNECT_MS 10000      /* http_config.tls_handshake_timeout */
+#define LIMIT_S3_PARTS 10000	       /* of one upload, by the protocol; above it parts grow */
+#define LIMIT_S3_PART_MIN (5 * MIB)    /* by the protocol, but for the last one */
+#define LIMIT_S3_PART_MAX (5 * GIB)    /* by the protocol: also the most that one PUT takes */
+#define LIMIT_S3_ERROR_BYTES (64 * KIB) /* an error's body: a kilobyte in practice */
+#define LIMIT_S3_XML_DEPTH 16	       /* answers are 4 deep */
+#define LIMIT_S3_XML_TEXT_BYTES (8 * KIB) /* one element: a key of 1,024 bytes, escaped */
+#define LIMIT_BUCKET_KEY_BYTES 1024    /* by the protocol, prefix included */
+#define LIMIT_BUCKET_DIR_DEPTH 32      /* directories below a directory bucket's root; stops loops of symbolic links */
+#define LIMIT_BUCKET_LIST_BYTES (256 * MIB) /* names of one directory: two million blocks */
 #define LIMIT_CACHE_DIR_BYTES (2 * GIB) /* --cache.dir-size */
 #define LIMIT_CONFIG_BYTES (1 * MIB)	/* any YAML file */
+#define LIMIT_YAML_DEPTH 32		/* levels of nesting in a YAML file: real ones have five, the reader recurses */
