@@ -37,7 +37,7 @@ CXXFLAGS  += -std=c++17 $(OPT) -g -fno-exceptions -Wall -Wextra -Werror $(HARDEN
 LDFLAGS   += -pie -Wl,-z,relro,-z,now,-z,noexecstack $(SAN)
 LIBS_base    := -lisal -lxxhash -lyaml -lm -lpthread
 LIBS_proto   := -lsnappy -lprotobuf-c
-LIBS_net     := -lmicrohttpd -lcurl -lssl -lcrypto -lz -lcrypt
+LIBS_net     := -lmicrohttpd -lgnutls -lcurl -lssl -lcrypto -lz -lcrypt
 LIBS_wal     := -llz4
 LIBS_block   := -ljansson -lre2 -lcrypto -lstdc++
 LIBS_bucket  := -lsqlite3 -lexpat -lcrypto -ljansson
@@ -67,6 +67,21 @@ $(B)/lib/libsupport.a: $(call objs,tests/support)
 	@mkdir -p $(@D)
 	@rm -f $@
 	ar rcs $@ $^
+
+# Cold protobuf messages, and the tests' oracle of the hot one: protobuf-c, generated into $(B)/gen.
+$(B)/gen/%.pb-c.c: %.proto
+	@mkdir -p $(@D)
+	protoc-c --c_out=$(B)/gen $<
+
+$(B)/obj/gen/%.pb-c.c.o: $(B)/gen/%.pb-c.c
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(CFLAGS) -Wno-conversion -c -o $@ $<
+
+$(B)/lib/libproto.a: $(B)/obj/gen/proto/remote.pb-c.c.o
+$(B)/lib/libsupport.a: $(B)/obj/gen/tests/support/write_oracle.pb-c.c.o
+$(B)/obj/proto/proto_read.c.o: $(B)/gen/proto/remote.pb-c.c
+$(patsubst %,$(B)/obj/%.o,$(wildcard tests/unit/proto_*.c tests/fuzz/fuzz_r*.c)): $(B)/gen/tests/support/write_oracle.pb-c.c
+.PRECIOUS: $(B)/gen/%.pb-c.c
 
 $(B)/obj/%.c.o: %.c
 	@mkdir -p $(@D)

@@ -42,12 +42,16 @@
 #define LIMIT_CHUNK_BYTES (16 * MIB)	      /* one chunk's payload when read: histogram chunks of others are far below */
 #define LIMIT_META_JSON_BYTES (16 * MIB)      /* a merged block of years lists its sources */
 #define LIMIT_TOMBSTONES_BYTES (256 * MIB)
+#define LIMIT_INDEX_ENTRY_BYTES (64 * MIB)    /* one symbol, series or table entry when read; a series of a million chunks is below 16 MiB */
+#define LIMIT_HISTOGRAM_BUCKETS (1 << 20)     /* of one side: the finest schema over all of float64 has 537,088 */
 
 /* -- queries -------------------------------------------------------------------------------------------------------- */
 #define LIMIT_QUERY_CONCURRENCY 20	   /* --query.max-concurrency, as Prometheus */
 #define LIMIT_QUERY_SAMPLES 50000000	   /* --query.max-samples of one remote-read SAMPLES answer, as Prometheus */
 #define LIMIT_QUERY_MEMORY_BYTES (1 * GIB) /* --query.max-memory of one query */
 #define LIMIT_QUERY_REGEX_BYTES (64 * KIB) /* pattern text */
+#define LIMIT_QUERY_REGEX_MEMORY_BYTES (32 * MIB) /* of one compiled pattern; above it RE2 turns to its slow, small machine */
+#define LIMIT_QUERY_REGEX_SET 65536	   /* literals that a pattern is taken apart into before the regex engine gets it */
 #define LIMIT_QUERY_MATCHERS 256
 #define LIMIT_READ_FRAME_BYTES (1 * MIB) /* target of a streamed remote-read frame, as the reference */
 #define LIMIT_READ_QUERIES 1024		      /* of one remote-read request; Prometheus sends one */
