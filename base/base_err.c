@@ -6,7 +6,7 @@
 #include <string.h>
 #include "base/err.h"
 
-static void set_v(struct err *err, errc code, const char *fmt, va_list ap)
+static PRINTF_LIKE(3, 0) void set_v(struct err *err, errc code, const char *fmt, va_list ap)
 {
 	err->code = code;
 	err->id = NULL;

@@ -98,8 +98,7 @@ static errc flag_assign(struct flag *f, const char *value, struct arena *arena, 
 	case FLAG_LIST:
 		return list_add(f->into, value, arena, err);
 	}
-	ASSERT(!"flag kind");
-	return OK;
+	return err_set(err, ERR_INVALID, "no such kind of flag");
 }
 
 static void flag_clear(struct flag *f)

@@ -36,11 +36,10 @@ static errc next_event(struct reader *r, yaml_event_t *ev, struct err *err)
 	return err_set(err, ERR_INVALID, "%s:%d: %s", r->name, (int)r->parser.problem_mark.line + 1, what);
 }
 
-static struct yaml *node_new(struct reader *r, int kind, int line)
+static struct yaml *node_new(struct reader *r, int line)
 {
 	struct yaml *y = arena_calloc(r->arena, 1, sizeof *y);
 	if (y) {
-		y->kind = kind;
 		y->line = line;
 		y->scalar = span_of("", 0);
 	}
@@ -99,7 +98,7 @@ static errc read_scalar(struct reader *r, const yaml_event_t *ev, struct yaml **
 	CHECK(!ev->data.scalar.anchor, ERR_INVALID, "%s:%d: anchors (&name) are not supported", r->name, line);
 	CHECK(!ev->data.scalar.tag, ERR_INVALID, "%s:%d: tags (!name) are not supported", r->name, line);
 	CHECK(raw.n == 0 || !memchr(raw.p, 0, raw.n), ERR_INVALID, "%s:%d: a value contains a NUL byte", r->name, line);
-	struct yaml *y = node_new(r, YAML_SCALAR, line);
+	struct yaml *y = node_new(r, line);
 	CHECK(y, ERR_NOMEM, "%s: no memory for its values", r->name);
 	y->quoted = ev->data.scalar.style != YAML_PLAIN_SCALAR_STYLE;
 	rc = config_expand_env(raw, r->arena, &y->scalar, err);
@@ -119,8 +118,9 @@ static errc read_list(struct reader *r, const yaml_event_t *start, int depth, st
 	errc rc = OK;
 	size_t cap = 0;
 	yaml_event_t ev = {0};
-	struct yaml *y = node_new(r, YAML_LIST, line_of(start));
+	struct yaml *y = node_new(r, line_of(start));
 	CHECK(y, ERR_NOMEM, "%s: no memory for its values", r->name);
+	y->kind = YAML_LIST;
 	for (;;) {
 		TRY(next_event(r, &ev, err));
 		if (ev.type == YAML_SEQUENCE_END_EVENT)
@@ -143,8 +143,9 @@ static errc read_map(struct reader *r, const yaml_event_t *start, int depth, str
 	errc rc = OK;
 	size_t cap = 0;
 	yaml_event_t ev = {0};
-	struct yaml *y = node_new(r, YAML_MAP, line_of(start));
+	struct yaml *y = node_new(r, line_of(start));
 	CHECK(y, ERR_NOMEM, "%s: no memory for its values", r->name);
+	y->kind = YAML_MAP;
 	for (;;) {
 		TRY(next_event(r, &ev, err));
 		if (ev.type == YAML_MAPPING_END_EVENT)
@@ -200,8 +201,9 @@ static errc read_stream(struct reader *r, struct yaml **out, struct err *err)
 {
 	errc rc = OK;
 	yaml_event_t ev = {0};
-	struct yaml *y = node_new(r, YAML_MAP, 1);
+	struct yaml *y = node_new(r, 1);
 	CHECK(y, ERR_NOMEM, "%s: no memory for its values", r->name);
+	y->kind = YAML_MAP;
 	TRY(next_event(r, &ev, err));
 	yaml_event_delete(&ev);
 	TRY(next_event(r, &ev, err));
