@@ -22,6 +22,14 @@
 #define LIMIT_HTTP_IDLE_MS 60000		 /* --http.idle-timeout: also how long a body may stand still */
 #define LIMIT_HTTP_REQUEST_MS 120000		 /* a request that is not complete after this is dropped (slow drip) */
 
+#define LIMIT_HTTP_PARAMS 20000			 /* parameters of one query string or form */
+#define LIMIT_HTTP_DISCARD_BYTES (1 * MIB)	 /* a refused body up to this is read away to keep the connection */
+#define LIMIT_HTTP_LINGER_MS 2000		 /* how long a client may go on sending after it was refused and before the reset */
+#define LIMIT_HTTP_LINGER_BYTES (64 * MIB)
+#define LIMIT_HTTP_SLOW_READER_BYTES (64 * KIB)	 /* of an answer, taken per request time-out: else the client only pins memory */
+#define LIMIT_HTTP_STREAM_BYTES (1 * MIB)	 /* how far a streamed answer runs ahead of its client */
+#define LIMIT_HTTP_ANSWER_HEADER_BYTES (64 * KIB) /* headers of another server's answer */
+
 /* -- labels --------------------------------------------------------------------------------------------------------- */
 #define LIMIT_LABELS_PER_SERIES 64   /* --ingest.max-labels */
 #define LIMIT_LABEL_NAME_BYTES 1024  /* --ingest.max-label-name */
