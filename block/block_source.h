@@ -6,6 +6,7 @@
 #pragma once
 #include "base/arena.h"
 #include "base/labels.h"
+#include "base/ulid.h"
 #include "block/block_chunk.h"
 #include "block/block_matcher.h"
 
