@@ -15,12 +15,25 @@ struct pb_field {
 	struct span bytes; /* PB_LEN */
 };
 
+/* Tags and lengths are 32-bit numbers: protobuf's own parsers read at most five bytes of them, however they are spelled. */
+enum { PB_SHORT_VARINT_BYTES = 5 };
+
+/* What follows a tag of PB_LEN. */
+static inline struct span pb_message(struct rd *r)
+{
+	const uint8_t *start = r->p;
+	uint64_t n = rd_uvarint(r);
+	if (UNLIKELY(r->p - start > PB_SHORT_VARINT_BYTES))
+		n = UINT64_MAX; /* rd_bytes refuses */
+	return rd_bytes(r, n);
+}
+
 /* Reads one field; false: the message is malformed there and r->ok is false, *why says how. */
 bool pb_next(struct rd *r, struct pb_field *f, const char **why);
 
 /* A message whose content is only checked: each known field's wire type, and what is inside. Unknown fields are skipped. */
 struct pb_shape;
-extern const struct pb_shape pb_shape_exemplar, pb_shape_histogram, pb_shape_metadata;
+extern const struct pb_shape pb_shape_label, pb_shape_exemplar, pb_shape_histogram, pb_shape_metadata;
 
 /* NULL when well formed, else why not, and *at is where. */
 const char *pb_check(struct span message, const struct pb_shape *shape, const void **at);

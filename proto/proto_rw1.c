@@ -335,7 +335,7 @@ errc rw1_decode(struct span body, const struct rw_limits *limits, struct arena *
 		struct pb_field f;
 		if (LIKELY(*r.p == TAG_SERIES)) {
 			r.p++;
-			struct span message = rd_str(&r);
+			struct span message = pb_message(&r);
 			if (UNLIKELY(!r.ok))
 				return malformed(&d, at, "series goes beyond the end", err);
 			TRY(series_decode(&d, message, err));

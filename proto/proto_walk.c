@@ -9,12 +9,13 @@
 
 bool pb_next(struct rd *r, struct pb_field *f, const char **why)
 {
+	const uint8_t *start = r->p;
 	uint64_t tag = rd_uvarint(r);
 	if (UNLIKELY(!r->ok)) {
 		*why = "tag cut off or above 64 bits";
 		return false;
 	}
-	if (UNLIKELY(tag > UINT32_MAX || tag < 8)) {
+	if (UNLIKELY(tag > UINT32_MAX || tag < 8 || r->p - start > PB_SHORT_VARINT_BYTES)) {
 		*why = "field number out of range";
 		r->ok = false;
 		return false;
@@ -31,7 +32,7 @@ bool pb_next(struct rd *r, struct pb_field *f, const char **why)
 		*why = "truncated 64-bit value";
 		return r->ok;
 	case PB_LEN:
-		f->bytes = rd_str(r);
+		f->bytes = pb_message(r);
 		*why = "length beyond the end";
 		return r->ok;
 	case PB_I32:
@@ -51,7 +52,7 @@ struct pb_shape {
 	uint8_t kind[SHAPE_FIELDS]; /* by field number; a higher number is unknown, so skipped */
 };
 
-static const struct pb_shape shape_label = {{[1] = BYTES, [2] = BYTES}};
+const struct pb_shape pb_shape_label = {{[1] = BYTES, [2] = BYTES}};
 static const struct pb_shape shape_bucket_span = {{[1] = VARINT, [2] = VARINT}};
 const struct pb_shape pb_shape_exemplar = {{[1] = LABEL, [2] = DOUBLE, [3] = VARINT}};
 const struct pb_shape pb_shape_metadata = {{[1] = VARINT, [2] = BYTES, [4] = BYTES, [5] = BYTES}};
@@ -122,7 +123,7 @@ const char *pb_check(struct span message, const struct pb_shape *shape, const vo
 		case LABEL:
 		case SPAN_MESSAGE:
 			right = f.wire == PB_LEN;
-			if (right && (why = pb_check(f.bytes, kind == LABEL ? &shape_label : &shape_bucket_span, at)))
+			if (right && (why = pb_check(f.bytes, kind == LABEL ? &pb_shape_label : &shape_bucket_span, at)))
 				return why;
 			break;
 		}

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include "base/labels.h"
 #include "base/limits.h"
+#include "proto/proto_int.h"
 
 static void *oracle_alloc(void *data, size_t n)
 {
@@ -42,12 +43,19 @@ static bool same_series(
 	return true;
 }
 
-static bool labels_well_formed(const struct rw_request *got, struct arena *arena)
+/* Inside labels, where rw1_decode does not look. */
+static bool labels_well_formed(const struct rw_request *got)
 {
-	struct labels labels;
-	for (size_t i = 0; i < got->n_series; i++)
-		if (labels_from_wire(got->series[i].wire, UINT32_MAX, arena, &labels, NULL) != OK)
-			return false;
+	for (size_t i = 0; i < got->n_series; i++) {
+		struct rd r = rd_of(got->series[i].wire.p, got->series[i].wire.n);
+		while (r.p < r.end) {
+			struct pb_field f;
+			const char *why;
+			const void *at;
+			if (!pb_next(&r, &f, &why) || pb_check(f.bytes, &pb_shape_label, &at))
+				return false;
+		}
+	}
 	return true;
 }
 
@@ -92,7 +100,7 @@ enum oracle_outcome oracle_write_compare(struct span body, const struct rw_limit
 		goto out;
 	}
 	if (!want) {
-		outcome = labels_well_formed(&got, &ours) ? ORACLE_DIFFER : ORACLE_BOTH_REFUSE;
+		outcome = labels_well_formed(&got) ? ORACLE_DIFFER : ORACLE_BOTH_REFUSE;
 		snprintf(why, why_size, "refused by protobuf-c alone");
 		goto out;
 	}
@@ -113,7 +121,7 @@ enum oracle_outcome oracle_write_compare(struct span body, const struct rw_limit
 		snprintf(why, why_size, "totals are not the sums");
 		goto out;
 	}
-	outcome = labels_well_formed(&got, &ours) ? ORACLE_BOTH_OK : ORACLE_BOTH_REFUSE;
+	outcome = labels_well_formed(&got) ? ORACLE_BOTH_OK : ORACLE_BOTH_REFUSE;
 out:
 	arena_free(&ours);
 	arena_free(&theirs);

@@ -9,7 +9,6 @@
 enum oracle_outcome { ORACLE_BOTH_OK, ORACLE_BOTH_REFUSE, ORACLE_LIMIT, ORACLE_DIFFER };
 
 /* Decodes body with both. ORACLE_DIFFER: *why says how (static text, or why's buffer). ORACLE_LIMIT: rw1_decode refused by a limit, protobuf-c was not asked.
- * Differences that are meant: labels are only stepped over by rw1_decode, so a body that is malformed inside a label alone is compared by
- * labels_from_wire; field number 0 and numbers above 2^29 - 1, and varints
- * of more than 64 bits, are refused by rw1_decode alone. */
+ * Differences that are meant: labels are only stepped over by rw1_decode, so a body that is malformed inside a label alone counts as refused by
+ * both; field number 0, and varints of more than 64 bits, are refused by rw1_decode alone. */
 enum oracle_outcome oracle_write_compare(struct span body, const struct rw_limits *limits, char *why, size_t why_size);

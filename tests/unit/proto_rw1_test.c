@@ -276,7 +276,8 @@ static struct span exact(struct span s)
 {
 	char *p = malloc(s.n ? s.n : 1);
 	assert_non_null(p);
-	memcpy(p, s.p, s.n);
+	if (s.n)
+		memcpy(p, s.p, s.n);
 	return span_of(p, s.n);
 }
 
@@ -350,7 +351,7 @@ static void every_flipped_byte_agrees(void **state)
 		for (size_t at = 0; at < b.n; at++) {
 			uint8_t was = b.p[at];
 			for (unsigned k = 0; k < 4; k++) {
-				b.p[at] = k == 0 ? was ^ 0xff : (uint8_t)(was ^ 1u << below(&g, 8));
+				b.p[at] = (uint8_t)(k == 0 ? was ^ 0xffu : was ^ 1u << below(&g, 8));
 				enum oracle_outcome o = compare(span_of(b.p, b.n));
 				both += o == ORACLE_BOTH_OK;
 				neither += o == ORACLE_BOTH_REFUSE;
