@@ -80,6 +80,7 @@ $(B)/obj/gen/%.pb-c.c.o: $(B)/gen/%.pb-c.c
 $(B)/lib/libproto.a: $(B)/obj/gen/proto/remote.pb-c.c.o
 $(B)/lib/libsupport.a: $(B)/obj/gen/tests/support/write_oracle.pb-c.c.o
 $(B)/obj/proto/proto_read.c.o: $(B)/gen/proto/remote.pb-c.c
+$(B)/obj/tests/support/oracle_write.c.o: $(B)/gen/tests/support/write_oracle.pb-c.c
 $(patsubst %,$(B)/obj/%.o,$(wildcard tests/unit/proto_*.c tests/fuzz/fuzz_r*.c)): $(B)/gen/tests/support/write_oracle.pb-c.c
 .PRECIOUS: $(B)/gen/%.pb-c.c
 
@@ -91,14 +92,22 @@ $(B)/obj/%.cc.o: %.cc
 	@mkdir -p $(@D)
 	$(CXX) $(CPPFLAGS) $(CXXFLAGS) -MMD -MP -c -o $@ $<
 
+# The catalog's schema as a C string.
+$(B)/gen/catalog_schema.inc: bucket/catalog_schema.sql
+	@mkdir -p $(@D)
+	sed 's/\\/\\\\/g; s/"/\\"/g; s/^/"/; s/$$/\\n"/' $< > $@
+$(B)/obj/bucket/bucket_catalog_sql.c.o: $(B)/gen/catalog_schema.inc
+
 # ---- unit tests: tests/unit/<folder>_<what>_test.c, cmocka, one program each, linked against what the folder may stand on ----
 UNIT      := $(sort $(wildcard tests/unit/*_test.c))
 UNIT_BIN  := $(patsubst tests/unit/%.c,$(B)/unit/%,$(UNIT))
 unit_need  = $(NEED_$(firstword $(subst _, ,$(notdir $(1)))))
+# tests/support/fail_alloc.h makes the n-th allocation fail.
+WRAP      := $(foreach f,malloc calloc realloc aligned_alloc posix_memalign strdup strndup,-Wl,--wrap=$(f))
 define unit_rule
 $(B)/unit/$(1): $(B)/obj/tests/unit/$(1).c.o $(B)/lib/libsupport.a $(call archives,$(call unit_need,$(1)))
 	@mkdir -p $$(@D)
-	$(CXX) $(LDFLAGS) -o $$@ $$< -Wl,--start-group $(B)/lib/libsupport.a $(call archives,$(call unit_need,$(1))) -Wl,--end-group $(call libs,$(call unit_need,$(1))) -lcmocka
+	$(CXX) $(LDFLAGS) $(WRAP) -o $$@ $$< -Wl,--start-group $(B)/lib/libsupport.a $(call archives,$(call unit_need,$(1))) -Wl,--end-group $(call libs,$(call unit_need,$(1))) -lcmocka
 endef
 $(foreach t,$(patsubst tests/unit/%.c,%,$(UNIT)),$(eval $(call unit_rule,$(t))))
 
