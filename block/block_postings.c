@@ -147,6 +147,8 @@ static errc sum_pair(struct select *s, struct span name, struct span value, stru
 	if (s->any) {
 		struct postings have = {s->result.v, s->result.n};
 		size_t room = p.n < have.n ? p.n : have.n;
+		if (room == 0)
+			goto fail;
 		TRY(refs_reserve(&s->sum, room, err));
 		/* behind the union; then it is added in place */
 		uint32_t *at = s->sum.v + s->sum.n;
@@ -303,7 +305,8 @@ errc postings_select(struct postings_index *ix, const struct matcher *m, size_t 
 	}
 	uint32_t *v = arena_calloc(arena, s.result.n, sizeof *v);
 	CHECK(v, ERR_NOMEM, "postings of %zu series", s.result.n);
-	memcpy(v, s.result.v, s.result.n * sizeof *v);
+	if (s.result.n > 0)
+		memcpy(v, s.result.v, s.result.n * sizeof *v);
 	*out = (struct postings){v, s.result.n};
 fail:
 	free(s.result.v);

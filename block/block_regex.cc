@@ -13,8 +13,9 @@ struct regex {
 	}
 };
 
-/* Go has no \C and writes a named group as (?<name>...) too. Everything else of the two syntaxes is the same. false: \C. */
-static bool pattern_from_go(const char *p, size_t n, std::string *out)
+/* Go has no \C and writes a named group as (?<name>...) too; a \Q left open swallows the parenthesis that Prometheus puts behind a
+ * pattern. Everything else of the two syntaxes is the same. Returns what is wrong, or NULL. */
+static const char *pattern_from_go(const char *p, size_t n, std::string *out)
 {
 	bool quoted = false; /* \Q ... \E */
 	bool in_class = false;
@@ -25,7 +26,7 @@ static bool pattern_from_go(const char *p, size_t n, std::string *out)
 				quoted = p[i + 1] != 'E';
 			} else {
 				if (p[i + 1] == 'C')
-					return false;
+					return "invalid escape sequence: \\C";
 				quoted = p[i + 1] == 'Q' && !in_class;
 			}
 			/* inside \Q, a backslash that begins no \E stands for itself: the byte after it may begin one */
@@ -58,7 +59,7 @@ static bool pattern_from_go(const char *p, size_t n, std::string *out)
 			i++;
 		}
 	}
-	return true;
+	return quoted ? "missing \\E" : nullptr;
 }
 
 struct regex *regex_compile(const char *pattern, size_t n, char *why, size_t why_size)
@@ -69,8 +70,9 @@ struct regex *regex_compile(const char *pattern, size_t n, char *why, size_t why
 	options.set_max_mem(LIMIT_QUERY_REGEX_MEMORY_BYTES);
 	std::string text;
 	text.reserve(n + 16);
-	if (!pattern_from_go(pattern, n, &text)) {
-		std::snprintf(why, why_size, "invalid escape sequence: \\C");
+	const char *fault = pattern_from_go(pattern, n, &text);
+	if (fault != nullptr) {
+		std::snprintf(why, why_size, "%s", fault);
 		return nullptr;
 	}
 	struct regex *re = new (std::nothrow) regex(text, options);
