@@ -38,6 +38,7 @@ struct catalog_block {
 	bool in_bucket;	    /* row of blocks: objects are there */
 	bool local;	    /* directory is here */
 	bool marked;	    /* deletion-mark.json */
+	int64_t added_ms;   /* when the row came; of a live local one: when it went live */
 	bool has_ranges;
 	struct block_index_ranges ranges;
 };
@@ -64,6 +65,9 @@ CHECKED errc catalog_drop_local(struct catalog *c, struct ulid u, struct err *er
 /* Blocks to ship, oldest min time first: local and uploading, not quarantined. */
 CHECKED errc catalog_pending(struct catalog *c, struct arena *arena, struct catalog_block **out, size_t *n, struct err *err);
 
+/* Live blocks whose directories are still here, in the order in which they went live: for the shipper's clean-up. */
+CHECKED errc catalog_local_live(struct catalog *c, struct arena *arena, struct catalog_block **out, size_t *n, struct err *err);
+
 /* ---- queries ---- */
 
 /* Blocks of a tenant whose [mint, maxt) overlaps [mint, maxt] (closed), at resolution 0, readable: by one SQL statement. Quarantined ones are
@@ -83,8 +87,21 @@ struct catalog_audit_stats {
 	uint64_t pages, objects, blocks, added, removed, changed, partial, bad;
 	int64_t duration_ms;
 };
+struct catalog_audit_options {
+	bool reread; /* read every meta.json again, and give quarantined blocks another chance: `varve bucket rebuild` */
+	void (*progress)(void *arg, uint64_t done, uint64_t total); /* meta.json files read so far; may be NULL */
+	void *arg;
+};
 /* One recursive paged LIST; GETs meta.json only of blocks that are new or whose meta.json changed (size or time), deletion marks likewise. Blocks
  * that vanished lose their row only when two audits in a row miss them. A directory without meta.json is partial: reported, not touched.
- * A meta.json that does not parse: quarantined with the reason. progress may be NULL. */
-CHECKED errc catalog_audit(struct catalog *c, struct bucket *b, struct catalog_audit_stats *stats, void (*progress)(void *arg, uint64_t done, uint64_t total), void *arg,
-			   struct err *err);
+ * A meta.json that does not parse: quarantined with the reason. */
+CHECKED errc catalog_audit(struct catalog *c, struct bucket *b, const struct catalog_audit_options *opt, struct catalog_audit_stats *stats, struct err *err);
+
+/* Has the bucket been read in whole since the catalog was made? Waits up to timeout_ms for an audit that is under way. ERR_AGAIN: not yet; ERR_NET:
+ * the last audit failed (its message). Reads go on with what is known and say so. */
+CHECKED errc catalog_complete(struct catalog *c, int64_t timeout_ms, struct err *err);
+
+/* A row's CRC was wrong: the owner must set the file aside and rebuild (the calls that met it said ERR_CORRUPT). */
+bool catalog_damaged(struct catalog *c);
+/* Empties the bucket's rows and forgets the damage; local rows are read again from the directories by the caller. */
+CHECKED errc catalog_reset(struct catalog *c, struct err *err);

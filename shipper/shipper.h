@@ -1,6 +1,6 @@
 /* shipper/shipper.h - a finished local block becomes verified objects and a live row; resumable at every step.
  *
- *     local ─▶ uploading: chunks/*, index, meta.json last, each verified by size and checksum ─▶ live ─▶ local directory removed
+ *     local ─▶ uploading: chunks, index, meta.json last, each verified by size and checksum ─▶ live ─▶ local directory removed
  *
  * meta.json's presence means complete; nothing local is removed before the catalog says live and the head says that the cut is settled.
  * A block that was half done when the process died is done again object by object (what is there with the right size and checksum is kept).

@@ -1,0 +1,460 @@
+/* bucket/bucket_catalog.c - the catalog's life, this node's blocks, and what queries ask. See bucket/catalog.h. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include "base/io.h"
+#include "base/log.h"
+#include "bucket/bucket_catalog_int.h"
+
+const char *block_state_name(enum block_state s)
+{
+	static const char *const names[] = {"cutting", "local", "uploading", "live", "superseded", "deleting", "gone", "quarantined"};
+	ASSERT((unsigned)s <= BLOCK_QUARANTINED);
+	return names[s];
+}
+
+/* ---- open, set aside, close ---- */
+
+static errc set_aside(struct catalog *c, const char *why, struct err *err)
+{
+	static const char *const suffixes[] = {"", "-wal", "-shm"};
+	int64_t now = io_now_ms();
+	log_error("the catalog is damaged: it is set aside and rebuilt from the bucket and the local blocks", LSTR("path", c->path),
+		LI64("suffix_damaged", now), LSTR("reason", why));
+	for (size_t i = 0; i < 3; i++) {
+		char from[4096], to[4200];
+		snprintf(from, sizeof from, "%s%s", c->path, suffixes[i]);
+		snprintf(to, sizeof to, "%s.damaged-%" PRId64 "%s", c->path, now, suffixes[i]);
+		errc rc = io_rename(from, to, err);
+		if (rc != OK && rc != ERR_NOTFOUND)
+			return rc;
+	}
+	metric_add(c->rebuilds, 1);
+	return OK;
+}
+
+/* Opens the first connection; a damaged file is set aside once and made anew. */
+static errc first_connection(struct catalog *c, bool *rebuilt, struct err *err)
+{
+	bool fresh = false;
+	struct catalog_conn *conn = NULL;
+	errc rc = catalog_conn_open(c, &fresh, &conn, err);
+	if (rc == ERR_CORRUPT && !c->read_only) {
+		char why[ERR_MSG_BYTES];
+		snprintf(why, sizeof why, "%s", err ? err->msg : "damaged");
+		rc = set_aside(c, why, err);
+		if (rc == OK)
+			rc = catalog_conn_open(c, &fresh, &conn, err);
+		fresh = true;
+	}
+	if (rc != OK)
+		return rc;
+	sqlite3_stmt *st = catalog_stmt(conn, "SELECT value FROM facts WHERE name='complete'", err);
+	bool complete = st && sqlite3_step(st) == SQLITE_ROW && span_is(catalog_column(st, 0), "1");
+	*rebuilt = fresh || !complete;
+	pthread_mutex_lock(&c->mu);
+	c->complete = complete;
+	c->damaged = false;
+	if (st)
+		sqlite3_reset(st);
+	conn->next = c->idle;
+	c->idle = conn;
+	c->n_idle++;
+	pthread_mutex_unlock(&c->mu);
+	return OK;
+}
+
+errc catalog_open(const struct catalog_config *cfg, struct catalog **out, bool *rebuilt, struct err *err)
+{
+	errc rc = OK;
+	struct catalog *c = calloc(1, sizeof *c);
+	if (!c)
+		return err_set(err, ERR_NOMEM, "no memory for the catalog");
+	pthread_rwlock_init(&c->file_lock, NULL);
+	pthread_mutex_init(&c->mu, NULL);
+	pthread_condattr_t attr;
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_cond_init(&c->audited, &attr);
+	pthread_condattr_destroy(&attr);
+	c->path = strdup(cfg->path);
+	c->node = strdup(cfg->node ? cfg->node : "");
+	c->read_only = cfg->read_only;
+	c->rebuilds = metric_counter("varve_catalog_rebuilds_total", "Times the catalog was found damaged and set aside");
+	c->row_errors = metric_counter("varve_catalog_row_errors_total", "Catalog rows whose checksum was wrong");
+	CHECK(c->path && c->node, ERR_NOMEM, "no memory for the catalog");
+	TRY(first_connection(c, rebuilt, err));
+	*out = c;
+	return OK;
+fail:
+	catalog_close(c);
+	return rc;
+}
+
+static void close_idle(struct catalog *c)
+{
+	while (c->idle) {
+		struct catalog_conn *next = c->idle->next;
+		catalog_conn_close(c->idle);
+		c->idle = next;
+	}
+	c->n_idle = 0;
+}
+
+void catalog_close(struct catalog *c)
+{
+	if (!c)
+		return;
+	close_idle(c);
+	pthread_cond_destroy(&c->audited);
+	pthread_mutex_destroy(&c->mu);
+	pthread_rwlock_destroy(&c->file_lock);
+	free(c->path);
+	free(c->node);
+	free(c);
+}
+
+bool catalog_damaged(struct catalog *c)
+{
+	pthread_mutex_lock(&c->mu);
+	bool damaged = c->damaged;
+	pthread_mutex_unlock(&c->mu);
+	return damaged;
+}
+
+errc catalog_reset(struct catalog *c, struct err *err)
+{
+	ASSERT(!c->read_only);
+	bool rebuilt;
+	pthread_rwlock_wrlock(&c->file_lock);
+	close_idle(c);
+	errc rc = set_aside(c, "a row's checksum was wrong", err);
+	if (rc == OK)
+		rc = first_connection(c, &rebuilt, err);
+	pthread_rwlock_unlock(&c->file_lock);
+	return rc;
+}
+
+errc catalog_complete(struct catalog *c, int64_t timeout_ms, struct err *err)
+{
+	int64_t until = io_mono_ns() + timeout_ms * 1000000;
+	struct timespec t = {until / 1000000000, until % 1000000000};
+	errc rc = OK;
+	pthread_mutex_lock(&c->mu);
+	/* A failed audit does not make a reader wait: it is told at once. */
+	while (!c->complete && !(c->audit_failed && !c->auditing) && timeout_ms > 0)
+		if (pthread_cond_timedwait(&c->audited, &c->mu, &t) != 0)
+			break;
+	if (!c->complete)
+		rc = c->audit_failed ? err_set(err, ERR_NET, "the bucket could not be read since the catalog was made: %s", c->audit_error)
+				     : err_set(err, ERR_AGAIN, "the catalog is being rebuilt from the bucket");
+	pthread_mutex_unlock(&c->mu);
+	return rc;
+}
+
+/* ---- this node's blocks ---- */
+
+errc catalog_add_local(struct catalog *c, const struct block_meta *meta, uint64_t bytes, struct err *err)
+{
+	errc rc = OK;
+	struct catalog_conn *conn = NULL;
+	struct buf json;
+	buf_init(&json, (size_t)64 << 20);
+	TRY(block_meta_write(meta, &json));
+	CHECK(!json.failed, ERR_NOMEM, "catalog: no memory for a meta.json");
+	TRY(catalog_take(c, &conn, err));
+	/* A directory whose block is in the bucket already (a rebuilt catalog) is as good as shipped; the shipper looks after it. */
+	const struct catalog_put p = {.meta = meta, .json = span_of(json.p, json.n), .bytes = bytes, .state = BLOCK_LOCAL, .meta_size = json.n};
+	TRY(catalog_run(conn, "BEGIN IMMEDIATE", err));
+	TRY(catalog_end(conn, catalog_put_local(c, conn, &p, err), err));
+fail:
+	catalog_give(c, conn);
+	buf_free(&json);
+	return rc;
+}
+
+errc catalog_set_local_state(struct catalog *c, struct ulid u, enum block_state s, const char *reason, struct err *err)
+{
+	static const char update[] = "UPDATE local_blocks SET state=?2, reason=?3 WHERE ulid=?1";
+	errc rc = OK;
+	struct catalog_conn *conn = NULL;
+	TRY(catalog_take(c, &conn, err));
+	TRY(catalog_run(conn, "BEGIN IMMEDIATE", err));
+	sqlite3_stmt *st = catalog_stmt(conn, update, err);
+	if (st) {
+		catalog_bind_ulid(st, 1, u);
+		sqlite3_bind_text(st, 2, block_state_name(s), -1, SQLITE_STATIC);
+		sqlite3_bind_text(st, 3, reason ? reason : "", -1, SQLITE_TRANSIENT);
+	}
+	rc = catalog_exec(conn, st, err);
+	if (rc == OK && sqlite3_changes(conn->db) == 0)
+		rc = err_set(err, ERR_NOTFOUND, "catalog: no local block %s", ulid_text(u).s);
+	if (rc == OK)
+		rc = catalog_seal(conn, true, u, err);
+	if (rc == OK && s == BLOCK_QUARANTINED)
+		rc = catalog_feed(c, conn, "quarantined", u, err);
+	TRY(catalog_end(conn, rc, err));
+fail:
+	catalog_give(c, conn);
+	return rc;
+}
+
+errc catalog_uploaded(struct catalog *c, const struct block_meta *meta, uint64_t bytes, struct err *err)
+{
+	static const char live[] = "UPDATE local_blocks SET state='live', reason='', added_at=?2 WHERE ulid=?1";
+	errc rc = OK;
+	struct catalog_conn *conn = NULL;
+	struct buf json;
+	buf_init(&json, (size_t)64 << 20);
+	TRY(block_meta_write(meta, &json));
+	CHECK(!json.failed, ERR_NOMEM, "catalog: no memory for a meta.json");
+	TRY(catalog_take(c, &conn, err));
+	const struct catalog_put p = {.meta = meta, .json = span_of(json.p, json.n), .bytes = bytes, .state = BLOCK_LIVE, .meta_size = json.n};
+	TRY(catalog_run(conn, "BEGIN IMMEDIATE", err));
+	rc = catalog_put_block(c, conn, &p, err);
+	sqlite3_stmt *st = rc == OK ? catalog_stmt(conn, live, err) : NULL;
+	if (st) {
+		catalog_bind_ulid(st, 1, meta->ulid);
+		sqlite3_bind_int64(st, 2, io_now_ms());
+		rc = catalog_exec(conn, st, err);
+		if (rc == OK && sqlite3_changes(conn->db) > 0)
+			rc = catalog_seal(conn, true, meta->ulid, err);
+	}
+	if (rc == OK)
+		rc = catalog_feed(c, conn, "live", meta->ulid, err);
+	TRY(catalog_end(conn, rc, err));
+fail:
+	catalog_give(c, conn);
+	buf_free(&json);
+	return rc;
+}
+
+errc catalog_drop_local(struct catalog *c, struct ulid u, struct err *err)
+{
+	static const char drop[] = "DELETE FROM local_blocks WHERE ulid=?1 AND state='live'";
+	errc rc = OK;
+	struct catalog_conn *conn = NULL;
+	TRY(catalog_take(c, &conn, err));
+	sqlite3_stmt *st = catalog_stmt(conn, drop, err);
+	if (st)
+		catalog_bind_ulid(st, 1, u);
+	TRY(catalog_exec(conn, st, err));
+fail:
+	catalog_give(c, conn);
+	return rc;
+}
+
+/* ---- lists ---- */
+
+/* Rows of a statement whose first columns are BLOCK_COLUMNS and whose two next ones say in_bucket and local, appended to *v. */
+static errc collect(struct catalog *c, struct catalog_conn *conn, sqlite3_stmt *st, struct arena *arena, struct catalog_block **v, size_t *n,
+	size_t *cap, struct err *err)
+{
+	if (!st)
+		return ERR_IO;
+	for (;;) {
+		int code = sqlite3_step(st);
+		if (code == SQLITE_DONE)
+			break;
+		errc rc = code == SQLITE_ROW ? OK : catalog_error(conn, "reading blocks", err);
+		if (rc == OK && *n == *cap) {
+			size_t more = *cap ? *cap * 2 : 64;
+			struct catalog_block *bigger = arena_alloc(arena, more * sizeof **v);
+			if (!bigger) {
+				rc = err_set(err, ERR_NOMEM, "catalog: no memory for %zu blocks", more);
+			} else {
+				if (*n)
+					memcpy(bigger, *v, *n * sizeof **v);
+				*v = bigger;
+				*cap = more;
+			}
+		}
+		if (rc == OK)
+			rc = catalog_row(c, st, arena, &(*v)[*n], err);
+		if (rc != OK) {
+			sqlite3_reset(st);
+			return rc;
+		}
+		(*v)[*n].in_bucket = sqlite3_column_int64(st, COL_EXTRA) != 0;
+		(*v)[*n].local = sqlite3_column_int64(st, COL_EXTRA + 1) != 0;
+		(*n)++;
+	}
+	sqlite3_reset(st);
+	return OK;
+}
+
+static errc list(struct catalog *c, const char *sql, void (*bind)(sqlite3_stmt *st, const void *arg), const void *arg, struct arena *arena,
+	struct catalog_block **out, size_t *n, struct err *err)
+{
+	errc rc = OK;
+	struct catalog_conn *conn = NULL;
+	size_t cap = 0;
+	*out = NULL;
+	*n = 0;
+	TRY(catalog_take(c, &conn, err));
+	sqlite3_stmt *st = catalog_stmt(conn, sql, err);
+	if (st && bind)
+		bind(st, arg);
+	TRY(collect(c, conn, st, arena, out, n, &cap, err));
+fail:
+	catalog_give(c, conn);
+	return rc;
+}
+
+#define HAS_LOCAL "EXISTS (SELECT 1 FROM local_blocks l WHERE l.ulid=b.ulid AND l.state<>'quarantined')"
+
+errc catalog_pending(struct catalog *c, struct arena *arena, struct catalog_block **out, size_t *n, struct err *err)
+{
+	static const char sql[] = "SELECT " BLOCK_COLUMNS ", 0, 1 FROM local_blocks WHERE state IN ('local','uploading') ORDER BY min_time, ulid";
+	return list(c, sql, NULL, NULL, arena, out, n, err);
+}
+
+errc catalog_local_live(struct catalog *c, struct arena *arena, struct catalog_block **out, size_t *n, struct err *err)
+{
+	static const char sql[] = "SELECT " BLOCK_COLUMNS ", 1, 1 FROM local_blocks WHERE state='live' ORDER BY added_at, ulid";
+	return list(c, sql, NULL, NULL, arena, out, n, err);
+}
+
+struct plan {
+	struct span tenant;
+	int64_t mint, maxt;
+};
+
+static void bind_plan(sqlite3_stmt *st, const void *arg)
+{
+	const struct plan *p = arg;
+	catalog_bind_span(st, 1, p->tenant);
+	sqlite3_bind_int64(st, 2, p->mint);
+	sqlite3_bind_int64(st, 3, p->maxt);
+}
+
+/* A marked block counts only while no unmarked live block of its tenant and resolution holds all of its sources. */
+#define READABLE                                                                                                                                     \
+	"(b.marked=0 OR NOT EXISTS (SELECT 1 FROM block_sources s1 JOIN block_sources s2 ON s2.source=s1.source JOIN blocks x ON x.ulid=s2.ulid"     \
+	" WHERE s1.ulid=b.ulid AND x.ulid<>b.ulid AND x.marked=0 AND x.state='live' AND x.tenant=b.tenant AND x.resolution=b.resolution"             \
+	" AND NOT EXISTS (SELECT 1 FROM block_sources o WHERE o.ulid=b.ulid AND NOT EXISTS (SELECT 1 FROM block_sources w WHERE w.source=o.source "  \
+	"AND w.ulid=x.ulid))))"
+
+errc catalog_plan(struct catalog *c, struct span tenant, int64_t mint, int64_t maxt, struct arena *arena, struct catalog_block **out, size_t *n,
+	struct err *err)
+{
+	static const char sql[] =
+		"SELECT " BLOCK_COLUMNS ", 1, " HAS_LOCAL
+		" FROM blocks b WHERE tenant=?1 AND resolution=0 AND max_time>?2 AND min_time<=?3 AND state='live' AND " READABLE
+		" UNION ALL SELECT " BLOCK_COLUMNS
+		", 0, 1 FROM local_blocks b WHERE tenant=?1 AND resolution=0 AND max_time>?2 AND min_time<=?3 AND state<>'quarantined'"
+		" AND NOT EXISTS (SELECT 1 FROM blocks g WHERE g.ulid=b.ulid AND g.state='live')";
+	const struct plan p = {tenant, mint, maxt};
+	return list(c, sql, bind_plan, &p, arena, out, n, err);
+}
+
+errc catalog_list(struct catalog *c, struct arena *arena, struct catalog_block **out, size_t *n, struct err *err)
+{
+	static const char sql[] = "SELECT " BLOCK_COLUMNS ", 1, " HAS_LOCAL " FROM blocks b UNION ALL SELECT " BLOCK_COLUMNS
+				  ", 0, 1 FROM local_blocks b WHERE NOT EXISTS (SELECT 1 FROM blocks g WHERE g.ulid=b.ulid) ORDER BY 2, 3, 5, 1";
+	return list(c, sql, NULL, NULL, arena, out, n, err);
+}
+
+static void bind_ulid(sqlite3_stmt *st, const void *arg)
+{
+	catalog_bind_ulid(st, 1, *(const struct ulid *)arg);
+}
+
+errc catalog_get(struct catalog *c, struct ulid u, struct arena *arena, struct catalog_block *out, struct err *err)
+{
+	static const char sql[] = "SELECT " BLOCK_COLUMNS ", 1, " HAS_LOCAL " FROM blocks b WHERE ulid=?1 UNION ALL SELECT " BLOCK_COLUMNS
+				  ", 0, 1 FROM local_blocks b WHERE ulid=?1 AND NOT EXISTS (SELECT 1 FROM blocks g WHERE g.ulid=b.ulid)";
+	struct catalog_block *v;
+	size_t n;
+	errc rc = list(c, sql, bind_ulid, &u, arena, &v, &n, err);
+	if (rc == OK && n == 0)
+		rc = err_set(err, ERR_NOTFOUND, "no block %s in the catalog", ulid_text(u).s);
+	if (rc == OK)
+		*out = v[0];
+	return rc;
+}
+
+errc catalog_quarantine(struct catalog *c, struct ulid u, const char *reason, struct err *err)
+{
+	static const char block[] = "UPDATE blocks SET state='quarantined', reason=?2 WHERE ulid=?1";
+	static const char local[] = "UPDATE local_blocks SET state='quarantined', reason=?2 WHERE ulid=?1";
+	errc rc = OK;
+	struct catalog_conn *conn = NULL;
+	TRY(catalog_take(c, &conn, err));
+	TRY(catalog_run(conn, "BEGIN IMMEDIATE", err));
+	bool any = false;
+	for (int i = 0; rc == OK && i < 2; i++) {
+		sqlite3_stmt *st = catalog_stmt(conn, i ? local : block, err);
+		if (st) {
+			catalog_bind_ulid(st, 1, u);
+			sqlite3_bind_text(st, 2, reason, -1, SQLITE_TRANSIENT);
+		}
+		rc = catalog_exec(conn, st, err);
+		if (rc == OK && sqlite3_changes(conn->db) > 0) {
+			any = true;
+			rc = catalog_seal(conn, i == 1, u, err);
+		}
+	}
+	if (rc == OK && !any)
+		rc = err_set(err, ERR_NOTFOUND, "no block %s in the catalog", ulid_text(u).s);
+	if (rc == OK)
+		rc = catalog_feed(c, conn, "quarantined", u, err);
+	TRY(catalog_end(conn, rc, err));
+fail:
+	catalog_give(c, conn);
+	return rc;
+}
+
+errc catalog_set_ranges(struct catalog *c, struct ulid u, const struct block_index_ranges *r, struct err *err)
+{
+	static const char update[] =
+		"UPDATE blocks SET index_size=?2, symbols_off=?3, series_off=?4, postings_off=?5, postings_table_off=?6 WHERE ulid=?1";
+	errc rc = OK;
+	struct catalog_conn *conn = NULL;
+	TRY(catalog_take(c, &conn, err));
+	TRY(catalog_run(conn, "BEGIN IMMEDIATE", err));
+	sqlite3_stmt *st = catalog_stmt(conn, update, err);
+	if (st) {
+		catalog_bind_ulid(st, 1, u);
+		const uint64_t v[] = {r->index_size, r->symbols_off, r->series_off, r->postings_off, r->postings_table_off};
+		for (int i = 0; i < 5; i++)
+			sqlite3_bind_int64(st, 2 + i, (int64_t)v[i]);
+	}
+	rc = catalog_exec(conn, st, err);
+	if (rc == OK && sqlite3_changes(conn->db) > 0)
+		rc = catalog_seal(conn, false, u, err);
+	TRY(catalog_end(conn, rc, err));
+fail:
+	catalog_give(c, conn);
+	return rc;
+}
+
+errc catalog_meta_json(struct catalog *c, struct ulid u, struct arena *arena, struct span *json, struct err *err)
+{
+	static const char sql[] = "SELECT meta, meta_crc FROM blocks WHERE ulid=?1 UNION ALL SELECT meta, meta_crc FROM local_blocks WHERE ulid=?1";
+	errc rc = OK;
+	struct catalog_conn *conn = NULL;
+	TRY(catalog_take(c, &conn, err));
+	sqlite3_stmt *st = catalog_stmt(conn, sql, err);
+	CHECK(st, ERR_IO, "catalog: meta.json of %s", ulid_text(u).s);
+	catalog_bind_ulid(st, 1, u);
+	int code = sqlite3_step(st);
+	CHECK(code != SQLITE_DONE, ERR_NOTFOUND, "no block %s in the catalog", ulid_text(u).s);
+	if (code != SQLITE_ROW) {
+		rc = catalog_error(conn, "meta.json", err);
+		goto fail;
+	}
+	struct span text = catalog_column(st, 0);
+	if (crc32c(0, text.p, text.n) != (uint32_t)sqlite3_column_int64(st, 1)) {
+		pthread_mutex_lock(&c->mu);
+		c->damaged = true;
+		pthread_mutex_unlock(&c->mu);
+		rc = err_set(err, ERR_CORRUPT, "catalog: the meta.json of %s has a wrong checksum: the catalog is rebuilt", ulid_text(u).s);
+		goto fail;
+	}
+	*json = arena_dup(arena, text);
+	CHECK(json->p, ERR_NOMEM, "catalog: no memory for a meta.json");
+fail:
+	catalog_give(c, conn);
+	return rc;
+}

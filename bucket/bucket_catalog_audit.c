@@ -1,0 +1,383 @@
+/* bucket/bucket_catalog_audit.c - the bucket's truth against the catalog: one recursive LIST, and GETs only of what is new or changed.
+ *
+ *     LIST (ascending keys) ─▶ per <ULID>/: size and time of meta.json, mark, bytes ─▶ same as the row? done
+ *                                                                                     └▶ job: GET meta.json ─▶ row (a few fetchers)
+ *     rows that the LIST did not show: missing + 1; at 2 the row goes
+ *
+ * One absence never removes anything: listings of some stores lag. A block that this node put there while the LIST ran is younger than
+ * the audit and is not judged. Memory: 40 bytes a block and the jobs.
+ */
+#include <inttypes.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include "base/io.h"
+#include "base/limits.h"
+#include "base/log.h"
+#include "base/tenant.h"
+#include "bucket/bucket_catalog_int.h"
+
+enum { FETCHERS = 8, MISSING_MAX = 2 };
+
+/* A block as the listing shows it. */
+struct seen {
+	struct ulid ulid;
+	uint64_t bytes;
+	uint64_t meta_size;
+	int64_t meta_mtime;
+	bool has_meta, marked;
+};
+
+struct audit {
+	struct catalog *c;
+	struct bucket *b;
+	const struct catalog_audit_options *opt;
+	struct catalog_audit_stats *st;
+	int64_t started_ms;
+
+	struct seen cur; /* being listed */
+	bool open;
+	struct catalog_conn *conn; /* the lister's */
+
+	struct seen *jobs;
+	size_t n_jobs, cap_jobs;
+	struct ulid *present;
+	size_t n_present, cap_present;
+
+	/* fetchers */
+	atomic_size_t next_job, done;
+	pthread_mutex_t mu;
+	errc rc; /* first failure that is not one block's own; guarded by mu */
+	struct err err;
+};
+
+static errc grow(void **v, size_t n, size_t *cap, size_t size, struct err *err)
+{
+	if (n < *cap)
+		return OK;
+	size_t more = *cap ? *cap * 2 : 1024;
+	void *bigger = realloc(*v, more * size);
+	if (!bigger)
+		return err_set(err, ERR_NOMEM, "audit: no memory for %zu blocks", more);
+	*v = bigger;
+	*cap = more;
+	return OK;
+}
+
+/* ---- listing ---- */
+
+/* Is the row as the bucket shows the block? Notes a first listing's time on our own uploads without reading them again. */
+static errc compare(struct audit *a, const struct seen *s, bool *same, struct err *err)
+{
+	static const char get[] = "SELECT meta_size, meta_mtime, marked, state, missing, bytes FROM blocks WHERE ulid=?1";
+	static const char touch[] = "UPDATE blocks SET meta_mtime=?2, missing=0, bytes=?3 WHERE ulid=?1";
+	*same = false;
+	sqlite3_stmt *st = catalog_stmt(a->conn, get, err);
+	if (!st)
+		return ERR_IO;
+	catalog_bind_ulid(st, 1, s->ulid);
+	int code = sqlite3_step(st);
+	if (code == SQLITE_DONE) {
+		a->st->added++;
+		sqlite3_reset(st);
+		return OK;
+	}
+	if (code != SQLITE_ROW) {
+		errc rc = catalog_error(a->conn, "audit", err);
+		sqlite3_reset(st);
+		return rc;
+	}
+	uint64_t size = (uint64_t)sqlite3_column_int64(st, 0), bytes = (uint64_t)sqlite3_column_int64(st, 5);
+	int64_t mtime = sqlite3_column_int64(st, 1), missing = sqlite3_column_int64(st, 4);
+	bool marked = sqlite3_column_int64(st, 2) != 0;
+	sqlite3_reset(st);
+	*same = size == s->meta_size && (mtime == s->meta_mtime || mtime == 0) && marked == s->marked && !(a->opt && a->opt->reread);
+	if (!*same)
+		a->st->changed++;
+	if (!*same || (mtime == s->meta_mtime && missing == 0 && bytes == s->bytes))
+		return OK;
+	errc rc = catalog_run(a->conn, "BEGIN IMMEDIATE", err);
+	if (rc != OK)
+		return rc;
+	st = catalog_stmt(a->conn, touch, err);
+	if (st) {
+		catalog_bind_ulid(st, 1, s->ulid);
+		sqlite3_bind_int64(st, 2, s->meta_mtime);
+		sqlite3_bind_int64(st, 3, (int64_t)s->bytes);
+	}
+	rc = catalog_exec(a->conn, st, err);
+	if (rc == OK)
+		rc = catalog_seal(a->conn, false, s->ulid, err);
+	return catalog_end(a->conn, rc, err);
+}
+
+static errc block_listed(struct audit *a, struct err *err)
+{
+	const struct seen *s = &a->cur;
+	errc rc = OK;
+	if (!s->has_meta) {
+		/* Half uploaded, or half deleted: nobody's block yet. */
+		a->st->partial++;
+		return OK;
+	}
+	a->st->blocks++;
+	TRY(grow((void **)&a->present, a->n_present, &a->cap_present, sizeof *a->present, err));
+	a->present[a->n_present++] = s->ulid;
+	bool same;
+	TRY(compare(a, s, &same, err));
+	if (!same) {
+		TRY(grow((void **)&a->jobs, a->n_jobs, &a->cap_jobs, sizeof *a->jobs, err));
+		a->jobs[a->n_jobs++] = *s;
+	}
+fail:
+	return rc;
+}
+
+static errc object_listed(void *arg, const struct bucket_object *o, struct err *err)
+{
+	struct audit *a = arg;
+	struct ulid u;
+	a->st->objects++;
+	/* Blocks are directories named by a ULID at the top; everything else (varve/, debug/, ...) is not ours to judge. */
+	if (o->key.n <= ULID_TEXT_BYTES + 1 || o->key.p[ULID_TEXT_BYTES] != '/' || !ulid_parse(span_of(o->key.p, ULID_TEXT_BYTES), &u))
+		return OK;
+	if (a->open && !ulid_eq(u, a->cur.ulid)) {
+		errc rc = block_listed(a, err);
+		if (rc != OK)
+			return rc;
+		a->open = false;
+	}
+	if (!a->open) {
+		a->cur = (struct seen){.ulid = u};
+		a->open = true;
+	}
+	struct span rest = span_of(o->key.p + ULID_TEXT_BYTES + 1, o->key.n - ULID_TEXT_BYTES - 1);
+	a->cur.bytes += o->size_bytes;
+	if (span_is(rest, "meta.json")) {
+		a->cur.has_meta = true;
+		a->cur.meta_size = o->size_bytes;
+		a->cur.meta_mtime = o->mtime_ms;
+	} else if (span_is(rest, "deletion-mark.json")) {
+		a->cur.marked = true;
+	}
+	return OK;
+}
+
+/* ---- reading what is new ---- */
+
+static errc judge(const struct seen *s, const struct block_meta *m, struct err *err)
+{
+	errc rc = OK;
+	CHECK(ulid_eq(m->ulid, s->ulid), ERR_CORRUPT, "meta.json says ulid %s", ulid_text(m->ulid).s);
+	CHECK(m->mint <= m->maxt, ERR_CORRUPT, "meta.json says minTime %" PRId64 " and maxTime %" PRId64, m->mint, m->maxt);
+	struct span tenant = labels_get(m->ext_labels, SPAN("tenant_id"));
+	CHECK(tenant.n == 0 || tenant_valid(tenant), ERR_CORRUPT, "meta.json's tenant_id is not of the form [A-Za-z0-9_-][A-Za-z0-9._-]{0,127}");
+fail:
+	return rc;
+}
+
+/* One block's meta.json into its row. What is wrong with the block stands in its row; only trouble with the bucket or the catalog is an error. */
+static errc fetch(struct audit *a, struct catalog_conn *conn, const struct seen *s, struct arena *arena, struct err *err)
+{
+	errc rc = OK;
+	char key[64];
+	struct span json;
+	struct block_meta meta;
+	struct err why = {0};
+	snprintf(key, sizeof key, "%s/meta.json", ulid_text(s->ulid).s);
+	rc = bucket_get(a->b, key, LIMIT_META_JSON_BYTES, arena, &json, &why);
+	if (rc == ERR_NOTFOUND)
+		return OK; /* deleted meanwhile: the next audit says so */
+	if (rc == OK)
+		rc = block_meta_parse(key, json, arena, &meta, &why);
+	if (rc == OK)
+		rc = judge(s, &meta, &why);
+	bool bad = rc == ERR_CORRUPT || rc == ERR_INVALID || rc == ERR_LIMIT || rc == ERR_UNSUPPORTED;
+	if (rc != OK && !bad)
+		return err_set(err, rc, "%s", why.msg);
+	if (bad) {
+		log_error("block in the bucket can't be read and is left out", LULID("block", s->ulid), LERR(&why));
+		pthread_mutex_lock(&a->mu);
+		a->st->bad++;
+		pthread_mutex_unlock(&a->mu);
+	}
+	rc = catalog_run(conn, "BEGIN IMMEDIATE", err);
+	if (rc != OK)
+		return rc;
+	if (bad) {
+		rc = catalog_put_bad(a->c, conn, s->ulid, why.msg, s->bytes, s->meta_size, s->meta_mtime, err);
+	} else {
+		const struct catalog_put p = {.meta = &meta,
+			.json = json,
+			.bytes = s->bytes,
+			.state = BLOCK_LIVE,
+			.marked = s->marked,
+			.meta_size = s->meta_size,
+			.meta_mtime = s->meta_mtime};
+		rc = catalog_put_block(a->c, conn, &p, err);
+		if (rc == OK)
+			rc = catalog_feed(a->c, conn, s->marked ? "marked" : "live", s->ulid, err);
+	}
+	return catalog_end(conn, rc, err);
+}
+
+static void *fetcher(void *arg)
+{
+	struct audit *a = arg;
+	struct arena arena;
+	struct err err = {0};
+	struct catalog_conn *conn = NULL;
+	arena_init(&arena, 4 * LIMIT_META_JSON_BYTES);
+	errc rc = catalog_take(a->c, &conn, &err);
+	while (rc == OK) {
+		size_t i = atomic_fetch_add(&a->next_job, 1);
+		if (i >= a->n_jobs)
+			break;
+		rc = fetch(a, conn, &a->jobs[i], &arena, &err);
+		arena_reset(&arena);
+		size_t done = atomic_fetch_add(&a->done, 1) + 1;
+		if (a->opt && a->opt->progress && done % 1000 == 0)
+			a->opt->progress(a->opt->arg, done, a->n_jobs);
+	}
+	catalog_give(a->c, conn);
+	arena_free(&arena);
+	if (rc != OK) {
+		pthread_mutex_lock(&a->mu);
+		if (a->rc == OK) {
+			a->rc = rc;
+			a->err = err;
+		}
+		pthread_mutex_unlock(&a->mu);
+		atomic_store(&a->next_job, a->n_jobs);
+	}
+	return NULL;
+}
+
+static errc fetch_all(struct audit *a, struct err *err)
+{
+	pthread_t threads[FETCHERS];
+	size_t n = a->n_jobs < FETCHERS ? a->n_jobs : FETCHERS, started = 0;
+	for (size_t i = 1; i < n; i++)
+		if (pthread_create(&threads[started], NULL, fetcher, a) == 0)
+			started++;
+	fetcher(a);
+	for (size_t i = 0; i < started; i++)
+		pthread_join(threads[i], NULL);
+	if (a->rc != OK && err)
+		*err = a->err;
+	return a->rc;
+}
+
+/* ---- rows whose block is gone ---- */
+
+static int ulid_order(const void *x, const void *y)
+{
+	return ulid_cmp(*(const struct ulid *)x, *(const struct ulid *)y);
+}
+
+static errc row_missing(struct audit *a, struct ulid u, int64_t missing, struct err *err)
+{
+	static const char more[] = "UPDATE blocks SET missing=missing+1 WHERE ulid=?1";
+	static const char drop[] = "DELETE FROM blocks WHERE ulid=?1";
+	static const char drop_sources[] = "DELETE FROM block_sources WHERE ulid=?1";
+	errc rc = catalog_run(a->conn, "BEGIN IMMEDIATE", err);
+	if (rc != OK)
+		return rc;
+	const char *sql[] = {missing + 1 >= MISSING_MAX ? drop : more, drop_sources};
+	size_t n = sql[0] == drop ? 2 : 1;
+	for (size_t i = 0; rc == OK && i < n; i++) {
+		sqlite3_stmt *st = catalog_stmt(a->conn, sql[i], err);
+		if (st)
+			catalog_bind_ulid(st, 1, u);
+		rc = catalog_exec(a->conn, st, err);
+	}
+	if (rc == OK)
+		rc = n == 2 ? catalog_feed(a->c, a->conn, "gone", u, err) : catalog_seal(a->conn, false, u, err);
+	if (rc == OK && n == 2) {
+		a->st->removed++;
+		log_warn("block is no longer in the bucket", LULID("block", u));
+	}
+	return catalog_end(a->conn, rc, err);
+}
+
+static errc find_missing(struct audit *a, struct err *err)
+{
+	static const char sql[] = "SELECT ulid, missing FROM blocks WHERE added_at<?1 AND ulid>?2 ORDER BY ulid LIMIT 1000";
+	/* Keys ascend, so `present` does; sorted again because the order is a store's promise, not ours. */
+	qsort(a->present, a->n_present, sizeof *a->present, ulid_order);
+	char last[ULID_TEXT_BYTES + 1] = "";
+	for (;;) {
+		struct ulid gone[1000];
+		int64_t missing[1000];
+		size_t n = 0, rows = 0;
+		sqlite3_stmt *st = catalog_stmt(a->conn, sql, err);
+		if (!st)
+			return ERR_IO;
+		sqlite3_bind_int64(st, 1, a->started_ms);
+		sqlite3_bind_text(st, 2, last, -1, SQLITE_TRANSIENT);
+		int code;
+		while ((code = sqlite3_step(st)) == SQLITE_ROW && rows < 1000) {
+			struct ulid u;
+			struct span text = catalog_column(st, 0);
+			rows++;
+			if (!ulid_parse(text, &u))
+				continue;
+			memcpy(last, text.p, ULID_TEXT_BYTES);
+			if (!bsearch(&u, a->present, a->n_present, sizeof u, ulid_order)) {
+				gone[n] = u;
+				missing[n++] = sqlite3_column_int64(st, 1);
+			}
+		}
+		errc rc = code == SQLITE_ROW || code == SQLITE_DONE ? OK : catalog_error(a->conn, "audit", err);
+		sqlite3_reset(st);
+		for (size_t i = 0; rc == OK && i < n; i++)
+			rc = row_missing(a, gone[i], missing[i], err);
+		if (rc != OK || rows < 1000)
+			return rc;
+	}
+}
+
+static errc note_complete(struct audit *a, struct err *err)
+{
+	return catalog_run(a->conn, "INSERT INTO facts VALUES ('complete','1') ON CONFLICT (name) DO UPDATE SET value='1'", err);
+}
+
+errc catalog_audit(struct catalog *c, struct bucket *b, const struct catalog_audit_options *opt, struct catalog_audit_stats *stats, struct err *err)
+{
+	ASSERT(!c->read_only);
+	errc rc = OK;
+	struct err own = {0};
+	if (!err)
+		err = &own;
+	struct audit a = {.c = c, .b = b, .opt = opt, .st = stats, .started_ms = io_now_ms()};
+	int64_t begin = io_mono_ms();
+	*stats = (struct catalog_audit_stats){0};
+	pthread_mutex_init(&a.mu, NULL);
+	pthread_mutex_lock(&c->mu);
+	c->auditing = true;
+	pthread_mutex_unlock(&c->mu);
+
+	TRY(catalog_take(c, &a.conn, err));
+	TRY(bucket_list(b, "", object_listed, &a, &stats->pages, err));
+	if (a.open)
+		TRY(block_listed(&a, err));
+	TRY(fetch_all(&a, err));
+	TRY(find_missing(&a, err));
+	TRY(note_complete(&a, err));
+fail:
+	catalog_give(c, a.conn);
+	free(a.jobs);
+	free(a.present);
+	stats->duration_ms = io_mono_ms() - begin;
+	pthread_mutex_lock(&c->mu);
+	c->auditing = false;
+	c->audit_failed = rc != OK;
+	if (rc == OK)
+		c->complete = true;
+	else
+		snprintf(c->audit_error, sizeof c->audit_error, "%s", err->msg);
+	pthread_cond_broadcast(&c->audited);
+	pthread_mutex_unlock(&c->mu);
+	pthread_mutex_destroy(&a.mu);
+	return rc;
+}

@@ -1,0 +1,120 @@
+/* bucket/bucket_catalog_int.h - what the files of the catalog share: connections, rows, transactions. */
+#pragma once
+#include <pthread.h>
+#include <sqlite3.h>
+#include "base/metrics.h"
+#include "bucket/catalog.h"
+
+enum { CATALOG_SCHEMA = 1, CATALOG_STATEMENTS = 40, CATALOG_IDLE_CONNECTIONS = 32, CATALOG_BUSY_MS = 15000 };
+
+/* One SQLite connection, used by one thread at a time. Statements are prepared once per connection, found by the SQL's address. */
+struct catalog_conn {
+	sqlite3 *db;
+	struct catalog_conn *next;
+	struct {
+		const char *sql;
+		sqlite3_stmt *stmt;
+	} stmts[CATALOG_STATEMENTS];
+	size_t n_stmts;
+};
+
+struct catalog {
+	char *path, *node; /* constant after open */
+	bool read_only;
+
+	/* Held for reading by every call, for writing while the file is swapped (catalog_reset). */
+	pthread_rwlock_t file_lock;
+
+	pthread_mutex_t mu;
+	struct catalog_conn *idle; /* guarded by mu */
+	size_t n_idle;
+	bool damaged;	   /* guarded by mu */
+	bool complete;	   /* guarded by mu: facts.complete */
+	bool auditing;	   /* guarded by mu */
+	bool audit_failed; /* guarded by mu: the last one */
+	char audit_error[ERR_MSG_BYTES];
+	pthread_cond_t audited; /* CLOCK_MONOTONIC */
+
+	struct metric *rebuilds, *row_errors;
+};
+
+/* Columns of blocks and local_blocks up to crc, in the schema's order: what is sealed and read together. */
+#define BLOCK_COLUMNS                                                                                                                                \
+	"ulid,tenant,min_time,max_time,resolution,level,state,reason,labels,source,samples,series,chunks,bytes,marked,missing,added_at,"             \
+	"meta_size,meta_mtime,index_size,symbols_off,series_off,postings_off,postings_table_off,meta_crc,crc"
+enum block_column {
+	COL_ULID,
+	COL_TENANT,
+	COL_MIN,
+	COL_MAX,
+	COL_RESOLUTION,
+	COL_LEVEL,
+	COL_STATE,
+	COL_REASON,
+	COL_LABELS,
+	COL_SOURCE,
+	COL_SAMPLES,
+	COL_SERIES,
+	COL_CHUNKS,
+	COL_BYTES,
+	COL_MARKED,
+	COL_MISSING,
+	COL_ADDED,
+	COL_META_SIZE,
+	COL_META_MTIME,
+	COL_INDEX_SIZE,
+	COL_SYMBOLS,
+	COL_SERIES_OFF,
+	COL_POSTINGS,
+	COL_POSTINGS_TABLE,
+	COL_META_CRC,
+	COL_CRC,
+	COL_EXTRA
+};
+
+/* Opens the file, makes or migrates the schema. `fresh`: there was no schema. */
+CHECKED errc catalog_conn_open(struct catalog *c, bool *fresh, struct catalog_conn **out, struct err *err);
+void catalog_conn_close(struct catalog_conn *conn);
+
+/* A connection from the pool, with the file held; give it back on every path. */
+CHECKED errc catalog_take(struct catalog *c, struct catalog_conn **conn, struct err *err);
+void catalog_give(struct catalog *c, struct catalog_conn *conn);
+
+/* The prepared statement of a static SQL text, reset. NULL with err set. */
+sqlite3_stmt *catalog_stmt(struct catalog_conn *conn, const char *sql, struct err *err);
+/* Steps a statement that gives no rows. */
+CHECKED errc catalog_exec(struct catalog_conn *conn, sqlite3_stmt *st, struct err *err);
+CHECKED errc catalog_run(struct catalog_conn *conn, const char *sql, struct err *err);
+/* From SQLite's code: CORRUPT/NOTADB -> ERR_CORRUPT, FULL -> ERR_NOSPACE, BUSY -> ERR_AGAIN, else ERR_IO. */
+errc catalog_error(struct catalog_conn *conn, const char *what, struct err *err);
+/* Ends a transaction by rc: COMMIT when OK (its failure becomes the result), else ROLLBACK. */
+CHECKED errc catalog_end(struct catalog_conn *conn, errc rc, struct err *err);
+
+void catalog_bind_ulid(sqlite3_stmt *st, int at, struct ulid u);
+void catalog_bind_span(sqlite3_stmt *st, int at, struct span s);
+struct span catalog_column(sqlite3_stmt *st, int at); /* borrowed until the next step */
+
+/* Reads the row that `st` stands on (BLOCK_COLUMNS first), checking its CRC. ERR_CORRUPT marks the catalog as damaged. */
+CHECKED errc catalog_row(struct catalog *c, sqlite3_stmt *st, struct arena *arena, struct catalog_block *b, struct err *err);
+/* Computes and stores a row's CRC after it was written. table: "blocks" or "local_blocks". */
+CHECKED errc catalog_seal(struct catalog_conn *conn, bool local, struct ulid u, struct err *err);
+CHECKED errc catalog_feed(struct catalog *c, struct catalog_conn *conn, const char *kind, struct ulid u, struct err *err);
+
+/* What a row is made of. */
+struct catalog_put {
+	const struct block_meta *meta;
+	struct span json; /* meta.json as it stands in the bucket or directory */
+	uint64_t bytes;
+	enum block_state state;
+	const char *reason;
+	bool marked;
+	uint64_t meta_size;
+	int64_t meta_mtime;
+};
+/* Writes (or replaces) a row of blocks with its sources, or of local_blocks, and seals it. Inside a transaction. A bucket row's index ranges stay when
+ * the meta.json is the same. */
+CHECKED errc catalog_put_block(struct catalog *c, struct catalog_conn *conn, const struct catalog_put *p, struct err *err);
+CHECKED errc catalog_put_local(struct catalog *c, struct catalog_conn *conn, const struct catalog_put *p, struct err *err);
+/* A bucket row for a block whose meta.json can't be read: quarantined with the reason. */
+CHECKED errc catalog_put_bad(struct catalog *c, struct catalog_conn *conn, struct ulid u, const char *reason, uint64_t bytes, uint64_t meta_size,
+	int64_t meta_mtime, struct err *err);

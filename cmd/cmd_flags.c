@@ -1,0 +1,176 @@
+/* cmd/cmd_flags.c - the server's flags: names are part of the contract with users (docs/operations.md). */
+#include <stdio.h>
+#include <stdlib.h>
+#include <inttypes.h>
+#include "base/io.h"
+#include "base/limits.h"
+#include "cmd/cmd_int.h"
+
+#define F(n, k, field, def, val, comm, text)                                                                                                         \
+	{                                                                                                                                            \
+		.name = n, .kind = k, .into = &f->field, .fallback = def, .value_name = val, .help = text, .common = comm                            \
+	}
+
+struct flag *server_flag_table(struct server_flags *f, size_t *n)
+{
+	const struct flag rows[] = {
+		F("data-dir", FLAG_STRING, data_dir, "./data", "DIR", true,
+			"Where the log, unshipped blocks, the catalog and (without a bucket of its own) the bucket live."),
+		F("http.address", FLAG_STRING, http_address, "127.0.0.1:19291", "HOST:PORT", true,
+			"Address to listen on for writes, reads and operations."),
+		F("web.config.file", FLAG_STRING, web_config_file, NULL, "FILE", true,
+			"Prometheus web configuration: TLS and basic auth. Re-read when it changes."),
+		F("label", FLAG_LIST, labels, NULL, "NAME=VALUE", true,
+			"External label of every series and block. Repeatable; tenant_id is always added."),
+		F("objstore.config-file", FLAG_STRING, objstore_config_file, NULL, "FILE", true,
+			"Object store as Thanos' YAML (type: S3 | FILESYSTEM). Without it: DATA-DIR/bucket."),
+		F("objstore.config", FLAG_STRING, objstore_config, NULL, "YAML", true, "The same, inline."),
+		F("wal.sync", FLAG_CHOICE, wal_sync, "ack", "ack|interval|os", true,
+			"When a write is acknowledged: after fdatasync (ack), after write with a sync every --wal.sync-interval, or after write "
+			"alone (os)."),
+		F("wal.sync-interval", FLAG_DURATION_MS, wal_sync_interval_ms, "100ms", "DURATION", true,
+			"With --wal.sync=interval: the most that a power cut may cost."),
+		F("wal.max-size", FLAG_SIZE, wal_max_size, "8GiB", "SIZE", true, "Above it, windows that hold the oldest segments are cut early."),
+		F("head.block-range", FLAG_DURATION_MS, head_block_range_ms, "2h", "DURATION", true,
+			"Length of a window and of the block that it becomes; 1m to 24h."),
+		F("head.cut-delay", FLAG_DURATION_MS, head_cut_delay_ms, NULL, "DURATION", true,
+			"How long after its end, and after its last sample arrived, a window is cut. Default: the smaller of 15m and block-range/8."),
+		F("head.max-age", FLAG_DURATION_MS, head_max_age_ms, "3h", "DURATION", true,
+			"A window is cut at the latest this long after its first sample arrived."),
+		F("head.max-memory", FLAG_SIZE, head_max_memory, NULL, "SIZE", true,
+			"Memory of the head; above 80 % windows are cut early, above it writes get 503. Default: 75 % of the machine's or cgroup's."),
+		F("ingest.oldest", FLAG_DURATION_MS, ingest_oldest_ms, "30d", "DURATION", true,
+			"Samples older than this are refused; 0 accepts any age."),
+		F("ingest.future", FLAG_DURATION_MS, ingest_future_ms, "10m", "DURATION", true, "Samples further ahead than this are refused."),
+		F("ingest.max-body", FLAG_SIZE, ingest_max_body, "32MiB", "SIZE", true,
+			"Largest write request as sent; decompressed at most 4 times this."),
+		F("ingest.max-series-per-request", FLAG_U64, ingest_max_series, "200000", "COUNT", true, "Series in one write request."),
+		F("disk.reserve", FLAG_SIZE, disk_reserve, NULL, "SIZE", true,
+			"Below this much free disk writes get 503 until there is room. Default: the larger of 1GiB and 3 %."),
+		F("bucket.audit-interval", FLAG_DURATION_MS, bucket_audit_interval_ms, "15m", "DURATION", true,
+			"How often the bucket is listed for blocks that others put or removed; 0 = never."),
+		F("cache.dir-size", FLAG_SIZE, cache_dir_size, "2GiB", "SIZE", true,
+			"Bound of the on-disk cache of bucket indexes (DATA-DIR/cache)."),
+		F("query.max-concurrency", FLAG_U64, query_max_concurrency, "20", "COUNT", true, "Reads that run at once; as many more wait."),
+		F("query.timeout", FLAG_DURATION_MS, query_timeout_ms, "2m", "DURATION", true, "A read that takes longer is ended."),
+		F("query.max-samples", FLAG_U64, query_max_samples, "50000000", "COUNT", true, "Samples in one remote-read answer (SAMPLES)."),
+		F("query.max-memory", FLAG_SIZE, query_max_memory, "1GiB", "SIZE", true, "Memory of one read."),
+		F("log.level", FLAG_CHOICE, log_level, "info", "debug|info|warn|error", true, "Least severe lines that are written."),
+		F("log.format", FLAG_CHOICE, log_format, "logfmt", "logfmt|json", true, "Form of the lines on stderr."),
+		F("wal.segment-size", FLAG_SIZE, wal_segment_size, "128MiB", "SIZE", false, "Preallocated size of a log segment; 1MiB or more."),
+		F("head.shards", FLAG_U64, head_shards, "0", "COUNT", false, "Series table shards; 0 = from the cores."),
+		F("ingest.max-samples-per-request", FLAG_U64, ingest_max_samples, "2000000", "COUNT", false, "Samples in one write request."),
+		F("ingest.max-inflight", FLAG_SIZE, ingest_max_inflight, "512MiB", "SIZE", false,
+			"Bytes of all requests being worked on; above it 503."),
+		F("ingest.max-labels", FLAG_U64, ingest_max_labels, "64", "COUNT", false, "Labels of a series."),
+		F("ingest.max-label-name", FLAG_SIZE, ingest_max_label_name, "1KiB", "SIZE", false, "Length of a label name."),
+		F("ingest.max-label-value", FLAG_SIZE, ingest_max_label_value, "4KiB", "SIZE", false, "Length of a label value."),
+		F("blocks.keep-local", FLAG_DURATION_MS, blocks_keep_local_ms, "0s", "DURATION", false,
+			"Keep shipped blocks on disk this long for faster reads."),
+		F("http.threads", FLAG_U64, http_threads, "0", "COUNT", false, "Network threads; 0 = cores."),
+		F("http.max-connections", FLAG_U64, http_max_connections, "4096", "COUNT", false, "Open client connections."),
+		F("http.idle-timeout", FLAG_DURATION_MS, http_idle_timeout_ms, "1m", "DURATION", false,
+			"A connection, or a body, may stand still this long."),
+		F("http.request-timeout", FLAG_DURATION_MS, http_request_timeout_ms, "2m", "DURATION", false,
+			"A request that is not complete after this is dropped."),
+		F("shutdown.grace", FLAG_DURATION_MS, shutdown_grace_ms, "10s", "DURATION", false, "How long running requests may end on SIGTERM."),
+		F("flush.timeout", FLAG_DURATION_MS, flush_timeout_ms, "10m", "DURATION", false, "POST /-/flush gives up after this."),
+	};
+	static struct flag table[sizeof rows / sizeof rows[0]];
+	memcpy(table, rows, sizeof rows);
+	*n = sizeof rows / sizeof rows[0];
+	return table;
+}
+
+/* The least of the machine's memory and the cgroup's limit. */
+static uint64_t memory_total(void)
+{
+	uint64_t total = 4 * GIB;
+	struct arena a;
+	arena_init(&a, MIB);
+	struct span text;
+	if (io_read_file("/proc/meminfo", 256 * KIB, &a, &text, NULL) == OK) {
+		unsigned long long kb;
+		if (sscanf(text.p, "MemTotal: %llu kB", &kb) == 1)
+			total = kb * KIB;
+	}
+	static const char *const groups[] = {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"};
+	for (size_t i = 0; i < 2; i++) {
+		unsigned long long limit;
+		if (io_read_file(groups[i], 4 * KIB, &a, &text, NULL) == OK && sscanf(text.p, "%llu", &limit) == 1 && limit > 0 && limit < total)
+			total = limit;
+	}
+	arena_free(&a);
+	return total;
+}
+
+errc server_flags_check(struct server_flags *f, struct err *err)
+{
+	if (f->head_block_range_ms < 60000 || f->head_block_range_ms > 86400000)
+		return err_set(err, ERR_INVALID, "--head.block-range is %" PRId64 " ms, it must be between 1m and 24h", f->head_block_range_ms);
+	if (!f->head_cut_delay_set) {
+		f->head_cut_delay_ms = f->head_block_range_ms / 8;
+		if (f->head_cut_delay_ms > 900000)
+			f->head_cut_delay_ms = 900000;
+	}
+	if (f->wal_sync_interval_ms < 1 || f->wal_sync_interval_ms > 60000)
+		return err_set(err, ERR_INVALID, "--wal.sync-interval must be between 1ms and 1m");
+	if (f->wal_segment_size < LIMIT_WAL_SEGMENT_MIN || f->wal_segment_size > GIB)
+		return err_set(err, ERR_INVALID, "--wal.segment-size must be between 1MiB and 1GiB");
+	if (f->wal_max_size < 4 * f->wal_segment_size)
+		return err_set(err, ERR_INVALID, "--wal.max-size must hold at least 4 segments (--wal.segment-size)");
+	if (f->ingest_max_body < KIB || f->ingest_max_body > GIB)
+		return err_set(err, ERR_INVALID, "--ingest.max-body must be between 1KiB and 1GiB");
+	if (f->ingest_max_series < 1 || f->ingest_max_series > 10000000)
+		return err_set(err, ERR_INVALID, "--ingest.max-series-per-request must be between 1 and 10000000");
+	if (f->ingest_max_samples < 1 || f->ingest_max_samples > 100000000)
+		return err_set(err, ERR_INVALID, "--ingest.max-samples-per-request must be between 1 and 100000000");
+	if (f->ingest_max_labels < 1 || f->ingest_max_labels > LIMIT_LABELS_DECODE)
+		return err_set(err, ERR_INVALID, "--ingest.max-labels must be between 1 and %d", LIMIT_LABELS_DECODE);
+	if (f->ingest_max_label_name < 1 || f->ingest_max_label_name > 64 * KIB || f->ingest_max_label_value < 1 || f->ingest_max_label_value > MIB)
+		return err_set(err, ERR_INVALID, "--ingest.max-label-name must be at most 64KiB and --ingest.max-label-value at most 1MiB");
+	if (f->query_max_concurrency < 1 || f->query_max_concurrency > 1024)
+		return err_set(err, ERR_INVALID, "--query.max-concurrency must be between 1 and 1024");
+	if (f->http_max_connections < 1 || f->http_max_connections > 1000000 || f->http_threads > 1024 || f->head_shards > 4096)
+		return err_set(err, ERR_INVALID, "--http.max-connections, --http.threads or --head.shards is out of its range");
+	if (f->objstore_config_file && f->objstore_config)
+		return err_set(err, ERR_INVALID, "--objstore.config-file and --objstore.config exclude each other");
+	if (f->head_max_memory == 0)
+		f->head_max_memory = memory_total() / 4 * 3;
+	if (f->head_max_memory < 16 * MIB)
+		return err_set(err, ERR_INVALID, "--head.max-memory must be at least 16MiB");
+	struct arena a;
+	arena_init(&a, MIB);
+	struct labels l;
+	errc rc = server_labels(f, &a, &l, err);
+	arena_free(&a);
+	return rc;
+}
+
+errc server_labels(const struct server_flags *f, struct arena *arena, struct labels *out, struct err *err)
+{
+	struct label *v = arena_alloc(arena, (f->labels.n + 1) * sizeof *v);
+	if (!v)
+		return err_set(err, ERR_NOMEM, "no memory for labels");
+	uint32_t n = 0;
+	for (size_t i = 0; i < f->labels.n; i++) {
+		const char *text = f->labels.v[i], *eq = strchr(text, '=');
+		if (!eq || eq == text || eq[1] == 0)
+			return err_set(err, ERR_INVALID, "--label=%s: write it as NAME=VALUE", text);
+		struct span name = span_of(text, (size_t)(eq - text)), value = span_cstr(eq + 1);
+		/* Thanos users write --label='replica="a"'; the quotes are not part of the value. */
+		if (value.n >= 2 && value.p[0] == '"' && value.p[value.n - 1] == '"')
+			value = span_of(value.p + 1, value.n - 2);
+		if (span_is(name, "tenant_id"))
+			return err_set(err, ERR_INVALID, "--label=%s: tenant_id is set from each request's tenant", text);
+		if (!span_is_utf8(name) || !span_is_utf8(value) || value.n == 0)
+			return err_set(err, ERR_INVALID, "--label=%s: name and value must be UTF-8 and not empty", text);
+		for (uint32_t k = 0; k < n; k++)
+			if (span_eq(v[k].name, name))
+				return err_set(err, ERR_INVALID, "--label=%s: the label is given twice", text);
+		v[n++] = (struct label){name, value};
+	}
+	*out = (struct labels){v, n};
+	labels_sort(*out);
+	return OK;
+}

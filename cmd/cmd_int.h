@@ -1,0 +1,119 @@
+/* cmd/cmd_int.h - what the files of cmd/ share: the parsed flags, the opened parts, and one entry per subcommand. */
+#pragma once
+#include <stdatomic.h>
+#include "base/arena.h"
+#include "base/config.h"
+#include "bucket/bucket.h"
+#include "bucket/catalog.h"
+#include "head/head.h"
+#include "ingest/ingest.h"
+#include "net/net.h"
+#include "query/query.h"
+#include "shipper/shipper.h"
+#include "wal/wal.h"
+
+#define VARVE_VERSION "0.1.0"
+
+enum exit_code { EXIT_CLEAN = 0, EXIT_USAGE = 1, EXIT_DAMAGED = 2, EXIT_STORAGE = 3 };
+
+/* Every server flag; docs in cmd_flags.c. Strings live in the arena that flags_parse was given. */
+struct server_flags {
+	const char *data_dir, *http_address, *web_config_file;
+	struct flag_list labels;
+	const char *objstore_config_file, *objstore_config;
+	const char *wal_sync;
+	int64_t wal_sync_interval_ms;
+	uint64_t wal_max_size, wal_segment_size;
+	int64_t head_block_range_ms, head_cut_delay_ms, head_max_age_ms;
+	bool head_cut_delay_set;
+	uint64_t head_max_memory, head_shards;
+	int64_t ingest_oldest_ms, ingest_future_ms;
+	uint64_t ingest_max_body, ingest_max_series, ingest_max_samples, ingest_max_inflight;
+	uint64_t ingest_max_labels, ingest_max_label_name, ingest_max_label_value;
+	uint64_t disk_reserve;
+	bool disk_reserve_set;
+	int64_t bucket_audit_interval_ms, blocks_keep_local_ms;
+	uint64_t cache_dir_size;
+	uint64_t query_max_concurrency, query_max_samples, query_max_memory;
+	int64_t query_timeout_ms;
+	uint64_t http_threads, http_max_connections;
+	int64_t http_idle_timeout_ms, http_request_timeout_ms, shutdown_grace_ms, flush_timeout_ms;
+	const char *log_level, *log_format;
+};
+
+/* The server's table (static storage); *n its length. */
+struct flag *server_flag_table(struct server_flags *f, size_t *n);
+/* Ranges and cross-checks that a table can't say: one sentence that names the flag. */
+CHECKED errc server_flags_check(struct server_flags *f, struct err *err);
+/* --label k=v pairs, sorted, checked. */
+CHECKED errc server_labels(const struct server_flags *f, struct arena *arena, struct labels *out, struct err *err);
+
+/* ---- the data directory ---- */
+struct data_dir {
+	const char *path;
+	int lock_fd;
+	char node[ULID_TEXT_BYTES + 1]; /* this node's id, made once */
+};
+/* Creates, locks, checks the format version. ERR_AGAIN: another process has it; ERR_UNSUPPORTED: a newer format, untouched. */
+CHECKED errc data_dir_open(const char *path, struct data_dir *out, struct err *err);
+void data_dir_close(struct data_dir *d);
+
+/* ---- the running server ---- */
+enum server_phase { PHASE_STARTING, PHASE_REPLAY, PHASE_READY, PHASE_STOPPING, PHASE_FAILED };
+
+struct server {
+	/* constant after start */
+	const struct server_flags *flags;
+	struct arena arena; /* paths and labels, for the life of the server */
+	struct data_dir dir;
+	const char *wal_dir, *block_dir, *chunk_dir, *cache_dir, *bucket_default_dir, *catalog_path;
+	struct labels ext_labels;
+	struct bucket *bucket;
+	struct catalog *catalog;
+	struct wal *wal;
+	struct head *head;
+	struct shipper *shipper;
+	struct ingest *ingest;
+	struct query *query;
+	struct http_server *http;
+
+	atomic_int phase; /* enum server_phase */
+	atomic_int exit_code;
+	atomic_bool stopping;
+	atomic_bool disk_low;
+	/* replay progress, written by the replaying thread */
+	atomic_uint_fast64_t replay_first, replay_last, replay_now;
+	int64_t started_ms;
+	bool catalog_rebuilt;
+	atomic_bool audit_now;
+};
+
+/* Wakes the main thread to stop with this code; any thread, first call wins. */
+void server_stop(struct server *s, int exit_code);
+/* Sets the ingest gate from phase and disk state: one place decides why writes are refused. */
+void server_gate(struct server *s);
+
+/* cmd_routes.c */
+CHECKED errc server_listen(struct server *s, struct err *err);
+CHECKED errc server_reload(struct server *s, struct err *err);
+/* cmd_blocks.c: finds local block directories that the catalog does not know; tells the head when `tell_head`. */
+CHECKED errc server_scan_blocks(struct server *s, bool tell_head, struct err *err);
+/* cmd_background.c: disk watermark, audits, local rescans. */
+CHECKED errc background_start(struct server *s, struct err *err);
+void background_stop(struct server *s);
+void background_audit_now(struct server *s);
+
+/* {"blocks":[...]}; shared by /-/flush and `varve bucket ls`. */
+void blocks_json(const struct catalog_block *b, size_t n, struct buf *out);
+void json_string(struct buf *out, struct span s); /* quoted and escaped; invalid UTF-8 becomes U+FFFD */
+
+/* Tells systemd (NOTIFY_SOCKET), if it listens. */
+void notify_systemd(const char *state);
+
+/* ---- subcommands: argv[0] is the subcommand's name; each returns the exit code ---- */
+int cmd_server(int argc, char **argv);
+int cmd_wal(int argc, char **argv);
+int cmd_bucket(int argc, char **argv);
+
+/* "varve: <message>" on stderr; returns the code. */
+int cmd_fail(int code, const struct err *err);
