@@ -64,16 +64,19 @@ struct block_writer;
 struct block_writer_config {
 	const char *dir; /* the directory that will hold <ULID>; must exist */
 	struct ulid ulid;
-	uint64_t chunk_segment_bytes; /* LIMIT_CHUNK_SEGMENT_BYTES; tests make it small */
+	uint64_t chunk_segment_bytes; /* 0 = LIMIT_CHUNK_SEGMENT_BYTES, the most; tests make it small */
+	struct arena *arena;	      /* for what finish puts into meta (files, sources); NULL: these are empty again after finish */
 };
+/* ERR_EXISTS: a block of this ULID is there. What a crashed attempt left under its temporary name is removed. */
 CHECKED errc block_writer_open(const struct block_writer_config *cfg, struct block_writer **out, struct err *err);
 
 /* One series with all its chunks, in label order over the block (ASSERTed), chunks ascending and not overlapping, >= 1. `n_samples` of
- * each chunk is read from its payload. Memory per series: its symbols' ids and ~8 bytes a chunk. */
+ * each chunk is read from its payload. Memory: each distinct label string and pair once, and 4 bytes a series at the end; the rest is
+ * spooled into the temporary directory. After an error only finish or abort may follow; finish gives that error again. */
 CHECKED errc block_writer_add(struct block_writer *w, struct labels labels, const struct chunk *chunks, size_t n, struct err *err);
 
-/* Writes index and meta.json, syncs everything, renames into place, syncs the directory. `meta` gives level, sources, labels, source,
- * window and times; the writer fills ulid, stats and files (sizes, SHA-256). mint/maxt: as given in meta. A block without series is
+/* Writes index and meta.json, syncs everything, renames into place, syncs the directory. `meta` gives level, sources (none: the block
+ * itself), labels, source, window and times; the writer fills ulid, stats and files (sizes, SHA-256). mint/maxt: as given in meta. A block without series is
  * ERR_INVALID. *bytes: total size. Frees w in any case; on error the temporary directory is removed. */
 CHECKED errc block_writer_finish(struct block_writer *w, struct block_meta *meta, uint64_t *bytes, struct err *err);
 void block_writer_abort(struct block_writer *w);
