@@ -149,6 +149,17 @@ static void count(struct ingest *in, const struct head_batch *b, const struct rw
 	metric_add(in->metadata_dropped, rw->n_metadata);
 }
 
+static errc reserve(struct ingest *in, size_t bytes, struct wal_ticket *ticket, struct err *err)
+{
+	errc rc = wal_reserve(in->cfg.wal, bytes, ticket, err);
+	if (rc != OK)
+		err->id = errid_text(rc == ERR_NOSPACE ? ERRID_DISK_FULL
+				     : rc == ERR_IO    ? ERRID_STORAGE_FAILED
+				     : rc == ERR_LIMIT ? ERRID_TOO_MANY_SAMPLES
+						       : ERRID_OVERLOADED);
+	return rc;
+}
+
 /* Reserve, verdict, log. On OK the answer is the log's to give and r is no longer ours. */
 static errc store(struct ingest *in, struct http_request *r, const struct rw_request *rw, struct head_batch *b, struct err *err)
 {
@@ -156,7 +167,7 @@ static errc store(struct ingest *in, struct http_request *r, const struct rw_req
 	struct ingest_pending *w = arena_calloc(http_arena(r), 1, sizeof *w);
 	if (!w)
 		return err_id(err, ERRID_OVERLOADED, ERR_NOMEM, "no memory");
-	size_t bound = head_batch_bound(b);
+	size_t bound = head_batch_bound(in->cfg.head, b);
 	struct wal_ticket ticket;
 	rc = wal_reserve(in->cfg.wal, bound, &ticket, err);
 	if (rc != OK) {
@@ -183,6 +194,26 @@ static errc store(struct ingest *in, struct http_request *r, const struct rw_req
 		metric_add(in->requests_partial, 1);
 		log_debug("samples refused", LSTR("req", http_request_id(r)), LSTR("client", http_client(r)), LSPAN("tenant", b->tenant),
 			LSPAN("answer", w->refusal));
+	}
+	if (b->leans) {
+		/* What the verdict leans on may stand under a younger ticket than ours: the answer waits for one that is younger than all. */
+		wal_commit(in->cfg.wal, &ticket, span_of(records.p, records.n), n_logged, NULL, NULL);
+		rc = wal_reserve(in->cfg.wal, 0, &ticket, err);
+		if (rc != OK) {
+			err->id = errid_text(rc == ERR_NOSPACE ? ERRID_DISK_FULL : rc == ERR_IO ? ERRID_STORAGE_FAILED : ERRID_OVERLOADED);
+			goto fail;
+		}
+		buf_clear(&records);
+		n_logged = 0;
+	}
+	if (b->leans) {
+		/* A duplicate's original may wait under a younger ticket than ours: only one drawn now is behind all that the verdict saw. */
+		wal_commit(in->cfg.wal, &ticket, span_of(records.p, records.n), n_logged, NULL, NULL);
+		rc = reserve(in, 0, &ticket, err);
+		if (rc != OK)
+			goto fail;
+		records.n = 0;
+		n_logged = 0;
 	}
 	http_defer(r);
 	wal_commit(in->cfg.wal, &ticket, span_of(records.p, records.n), n_logged, durable, w);
