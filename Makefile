@@ -2,6 +2,14 @@
 #
 # One static library per folder (build/lib/lib<folder>.a), so that a folder builds and tests without the folders above it.
 # SANITIZE=address,undefined or thread builds into a directory of its own; CC=clang-14 works the same.
+# What is missing on the machine is installed by tools/setup.sh, part by part, once: a stamp in build/.setup says that it was.
+
+VERSION   := 0.1.0
+
+# As many jobs as cores, unless somebody says otherwise.
+ifeq ($(filter -j% --jobserver%,$(MAKEFLAGS)),)
+MAKEFLAGS += -j$(shell nproc)
+endif
 
 CC        ?= gcc
 ifeq ($(origin CC),default)
@@ -30,7 +38,7 @@ NEED_all     := query ingest shipper bucket head wal block proto net base
 
 WARN      := -Wall -Wextra -Wconversion -Werror -Wformat=2 -Wvla -Wshadow -Wstrict-prototypes -Wmissing-prototypes
 HARDEN    := -fstack-protector-strong -fPIE $(if $(SANITIZE),,-U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2)
-SAN       := $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-sanitize-recover=all -fno-omit-frame-pointer)
+SAN       := $(if $(SANITIZE),-fsanitize=$(subst fuzzer,fuzzer-no-link,$(SANITIZE)) -fno-sanitize-recover=all -fno-omit-frame-pointer)
 CPPFLAGS  += -I. -I$(B)/gen -D_GNU_SOURCE
 CFLAGS    += -std=gnu11 $(OPT) -g -fno-strict-overflow -fno-strict-aliasing -ffp-contract=off $(WARN) $(HARDEN) $(SAN)
 CXXFLAGS  += -std=c++17 $(OPT) -g -fno-exceptions -Wall -Wextra -Werror $(HARDEN) $(SAN)
@@ -51,9 +59,21 @@ objs      = $(patsubst %,$(B)/obj/%.o,$(call srcs,$(1)))
 .PHONY: all
 all: $(B)/varve
 
+# ---- set-up: make SETUP=no when the machine is prepared by other means ----
+SETUP     ?= yes
+ready      = $(if $(filter yes,$(SETUP)),$(patsubst %,build/.setup/%,$(1)))
+build/.setup/%: tools/setup.sh
+	@tools/setup.sh $*
+	@mkdir -p $(@D)
+	@touch $@
+build/.setup/venv: tests/requirements.txt
+
 $(B)/varve: $(call objs,cmd) $(call archives,$(NEED_all))
 	@mkdir -p $(@D)
 	$(CXX) $(LDFLAGS) -o $@ $(call objs,cmd) -Wl,--start-group $(call archives,$(NEED_all)) -Wl,--end-group $(call libs,$(NEED_all))
+
+$(B)/obj/base/base_flags.c.o: CPPFLAGS += -DVARVE_VERSION='"$(VERSION)"'
+$(B)/obj/base/base_flags.c.o: Makefile
 
 define folder_rule
 $(B)/lib/lib$(1).a: $(call objs,$(1))
@@ -69,7 +89,7 @@ $(B)/lib/libsupport.a: $(call objs,tests/support)
 	ar rcs $@ $^
 
 # Cold protobuf messages, and the tests' oracle of the hot one: protobuf-c, generated into $(B)/gen.
-$(B)/gen/%.pb-c.c: %.proto
+$(B)/gen/%.pb-c.c: %.proto | $(call ready,build)
 	@mkdir -p $(@D)
 	protoc-c --c_out=$(B)/gen $<
 
@@ -84,11 +104,11 @@ $(B)/obj/tests/support/oracle_write.c.o: $(B)/gen/tests/support/write_oracle.pb-
 $(patsubst %,$(B)/obj/%.o,$(wildcard tests/unit/proto_*.c tests/fuzz/fuzz_r*.c)): $(B)/gen/tests/support/write_oracle.pb-c.c
 .PRECIOUS: $(B)/gen/%.pb-c.c
 
-$(B)/obj/%.c.o: %.c
+$(B)/obj/%.c.o: %.c | $(call ready,build)
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
 
-$(B)/obj/%.cc.o: %.cc
+$(B)/obj/%.cc.o: %.cc | $(call ready,build)
 	@mkdir -p $(@D)
 	$(CXX) $(CPPFLAGS) $(CXXFLAGS) -MMD -MP -c -o $@ $<
 
@@ -104,19 +124,124 @@ UNIT_BIN  := $(patsubst tests/unit/%.c,$(B)/unit/%,$(UNIT))
 unit_need  = $(NEED_$(firstword $(subst _, ,$(notdir $(1)))))
 # tests/support/fail_alloc.h makes the n-th allocation fail.
 WRAP      := $(foreach f,malloc calloc realloc aligned_alloc posix_memalign strdup strndup,-Wl,--wrap=$(f))
-define unit_rule
-$(B)/unit/$(1): $(B)/obj/tests/unit/$(1).c.o $(B)/lib/libsupport.a $(call archives,$(call unit_need,$(1)))
+# $(1) target, $(2) objects, $(3) folders, $(4) more flags
+define link_rule
+$(1): $(2) $(B)/lib/libsupport.a $(call archives,$(3))
 	@mkdir -p $$(@D)
-	$(CXX) $(LDFLAGS) $(WRAP) -o $$@ $$< -Wl,--start-group $(B)/lib/libsupport.a $(call archives,$(call unit_need,$(1))) -Wl,--end-group $(call libs,$(call unit_need,$(1))) -lcmocka
+	$(CXX) $(LDFLAGS) $(WRAP) -o $$@ $(2) -Wl,--start-group $(B)/lib/libsupport.a $(call archives,$(3)) -Wl,--end-group $(call libs,$(3)) $(4)
 endef
-$(foreach t,$(patsubst tests/unit/%.c,%,$(UNIT)),$(eval $(call unit_rule,$(t))))
+$(foreach t,$(patsubst tests/unit/%.c,%,$(UNIT)),$(eval $(call link_rule,$(B)/unit/$(t),$(B)/obj/tests/unit/$(t).c.o,$(call unit_need,$(t)),-lcmocka)))
+$(patsubst %,$(B)/obj/%.o,$(UNIT)): | $(call ready,test)
 
 .PHONY: unit
 unit: $(UNIT_BIN)
-	@fail=0; for t in $(UNIT_BIN); do $$t || fail=1; done; exit $$fail
+	@tools/run_tests.py --results $(B)/results --unit $(UNIT_BIN)
 
 # run one: make unit/wal_frame_test
 unit/%: $(B)/unit/%
 	$<
+
+# ---- fuzz targets: tests/fuzz/fuzz_<what>.c, corpus in tests/fuzz/corpus/<what>; the first line names the folder they stand on ----
+FUZZ      := $(patsubst tests/fuzz/fuzz_%.c,%,$(sort $(filter-out tests/fuzz/fuzz_main.c,$(wildcard tests/fuzz/fuzz_*.c))))
+FUZZ_BIN  := $(patsubst %,$(B)/fuzz/fuzz_%,$(FUZZ))
+FUZZ_SECONDS ?= 60
+fuzz_need  = $(NEED_$(shell sed -n '1s/.*fuzz: needs \([a-z]*\).*/\1/p' tests/fuzz/fuzz_$(1).c))
+# With libFuzzer it has a main of its own; without, fuzz_main.c runs the files it is given.
+FUZZ_MAIN := $(if $(findstring fuzzer,$(SANITIZE)),,$(B)/obj/tests/fuzz/fuzz_main.c.o)
+FUZZ_LINK := $(if $(findstring fuzzer,$(SANITIZE)),-fsanitize=$(SANITIZE))
+$(foreach t,$(FUZZ),$(eval $(call link_rule,$(B)/fuzz/fuzz_$(t),$(B)/obj/tests/fuzz/fuzz_$(t).c.o $(FUZZ_MAIN),$(call fuzz_need,$(t)),$(FUZZ_LINK))))
+
+.PHONY: fuzz fuzz-all
+fuzz: $(call ready,build check)
+	@$(MAKE) --no-print-directory CC=clang-14 SANITIZE=fuzzer,address,undefined B=build/fuzzing fuzz-all
+fuzz-all: $(patsubst %,fuzz-run/%,$(FUZZ))
+# run one: make fuzz-run/rw1 CC=clang-14 SANITIZE=fuzzer,address,undefined B=build/fuzzing
+fuzz-run/%: $(B)/fuzz/fuzz_%
+	@mkdir -p $(B)/corpus/$* $(B)/found/$*
+	@ASAN_OPTIONS=allocator_may_return_null=1 $< -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=2048 \
+		-artifact_prefix=$(B)/found/$*/ $(B)/corpus/$* tests/fuzz/corpus/$* >$(B)/found/$*.log 2>&1 \
+		&& echo "fuzz $*: nothing found, $$(sed -n 's/^Done \([0-9]* runs in [0-9]* second\).*/\1/p' $(B)/found/$*.log)(s)" \
+		|| { tail -n 40 $(B)/found/$*.log; echo "fuzz $*: FOUND, see $(B)/found/$*"; exit 1; }
+
+# ---- benchmarks in C: tests/bench/<folder>_<what>.c ----
+BENCH     := $(patsubst tests/bench/%.c,%,$(sort $(wildcard tests/bench/*.c)))
+$(foreach t,$(BENCH),$(eval $(call link_rule,$(B)/bench/$(t),$(B)/obj/tests/bench/$(t).c.o,$(call unit_need,$(t)),)))
+bench/%: $(B)/bench/%
+	$<
+
+# ---- everything that is tested ----
+PYTHON    := build/venv/bin/python
+VARVE_CACHE ?= $(HOME)/.cache/varve
+export VARVE_CACHE
+TEST_READY := test venv minio prometheus prometheus-sid
+# What the programs of the tests find: the binary under test, the servers of the cache, sanitizers that stop at the first fault.
+TEST_ENV   = VARVE_BIN=$(abspath $(B)/varve) PATH="$(abspath build/venv/bin):$$PATH:$(VARVE_CACHE)/bin:$(VARVE_CACHE)/prometheus/usr/bin" \
+	ASAN_OPTIONS=abort_on_error=1:allocator_may_return_null=1:$$ASAN_OPTIONS \
+	UBSAN_OPTIONS=print_stacktrace=1:$$UBSAN_OPTIONS TSAN_OPTIONS=suppressions=$(abspath tests/tsan.supp):halt_on_error=1:$$TSAN_OPTIONS
+E2E       := $(wildcard tests/e2e/test_*.py)
+PYTEST_ARGS ?=
+
+.PHONY: test test-full e2e
+test: $(UNIT_BIN) $(FUZZ_BIN) $(B)/varve $(call ready,$(TEST_READY))
+	@$(TEST_ENV) tools/run_tests.py --results $(B)/results --unit $(UNIT_BIN) \
+		--replay $(foreach t,$(FUZZ),$(B)/fuzz/fuzz_$(t)=tests/fuzz/corpus/$(t)) \
+		$(if $(E2E),--pytest $(PYTHON) -m pytest -q tests/e2e $(PYTEST_ARGS))
+test-full: export VARVE_FULL = 1
+test-full: export VARVE_UNIT_TIMEOUT = 7200
+test-full: test
+e2e: $(B)/varve $(call ready,$(TEST_READY))
+	@$(TEST_ENV) tools/run_tests.py --results $(B)/results --pytest $(PYTHON) -m pytest -q tests/e2e $(PYTEST_ARGS)
+
+# ---- longer programs, each with its own words under --help ----
+N         ?= 200
+SEED      ?=
+BUCKET    ?= directory
+.PHONY: crash bench demo
+crash: $(B)/varve $(call ready,$(TEST_READY))
+	@$(TEST_ENV) $(PYTHON) tests/crash/crash.py --kills $(N) $(if $(SEED),--seed $(SEED))
+bench: $(B)/varve $(patsubst %,$(B)/bench/%,$(BENCH)) $(call ready,venv prometheus)
+	@$(TEST_ENV) $(PYTHON) tests/bench/bench.py
+demo: $(B)/varve $(call ready,venv $(if $(filter minio,$(BUCKET)),minio))
+	@$(TEST_ENV) $(PYTHON) tools/demo.py --bucket $(BUCKET)
+
+# ---- what is checked without running anything ----
+TEST_C    := $(wildcard tests/unit/*.c tests/support/*.c tests/fuzz/*.c tests/bench/*.c tests/crash/*.c)
+ALL_SRC    = $(foreach f,$(FOLDERS) cmd,$(call srcs,$(f))) $(TEST_C)
+HEADERS    = $(wildcard $(patsubst %,%/*.h,$(FOLDERS) cmd tests/support tests/unit tests/bench tests/crash))
+.PHONY: objs check check-format check-plan check-gcc check-clang check-cppcheck format
+objs: $(patsubst %,$(B)/obj/%.o,$(ALL_SRC))
+check: check-format check-plan check-gcc check-clang check-cppcheck
+check-format: $(call ready,check)
+	@clang-format-14 --dry-run -Werror $(ALL_SRC) $(HEADERS)
+check-plan: $(call ready,build)
+	@tools/check_includes.py && tools/check_seam.py && tools/check_words.py
+check-gcc: objs
+check-clang: $(call ready,build check test)
+	@$(MAKE) --no-print-directory CC=clang-14 SANITIZE= B=$(B)/clang objs
+check-cppcheck: $(call ready,check) $(patsubst %,$(B)/gen/%,catalog_schema.inc proto/remote.pb-c.c tests/support/write_oracle.pb-c.c)
+	@mkdir -p $(B)/cppcheck
+	@cppcheck -q -j $(shell nproc) --enable=warning,portability --inline-suppr --suppressions-list=tools/cppcheck.txt --error-exitcode=1 \
+		--std=c11 --cppcheck-build-dir=$(B)/cppcheck -I. -I$(B)/gen -D_GNU_SOURCE $(filter %.c,$(ALL_SRC))
+format: $(call ready,check)
+	clang-format-14 -i $(ALL_SRC) $(HEADERS)
+
+.PHONY: clean distclean help
+clean:
+	rm -rf $(addprefix $(B)/,varve obj lib gen unit fuzz fuzzing bench results cppcheck clang) build/san-*
+distclean:
+	rm -rf build
+help:
+	@echo "make                      build/varve"
+	@echo "make test                 unit tests, fuzz corpora, end-to-end tests; installs what they need, once"
+	@echo "make test-full            the same with every sweep in full (hours)"
+	@echo "make unit                 unit tests only; one of them: make unit/NAME"
+	@echo "make e2e                  end-to-end tests only; PYTEST_ARGS='-k crash -x' chooses"
+	@echo "make check                formatting, include table, seam, word lists, gcc and clang warnings, cppcheck"
+	@echo "make fuzz                 every fuzz target for FUZZ_SECONDS=60 under ASan and UBSan"
+	@echo "make crash N=200 SEED=7   kill -9 under load, N times, nothing acknowledged may be lost"
+	@echo "make bench                side by side with Prometheus; one in C: make bench/NAME"
+	@echo "make demo BUCKET=minio    the main job on the terminal, in a minute; BUCKET=directory is the default"
+	@echo "make format clean distclean"
+	@echo "SANITIZE=address,undefined or SANITIZE=thread, CC=clang-14, OPT=-O0: build and test that way"
 
 -include $(shell find $(B)/obj -name '*.d' 2>/dev/null)
