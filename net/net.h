@@ -26,15 +26,15 @@ struct http_request;
 enum http_method { HTTP_GET = 1, HTTP_HEAD = 2, HTTP_POST = 4, HTTP_PUT = 8, HTTP_DELETE = 16 };
 enum http_route_flags {
 	HTTP_INLINE = 0,
-	HTTP_WORKER = 1,      /* run on the worker pool: anything that reads blocks or waits */
-	HTTP_NO_AUTH = 2,     /* health probes */
+	HTTP_WORKER = 1,  /* run on the worker pool: anything that reads blocks or waits. Answers on its thread, before it returns */
+	HTTP_NO_AUTH = 2, /* health probes */
 	HTTP_GZIP = 4,
-	HTTP_NO_BUDGET = 8,   /* small bodies that must get through under load: /-/healthy, /metrics */
+	HTTP_NO_BUDGET = 8, /* small bodies that must get through under load: /-/healthy, /metrics */
 };
 
 struct http_route {
 	unsigned methods;
-	const char *path;	  /* exact, or with one "*" segment: /api/v1/label/'*'/values (without quotes); the match is http_path_arg */
+	const char *path; /* exact, or with one "*" segment: /api/v1/label/'*'/values (without quotes); the match is http_path_arg */
 	unsigned flags;
 	uint64_t max_body_bytes;
 	void (*handler)(void *arg, struct http_request *r);
@@ -42,19 +42,20 @@ struct http_route {
 };
 
 struct http_server_config {
-	const char *address;	    /* "127.0.0.1:19291", "[::1]:0", ":19291" */
-	const char *web_config;	    /* Prometheus web-config file or NULL; re-read by http_server_reload and when it changes */
-	uint32_t threads;	    /* network threads; 0 = cores */
-	uint32_t workers;	    /* concurrent WORKER requests */
-	uint32_t worker_queue;	    /* waiting ones beyond that */
+	const char *address;	/* "127.0.0.1:19291", "[::1]:0", ":19291" */
+	const char *web_config; /* Prometheus web-config file or NULL; re-read by http_server_reload and when it or its files change */
+	uint32_t threads;	/* network threads; 0 = cores */
+	uint32_t workers;	/* concurrent WORKER requests */
+	uint32_t worker_queue;	/* waiting ones beyond that */
 	uint32_t max_connections;
 	int64_t idle_timeout_ms, request_timeout_ms;
 	uint64_t max_inflight_bytes; /* received bodies not yet answered, all routes with a budget */
 };
 
-/* Binds and listens; serves 503 NOT_READY on nothing: routes are given before. ERR_INVALID / ERR_IO: "address 127.0.0.1:19291 is taken: ...". */
-CHECKED errc http_server_start(const struct http_server_config *cfg, const struct http_route *routes, size_t n_routes, struct http_server **out, struct err *err);
-uint16_t http_server_port(const struct http_server *s); /* the real one, when 0 was asked */
+/* Binds and listens. Zeros in cfg mean the defaults of base/limits.h. Routes are copied; their paths and handlers are borrowed. ERR_INVALID / ERR_IO: "address 127.0.0.1:19291 is taken: ...". */
+CHECKED errc http_server_start(
+	const struct http_server_config *cfg, const struct http_route *routes, size_t n_routes, struct http_server **out, struct err *err);
+uint16_t http_server_port(const struct http_server *s);			 /* the real one, when 0 was asked */
 CHECKED errc http_server_reload(struct http_server *s, struct err *err); /* web config; a bad file leaves the old in force */
 /* Stops accepting, lets running requests end (at most grace_ms), joins all threads, frees. */
 void http_server_stop(struct http_server *s, int64_t grace_ms);
@@ -62,36 +63,38 @@ void http_server_stop(struct http_server *s, int64_t grace_ms);
 /* ---- the request ---- */
 enum http_method http_method(const struct http_request *r);
 struct span http_path(const struct http_request *r);
-struct span http_path_arg(const struct http_request *r); /* the "*" segment, percent-decoded */
+struct span http_path_arg(const struct http_request *r);		 /* the "*" segment, percent-decoded */
 struct span http_header(const struct http_request *r, const char *name); /* first value, trimmed; p == NULL when absent */
 struct span http_body(const struct http_request *r);
 const char *http_request_id(const struct http_request *r);
 const char *http_client(const struct http_request *r); /* "127.0.0.1:51234" */
-struct arena *http_arena(struct http_request *r);      /* lives as long as the request; its bytes count to the route's budget */
+struct arena *http_arena(struct http_request *r); /* lives as long as the request, at most max_inflight_bytes: http_budget_take before filling it */
 int64_t http_started_mono_ns(const struct http_request *r);
-/* Query string and (for POST form bodies) body parameters, decoded, in order. Returns the n-th value of `name` or p == NULL. ERR_INVALID
- * for a malformed escape comes from http_parse_params, called first. */
+/* Form body (as Go, first) and query string, decoded, in order. Returns the n-th value of `name` or p == NULL. ERR_INVALID for a malformed
+ * escape comes from http_parse_params, called first. */
 CHECKED errc http_parse_params(struct http_request *r, struct err *err);
 struct span http_param(const struct http_request *r, const char *name, size_t nth);
 size_t http_param_count(const struct http_request *r);
 void http_param_at(const struct http_request *r, size_t i, struct span *name, struct span *value);
+/* A hint, one system call: the client has closed or at least finished its side, or the server's grace is over. An answer is sent either way. */
 bool http_client_gone(struct http_request *r);
 
 /* Reserves further bytes of the in-flight budget for this request (decompressed size); false: answer OVERLOADED. Given back with the request. */
 bool http_budget_take(struct http_request *r, uint64_t bytes);
 
 /* ---- the answer: exactly one of these families per request ---- */
-/* Adds a header before the answer. Copied. */
+/* Adds a header before the answer. Copied. Retry-After on 503 and 429 comes by itself unless set here. */
 void http_set_header(struct http_request *r, const char *name, const char *value);
 /* Copies the body. r is gone afterwards. Any thread. content_type NULL: text/plain; charset=utf-8. */
 void http_answer(struct http_request *r, int status, const char *content_type, struct span body);
 /* An error of the catalogue: its status, body "<id>: <message>\n" (for routes under /api/v1/ other than writes: Prometheus' JSON error), Retry-After on 503. */
 void http_error(struct http_request *r, enum errid id, const char *fmt, ...) PRINTF_LIKE(3, 4);
 void http_error_of(struct http_request *r, const struct err *err); /* by err->id, else by class */
-/* INLINE handlers only: I will answer later, from any thread. Call before the other thread can answer. */
+/* INLINE handlers only: I will answer later, from any thread. Call before the other thread can answer. The server cannot stop before that answer. */
 void http_defer(struct http_request *r);
-/* WORKER handlers: a body of unknown length. write blocks while the client is slower than `1 MiB` ahead; ERR_CANCELED when it went away or the request
- * timed out. An end with ok = false breaks the connection off so that the client sees a cut body. */
+/* WORKER handlers: a body of unknown length. write blocks while it is LIMIT_HTTP_STREAM_BYTES ahead of the client; ERR_CANCELED when that went away or
+ * the server's grace is over. Once begin was OK, end is owed, also after a failed write; with ok = false it breaks the connection off, so that the
+ * client sees a cut body. After a begin that failed nothing was answered yet. */
 CHECKED errc http_stream_begin(struct http_request *r, int status, const char *content_type, struct err *err);
 CHECKED errc http_stream_write(struct http_request *r, struct span data, struct err *err);
 void http_stream_end(struct http_request *r, bool ok);
@@ -99,16 +102,16 @@ void http_stream_end(struct http_request *r, bool ok);
 /* ---- the client ---- */
 struct http_client; /* a pool of kept-alive libcurl handles; any thread */
 struct http_client_config {
-	int64_t connect_timeout_ms;	  /* 10 s */
-	int64_t idle_timeout_ms;	  /* no byte for this long: ERR_TIMEOUT */
-	int64_t total_timeout_ms;	  /* 0 = none */
+	int64_t connect_timeout_ms; /* 10 s */
+	int64_t idle_timeout_ms;    /* no byte for this long: ERR_TIMEOUT */
+	int64_t total_timeout_ms;   /* 0 = none */
 	bool insecure_skip_verify;
 	const char *ca_file, *cert_file, *key_file, *server_name; /* NULL = default */
 	uint32_t max_idle_connections;
 };
 CHECKED errc http_client_open(const struct http_client_config *cfg, struct http_client **out, struct err *err);
-void http_client_close(struct http_client *c);
-void http_client_cancel(struct http_client *c); /* running calls return ERR_CANCELED */
+void http_client_close(struct http_client *c);	/* no call may run */
+void http_client_cancel(struct http_client *c); /* for stopping: running and later calls return ERR_CANCELED at once */
 
 struct http_call {
 	const char *method; /* "GET", "PUT", ... */
@@ -123,12 +126,13 @@ struct http_call {
 	errc (*write)(void *arg, const void *p, size_t n, struct err *err);
 	void *arg;
 	size_t max_answer_bytes;
-	/* out */
+	/* out; both buffers zeroed before the first call, reused by the next one, freed by the caller with buf_free */
 	int status;
-	struct buf answer;	    /* buf_free by the caller */
-	struct buf answer_headers;  /* "name: value\n" lines, names in lower case */
+	struct buf answer;
+	struct buf answer_headers; /* "name: value\n" lines, names in lower case */
 };
-/* OK whenever an HTTP answer came, whatever its status. No redirects are followed, no cookies, no proxies from the environment. */
+/* OK whenever an HTTP answer came whole, whatever its status. No redirects are followed, no cookies, no proxies from the environment. Messages name
+ * method, host and path, never headers or the query. Tries once: retrying is the caller's. Errors of read() and write() come back as they are. */
 CHECKED errc http_call(struct http_client *c, struct http_call *call, struct err *err);
 /* Value of a header of the answer; p == NULL when absent. `name` in lower case. */
 struct span http_call_header(const struct http_call *call, const char *name);
