@@ -45,12 +45,16 @@ void log_thread_request(const char *request_id);
 
 void log_write(enum log_level level, const char *file, int line, const char *msg, const struct log_field *fields);
 
+#ifdef __cppcheck__ /* does not know __VA_OPT__ */
+#define LOG_AT(level, ...) log_write(level, __FILE__, __LINE__, __VA_ARGS__, NULL)
+#else
 #define LOG_AT(level, msg, ...)                                                                                                                      \
 	do {                                                                                                                                         \
 		if (log_enabled(level))                                                                                                              \
 			log_write(level, __FILE__, __LINE__, msg, (const struct log_field[]){__VA_ARGS__ __VA_OPT__(, ){.key = NULL}});              \
 	} while (0)
-#define log_debug(msg, ...) LOG_AT(LOG_DEBUG, msg __VA_OPT__(, ) __VA_ARGS__)
-#define log_info(msg, ...) LOG_AT(LOG_INFO, msg __VA_OPT__(, ) __VA_ARGS__)
-#define log_warn(msg, ...) LOG_AT(LOG_WARN, msg __VA_OPT__(, ) __VA_ARGS__)
-#define log_error(msg, ...) LOG_AT(LOG_ERROR, msg __VA_OPT__(, ) __VA_ARGS__)
+#endif
+#define log_debug(...) LOG_AT(LOG_DEBUG, __VA_ARGS__)
+#define log_info(...) LOG_AT(LOG_INFO, __VA_ARGS__)
+#define log_warn(...) LOG_AT(LOG_WARN, __VA_ARGS__)
+#define log_error(...) LOG_AT(LOG_ERROR, __VA_ARGS__)
