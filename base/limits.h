@@ -39,9 +39,11 @@
 /* -- log ------------------------------------------------------------------------------------------------------------ */
 #define LIMIT_WAL_SEGMENT_BYTES (128 * MIB) /* --wal.segment-size: the reference's; 50 M samples at 2.5 B */
 #define LIMIT_WAL_SEGMENT_MIN (1 * MIB)
+#define LIMIT_WAL_SEGMENT_MAX (4 * GIB)	    /* a segment is the step in which the log shrinks */
 #define LIMIT_WAL_FRAME_BYTES (4 * MIB)	   /* a frame's payload before compression: the most that one damaged frame can cost */
 #define LIMIT_WAL_RECORD_BYTES (256 * MIB) /* one request's records before they are split over frames */
 #define LIMIT_WAL_TICKETS 65536		   /* requests between reserve and durable; above the connections allowed */
+#define LIMIT_WAL_WAITING_BYTES (512 * MIB) /* buffers of all those requests; one alone may always wait */
 #define WAL_COPY_DISTANCE_BYTES (1 * MIB)  /* two copies of a definition are at least this far apart in the log */
 
 /* -- blocks --------------------------------------------------------------------------------------------------------- */
@@ -53,6 +55,7 @@
 #define LIMIT_BLOCK_OPEN_FILES 8	      /* descriptors kept for all local blocks together: reads are large, an open costs 2 us */
 #define LIMIT_DIR_LISTING_BYTES (64 * MIB)    /* names of one directory: a million blocks */
 #define LIMIT_INDEX_ENTRY_BYTES (64 * MIB)    /* one symbol, series or table entry when read; a series of a million chunks is below 16 MiB */
+#define LIMIT_INDEX_TEXT_BYTES (1 * GIB)      /* names and sampled values of an open index; a block of 1 M series has 3 MiB of them */
 #define LIMIT_HISTOGRAM_BUCKETS (1 << 20)     /* of one side: the finest schema over all of float64 has 537,088 */
 
 /* -- queries -------------------------------------------------------------------------------------------------------- */

@@ -34,10 +34,10 @@ struct wal; /* opaque; owned by whoever called wal_open */
 enum wal_sync { WAL_SYNC_ACK, WAL_SYNC_INTERVAL, WAL_SYNC_OS };
 
 struct wal_config {
-	const char *dir;	     /* created if missing; copied */
-	enum wal_sync sync;	     /* ACK: done after fdatasync; INTERVAL: done after write, fdatasync every sync_interval_ms; OS: never */
-	int64_t sync_interval_ms;    /* INTERVAL only; 1 .. 60000; the stated bound of what a power cut may cost */
-	uint64_t segment_bytes;	     /* preallocated per segment; LIMIT_WAL_SEGMENT_MIN or more */
+	const char *dir;	  /* created if missing; copied */
+	enum wal_sync sync;	  /* ACK: done after fdatasync; INTERVAL: done after write, fdatasync every sync_interval_ms; OS: never */
+	int64_t sync_interval_ms; /* INTERVAL only; 1 .. 60000; the stated bound of what a power cut may cost */
+	uint64_t segment_bytes;	  /* preallocated per segment; LIMIT_WAL_SEGMENT_MIN or more */
 	void (*on_fatal)(void *arg, const struct err *why); /* from the syncer thread, once; may be NULL */
 	void *on_fatal_arg;
 };
@@ -48,9 +48,10 @@ CHECKED errc wal_open(const struct wal_config *cfg, struct wal **out, struct err
 /* ---- replay ---- */
 
 struct wal_frame {
-	uint64_t seq;	       /* frame number, dense over the life of the log, from 1; 0 for checkpoint frames */
+	uint64_t seq;	       /* frame number, from 1; dense but for steps of 2^32 at unclean starts; 0 for checkpoint frames */
 	uint64_t segment;      /* file number */
 	uint64_t offset;       /* of the frame in its file */
+	uint64_t pos;	       /* of the frame in the log, comparable with a ticket's; 0 for checkpoint frames */
 	uint64_t first_sample; /* samples logged before this frame */
 	uint32_t samples;      /* in this frame, as its header says */
 	struct span payload;   /* decompressed records, valid during the call; read with wal_record_next */
@@ -59,27 +60,29 @@ struct wal_frame {
 struct wal_replay_stats {
 	uint64_t segments, frames, samples, bytes;
 	uint64_t frames_lost, samples_lost; /* by gaps in the numbers; also varve_wal_frames_lost_total, varve_wal_samples_lost_total */
-	uint64_t damaged_ranges;	    /* byte ranges that held no valid frame and were not a torn tail */
+	uint64_t frames_torn, samples_torn; /* missing too, but behind the last sync that the log knows of: a power cut takes such */
+	uint64_t damaged_ranges;	    /* byte ranges that held no valid frame and were not a torn tail, missing segments, foreign files */
 	int64_t duration_ms;
 };
 
 /* Calls frame() for each valid frame of the newest checkpoint, then of each segment in order; damage is logged with file
  * and byte range and skipped. A repeated sequence number (a tail copied at an earlier start) is skipped. An error from
  * frame() ends the replay with it. Then the tail that is not known to be synced is copied into a new segment and synced,
- * the log is open for appending, and the syncer runs. Memory: one frame. progress (may be NULL) is called a few times a second. */
+ * the log is open for appending, and the syncer runs. Memory: a few frames. progress (may be NULL) is called a few times a second. */
 CHECKED errc wal_replay(struct wal *wal, errc (*frame)(void *arg, const struct wal_frame *f, struct err *err), void *arg,
-			void (*progress)(void *arg, uint64_t segment_first, uint64_t segment_last, uint64_t segment_now),
-			struct wal_replay_stats *stats, struct err *err);
+	void (*progress)(void *arg, uint64_t segment_first, uint64_t segment_last, uint64_t segment_now), struct wal_replay_stats *stats,
+	struct err *err);
 
 /* ---- appending ---- */
 
 struct wal_ticket {
-	uint64_t no;	   /* dense, from 1 */
-	uint64_t segment;  /* the log's current segment at reserve: these records stand in it or a later one */
-	uint64_t pos_min;  /* the records will stand at or behind this log position (bytes ever written) */
-	uint64_t pos_max;  /* and before this one */
-	uint64_t bytes;    /* reserved */
-	uint64_t last_seq; /* newest frame number written at reserve: these records get a higher one */
+	uint64_t no;	       /* dense, from 1 */
+	uint64_t segment;      /* the log's current segment at reserve: these records stand in it or a later one */
+	uint64_t pos_min;      /* the records will stand at or behind this log position (bytes ever written) */
+	uint64_t pos_max;      /* and before this one */
+	uint64_t bytes;	       /* reserved */
+	uint64_t last_seq;     /* newest frame number written at reserve: these records get a higher one */
+	struct wal_slot *slot; /* private */
 };
 
 /* Reserves room for records of at most max_bytes (before compression). ERR_NOSPACE: no room on disk, or an earlier write still waits
@@ -92,7 +95,8 @@ CHECKED errc wal_reserve(struct wal *wal, uint64_t max_bytes, struct wal_ticket 
 typedef void (*wal_done)(void *arg, errc rc, const struct err *err);
 
 /* Hands over the ticket's records (copied; n <= reserved; may be empty: then it only waits for earlier tickets). `samples` is the
- * number of samples in them. done may be NULL. Records are split over frames at record borders; a record is <= LIMIT_WAL_FRAME_BYTES. */
+ * number of samples in them (what its WAL_SAMPLES records say: asserted). done may be NULL. Records are split over frames at record
+ * borders; a record is <= LIMIT_WAL_FRAME_BYTES. */
 void wal_commit(struct wal *wal, const struct wal_ticket *ticket, struct span records, uint32_t samples, wal_done done, void *arg);
 
 /* Gives the ticket back without waiting. */
@@ -143,6 +147,7 @@ enum wal_kind {
 	WAL_SERIES = 1,	 /* definitions */
 	WAL_SAMPLES = 2, /* float samples of one window */
 	WAL_CUT = 3,	 /* a window, or a part of its log range, is a block now */
+	WAL_GROUP = 4,	 /* records that stand in one frame: definitions and the samples that need them; its body is records, no groups */
 };
 
 struct wal_record {
@@ -155,7 +160,9 @@ bool wal_record_next(struct rd *r, struct wal_record *rec, bool *ok);
 /* WAL_SERIES: str tenant, then { uvarint ref, str canonical label bytes }* */
 struct wal_series_enc {
 	struct buf *out;
-	size_t start;
+	struct span tenant; /* borrowed until end: a long list becomes several records */
+	size_t start;	    /* of the record, and its first series */
+	size_t first;
 	uint64_t last_ref;
 };
 void wal_series_begin(struct wal_series_enc *e, struct buf *out, struct span tenant);
@@ -184,7 +191,8 @@ void wal_samples_put(struct buf *out, const struct wal_window *w, const struct w
 struct wal_cut {
 	struct ulid window;
 	struct ulid block;
-	uint64_t upto_seq; /* samples of the window in frames <= this are in the block (or were empty); WAL_CUT_ALL = all of it, the window is closed */
+	/* Samples of the window in frames <= this are in the block (or were empty); WAL_CUT_ALL = all of it, the window is closed. */
+	uint64_t upto_seq;
 };
 void wal_cut_put(struct buf *out, const struct wal_cut *c);
 
@@ -200,7 +208,9 @@ bool wal_series_next(struct wal_series_dec *d, uint64_t *ref, struct span *wire,
 struct wal_samples_dec {
 	struct wal_window w;
 	size_t n;
-	struct rd r; /* private */
+	struct rd r, times; /* private, as all that follows */
+	const uint8_t *values;
+	size_t i;
 	struct wal_sample prev;
 };
 bool wal_samples_open(struct span body, struct wal_samples_dec *d);

@@ -1,0 +1,261 @@
+/* wal/wal_replay.c - what was acknowledged comes back: the walk's frames go to the caller, its findings into log and metrics; then
+ * the log is made ready for appending.
+ */
+#include <inttypes.h>
+#include <stdlib.h>
+#include "wal/wal_int.h"
+
+enum { PROGRESS_MS = 250 };
+
+struct replay {
+	struct wal *w;
+	struct wal_walk walk;
+	errc (*frame)(void *arg, const struct wal_frame *f, struct err *err);
+	void *arg;
+	void (*progress)(void *arg, uint64_t first, uint64_t last, uint64_t now);
+	int64_t progress_ms;
+};
+
+static void replay_progress(struct replay *r, uint64_t now, bool always)
+{
+	if (!r->progress)
+		return;
+	int64_t ms = io_mono_ms();
+	if (!always && ms - r->progress_ms < PROGRESS_MS)
+		return;
+	r->progress_ms = ms;
+	uint64_t first = 0, last = 0;
+	for (size_t i = 0; i < r->walk.n_files; i++) {
+		uint64_t n = r->walk.files[i].number;
+		if (n <= r->walk.checkpoint)
+			continue;
+		first = first == 0 ? n : first;
+		last = n;
+	}
+	r->progress(r->arg, first, last, now);
+}
+
+static errc replay_frame(void *arg, const struct wal_frame *f, const struct wal_frame_header *h, struct err *err)
+{
+	struct replay *r = arg;
+	(void)h;
+	if (r->progress)
+		replay_progress(r, f->segment, false);
+	return f->payload.n > 0 ? r->frame(r->arg, f, err) : OK;
+}
+
+static void replay_event(void *arg, const struct wal_event *e)
+{
+	struct replay *r = arg;
+	struct wal *w = r->w;
+	switch (e->kind) {
+	case WAL_EVENT_CHECKPOINT:
+		break;
+	case WAL_EVENT_SEGMENT:
+		replay_progress(r, e->segment, false);
+		break;
+	case WAL_EVENT_DAMAGE:
+		log_error("damage in the log: it costs the frames that stood there", LSTR("path", e->path), LU64("offset", e->offset),
+			LU64("bytes", e->bytes), LSTR("what", e->why));
+		metric_add(w->m_damaged, 1);
+		break;
+	case WAL_EVENT_TORN:
+		log_info("the log's end was torn, as a crash does", LSTR("path", e->path), LU64("offset", e->offset), LU64("bytes", e->bytes));
+		break;
+	case WAL_EVENT_LOST:
+		log_error("log frames are lost", LSTR("path", e->path), LU64("offset", e->offset), LU64("first_seq", e->seq),
+			LU64("frames", e->frames), LU64("samples", e->samples), LSTR("what", e->why));
+		break;
+	case WAL_EVENT_LOST_TORN:
+		log_warn("log frames that were not known to be synced are not there", LSTR("path", e->path), LU64("offset", e->offset),
+			LU64("first_seq", e->seq), LU64("frames", e->frames), LU64("samples", e->samples));
+		break;
+	case WAL_EVENT_MISSING:
+		log_error("files of the log are missing", LSTR("path", e->path), LU64("first", e->segment), LU64("last", e->segment_last),
+			LSTR("what", e->why));
+		metric_add(w->m_damaged, 1);
+		break;
+	case WAL_EVENT_RENAMED:
+		log_warn("a log segment has another's name: its header is followed", LSTR("path", e->path), LU64("number", e->segment_last));
+		break;
+	case WAL_EVENT_FOREIGN:
+		log_error("a file of another log is not read", LSTR("path", e->path));
+		metric_add(w->m_damaged, 1);
+		break;
+	case WAL_EVENT_CHAIN:
+		log_error("a log segment does not continue the one before it", LSTR("path", e->path), LU64("seq", e->seq), LSTR("what", e->why));
+		break;
+	}
+}
+
+static errc finished_add(struct wal *w, const struct wal_file *f, struct err *err)
+{
+	struct wal_segment *s = calloc(1, sizeof *s);
+	if (!s)
+		return err_set(err, ERR_NOMEM, "the list of log segments");
+	*s = (struct wal_segment){
+		.number = f->number,
+		.name = f->name,
+		.fd = -1,
+		.size = f->size,
+		.off = f->size,
+		.pos = f->pos,
+		.first_seq = f->first_seq,
+		.first_sample = f->first_sample,
+	};
+	struct wal_segment **p = &w->finished;
+	while (*p)
+		p = &(*p)->next;
+	*p = s;
+	return OK;
+}
+
+/* How appending will start, from how reading ended. */
+static void start_plan(struct wal *w, const struct wal_walk *walk)
+{
+	const struct wal_walk_end *end = &walk->end;
+	struct wal_start *st = &w->start;
+	const struct wal_file *f = end->file < walk->n_files ? &walk->files[end->file] : NULL;
+
+	w->log = walk->log;
+	if (w->log == 0)
+		io_random(&w->log, sizeof w->log);
+	if (w->log == 0)
+		w->log = 1;
+	*st = (struct wal_start){.next_seq = walk->next_seq, .next_sample = walk->next_sample, .last_crc = walk->last_crc};
+	if (st->next_seq == 0) /* nothing says where the numbers were: far above what they can have been */
+		st->next_seq = (WAL_SEQ_STEP << 16) + 1;
+	else if (f && !end->clean)
+		st->next_seq += WAL_SEQ_STEP;
+
+	if (f) {
+		st->from = f->name;
+		st->off = end->off;
+		st->durable = end->durable;
+		st->data_end = end->data_end;
+		st->in_place = f->state == WAL_HEADER_OK && f->number == f->name && f->number == walk->max_name && f->h.log == w->log &&
+			       !end->data_behind && end->data_end == end->off;
+	}
+	if (st->in_place) {
+		st->header = f->h;
+		return;
+	}
+	st->tail = f && end->data_behind;
+	st->header = (struct wal_header){
+		.log = w->log,
+		.segment = walk->max_name + 1,
+		.prev_segment = f ? f->number : walk->checkpoint,
+		.prev_seq = st->tail ? end->settled_seq : walk->last_seq,
+		.prev_crc = st->tail ? end->settled_crc : walk->last_crc,
+		.first_seq = st->tail && end->tail_seq != 0 && end->tail_seq < st->next_seq ? end->tail_seq : st->next_seq,
+		.first_sample = st->tail ? end->tail_sample : st->next_sample,
+		.pos = walk->next_pos,
+	};
+}
+
+/* What a crash or an interrupted checkpoint left behind. Failing to remove costs disk, nothing else. */
+static errc leftovers_remove(struct wal *w, const struct wal_walk *walk, struct err *err)
+{
+	errc rc = OK;
+	struct arena arena;
+	char **names;
+	size_t n;
+	char path[WAL_PATH_BYTES];
+	arena_init(&arena, 64 * MIB);
+	TRY(io_listdir(w->dir, &arena, &names, &n, err));
+	for (size_t i = 0; i < n; i++) {
+		uint64_t number;
+		enum wal_name kind = wal_name_parse(names[i], &number);
+		bool old = (kind == WAL_NAME_CHECKPOINT_A || kind == WAL_NAME_CHECKPOINT_B) && number < walk->checkpoint && walk->checkpoint_whole;
+		if ((kind != WAL_NAME_TMP && !old) || strlen(w->dir) + strlen(names[i]) + 2 > sizeof path)
+			continue;
+		memcpy(path, w->dir, strlen(w->dir));
+		path[strlen(w->dir)] = '/';
+		memcpy(path + strlen(w->dir) + 1, names[i], strlen(names[i]) + 1);
+		(void)!io_unlink(path, NULL);
+	}
+	for (size_t i = 0; i < walk->n_files; i++) {
+		const struct wal_file *f = &walk->files[i];
+		wal_path_segment(path, w->dir, f->name);
+		bool replaced = f->number <= walk->checkpoint && f->name <= walk->checkpoint && walk->checkpoint_whole;
+		if (!replaced && !f->empty) {
+			if (!(w->start.in_place && f->name == w->start.from))
+				TRY(finished_add(w, f, err));
+		} else if (io_unlink(path, NULL) == OK) {
+			log_info("log segment removed", LSTR("path", path), LSTR("why", f->empty ? "never used" : "replaced by a checkpoint"));
+		}
+	}
+fail:
+	arena_free(&arena);
+	return rc;
+}
+
+static errc threads_start(struct wal *w, struct err *err)
+{
+	errc rc = OK;
+	CHECK(pthread_create(&w->preparer, NULL, wal_preparer, w) == 0, ERR_AGAIN, "no thread for the log's segments");
+	w->has_preparer = true;
+	CHECK(pthread_create(&w->syncer, NULL, wal_syncer, w) == 0, ERR_AGAIN, "no thread for the log's syncs");
+	w->has_syncer = true;
+fail:
+	return rc;
+}
+
+errc wal_replay(struct wal *w, errc (*frame)(void *arg, const struct wal_frame *f, struct err *err), void *arg,
+	void (*progress)(void *arg, uint64_t segment_first, uint64_t segment_last, uint64_t segment_now), struct wal_replay_stats *stats,
+	struct err *err)
+{
+	errc rc = OK;
+	ASSERT(!w->replayed);
+	w->replayed = true;
+	struct replay r = {
+		.w = w,
+		.frame = frame,
+		.arg = arg,
+		.progress = progress,
+		.walk = {.dir = w->dir, .frame = replay_frame, .event = replay_event, .arg = &r},
+	};
+	int64_t start = io_mono_ms();
+	struct err e = {0};
+	TRY(wal_walk_run(&r.walk, err));
+	metric_add(w->m_frames_lost, r.walk.frames_lost);
+	metric_add(w->m_samples_lost, r.walk.samples_lost);
+
+	start_plan(w, &r.walk);
+	TRY(leftovers_remove(w, &r.walk, err));
+	rc = wal_start(w, &e);
+	if (rc == ERR_NOSPACE) {
+		/* The syncer tries on; reading works meanwhile. */
+		w->no_space = true;
+		w->why = e;
+		log_warn("the log has no room: writes wait", LSTR("dir", w->dir), LERR(&e));
+	} else if (rc != OK) {
+		if (err)
+			*err = e;
+		goto fail;
+	}
+	w->running = true;
+	TRY(threads_start(w, err));
+	rc = OK;
+	replay_progress(&r, w->current ? w->current->number : 0, true);
+	if (stats) {
+		size_t segments = 0;
+		for (size_t i = 0; i < r.walk.n_files; i++)
+			segments += !r.walk.files[i].empty && r.walk.files[i].number > r.walk.checkpoint;
+		*stats = (struct wal_replay_stats){
+			.segments = segments,
+			.frames = r.walk.frames,
+			.samples = r.walk.samples,
+			.bytes = r.walk.bytes,
+			.frames_lost = r.walk.frames_lost,
+			.samples_lost = r.walk.samples_lost,
+			.frames_torn = r.walk.frames_torn,
+			.samples_torn = r.walk.samples_torn,
+			.damaged_ranges = r.walk.damaged_ranges,
+			.duration_ms = io_mono_ms() - start,
+		};
+	}
+fail:
+	wal_walk_free(&r.walk);
+	return rc;
+}
