@@ -221,7 +221,8 @@ check-clang: $(call ready,build check test)
 check-cppcheck: $(call ready,check) $(patsubst %,$(B)/gen/%,catalog_schema.inc proto/remote.pb-c.c tests/support/write_oracle.pb-c.c)
 	@mkdir -p $(B)/cppcheck
 	@cppcheck -q -j $(shell nproc) --enable=warning,portability --inline-suppr --suppressions-list=tools/cppcheck.txt --error-exitcode=1 \
-		--std=c11 --cppcheck-build-dir=$(B)/cppcheck -I. -I$(B)/gen -D_GNU_SOURCE $(filter %.c,$(ALL_SRC))
+		--std=c11 --cppcheck-build-dir=$(B)/cppcheck -I. -I$(B)/gen -D_GNU_SOURCE -D__cppcheck__=1 \
+		-DPROTOBUF_C_VERSION_NUMBER=1004001 -DPROTOBUF_C_MIN_COMPILER_VERSION=1000000 $(filter %.c,$(ALL_SRC))
 format: $(call ready,check)
 	clang-format-14 -i $(ALL_SRC) $(HEADERS)
 
