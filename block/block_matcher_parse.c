@@ -206,19 +206,19 @@ static errc add(struct text *t, enum matcher_type type, struct span name, struct
 static errc operator(struct text *t, enum matcher_type *type)
 {
 	skip_blank(t);
-	bool not = t->p < t->end && *t->p == '!';
-	if (not )
+	bool negated = t->p < t->end && *t->p == '!';
+	if (negated)
 		t->p++;
 	if (t->p < t->end && *t->p == '=') {
 		t->p++;
-		*type = not ? MATCH_NEQ : MATCH_EQ;
-		if (!not &&t->p < t->end && *t->p == '~') {
+		*type = negated ? MATCH_NEQ : MATCH_EQ;
+		if (!negated && t->p < t->end && *t->p == '~') {
 			t->p++;
 			*type = MATCH_RE;
 		}
 		return OK;
 	}
-	if (not &&t->p < t->end && *t->p == '~') {
+	if (negated && t->p < t->end && *t->p == '~') {
 		t->p++;
 		*type = MATCH_NRE;
 		return OK;
