@@ -6,8 +6,8 @@
 
 VERSION   := 0.1.0
 
-# As many jobs as cores, unless somebody says otherwise.
-ifeq ($(filter -j% --jobserver%,$(MAKEFLAGS)),)
+# As many jobs as cores, unless somebody says otherwise; a make inside a make shares its jobs.
+ifeq ($(MAKELEVEL)$(filter -j%,$(MAKEFLAGS)),0)
 MAKEFLAGS += -j$(shell nproc)
 endif
 
