@@ -25,7 +25,7 @@
 #include "base/limits.h"
 #include "block/block_write_int.h"
 
-enum { SPOOL_BYTES = 256 * 1024, PASS_POSTINGS = 4 * 1024 * 1024, PAIR_SLOTS_MIN = 1024 };
+enum { SPOOL_BYTES = 256 * 1024, PASS_POSTINGS = 2 * 1024 * 1024, PAIR_SLOTS_MIN = 1024 };
 
 #define INDEX_MAGIC UINT32_C(0xbaaad700)
 #define NOT_IN_PASS UINT32_MAX
@@ -382,9 +382,12 @@ static errc symbols_write(struct index_writer *w, struct block_out *out, struct 
 	errc rc = OK;
 	uint32_t id;
 	TRY(symbols_intern(&w->symbols, SPAN(""), &id, err));
+	/* nothing is looked up any more, and sorting wants memory */
 	free(w->symbols.slots);
 	w->symbols.slots = NULL;
 	w->symbols.n_slots = 0;
+	free(w->pair_slots);
+	w->pair_slots = NULL;
 	TRY(symbols_sort(&w->symbols, &w->symbol_order, &w->symbol_rank, err));
 	uint64_t size = 4;
 	for (id = 0; id < w->symbols.n; id++)
@@ -422,8 +425,6 @@ static errc pairs_sort(struct index_writer *w, struct err *err)
 {
 	errc rc = OK;
 	uint32_t n = w->n_pairs;
-	free(w->pair_slots);
-	w->pair_slots = NULL;
 	for (uint32_t i = 0; i < n; i++) {
 		w->pairs[i].name = w->symbol_rank[w->pairs[i].name];
 		w->pairs[i].value = w->symbol_rank[w->pairs[i].value];
