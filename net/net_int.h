@@ -47,10 +47,11 @@ struct net_header {
 	const char *name;
 	const char *value;
 };
+enum net_client_auth { TLS_CLIENT_NONE, TLS_CLIENT_REQUEST, TLS_CLIENT_REQUIRE_ANY, TLS_CLIENT_VERIFY_IF_GIVEN, TLS_CLIENT_REQUIRE_AND_VERIFY };
 struct net_tls_config {
 	const char *cert_file, *key_file, *client_ca_file; /* paths, or NULL */
 	struct span cert, key, client_ca;		   /* PEM */
-	enum { TLS_CLIENT_NONE, TLS_CLIENT_REQUEST, TLS_CLIENT_REQUIRE_ANY, TLS_CLIENT_VERIFY_IF_GIVEN, TLS_CLIENT_REQUIRE_AND_VERIFY } client_auth;
+	enum net_client_auth client_auth;
 	const char **client_sans;
 	size_t n_client_sans;
 	const char *priorities; /* GnuTLS' notation */

@@ -227,7 +227,7 @@ bool net_tls_session(struct net_web *w, gnutls_session_t session)
 		[TLS_CLIENT_REQUIRE_ANY] = GNUTLS_CERT_REQUIRE,
 		[TLS_CLIENT_VERIFY_IF_GIVEN] = GNUTLS_CERT_REQUEST,
 		[TLS_CLIENT_REQUIRE_AND_VERIFY] = GNUTLS_CERT_REQUIRE};
-	int auth = w->tls.client_auth;
+	enum net_client_auth auth = w->tls.client_auth;
 	gnutls_certificate_server_set_request(session, ask[auth]);
 	if (auth == TLS_CLIENT_VERIFY_IF_GIVEN || auth == TLS_CLIENT_REQUIRE_AND_VERIFY) {
 		/* the session's own pointer is libmicrohttpd's; its database pointer is free, as no session is ever cached */

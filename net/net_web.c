@@ -95,7 +95,7 @@ static errc read_client_auth(struct reading *rd, const struct yaml *tls, struct 
 			"%s: client_auth_type \"%s\" is not one of NoClientCert, RequestClientCert, RequireAnyClientCert, VerifyClientCertIfGiven, "
 			"RequireAndVerifyClientCert",
 			rd->path, word);
-		t->client_auth = (int)i;
+		t->client_auth = (enum net_client_auth)i;
 	}
 	bool verifies = t->client_auth == TLS_CLIENT_VERIFY_IF_GIVEN || t->client_auth == TLS_CLIENT_REQUIRE_AND_VERIFY;
 	CHECK(!t->client_ca.p || t->client_auth != TLS_CLIENT_NONE, ERR_INVALID,

@@ -20,11 +20,19 @@ int64_t raw_now_ms(void)
 	return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
 }
 
-struct raw raw_open(uint16_t port)
+struct raw raw_try_open(uint16_t port)
 {
 	struct raw c = {.fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)};
 	struct sockaddr_in sa = {.sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-	if (c.fd < 0 || connect(c.fd, (struct sockaddr *)&sa, sizeof sa)) {
+	if (c.fd >= 0 && connect(c.fd, (struct sockaddr *)&sa, sizeof sa))
+		raw_close(&c);
+	return c;
+}
+
+struct raw raw_open(uint16_t port)
+{
+	struct raw c = raw_try_open(port);
+	if (c.fd < 0) {
 		perror("raw_open");
 		abort();
 	}

@@ -20,7 +20,8 @@ struct raw_answer {
 	bool cut; /* the body ended before its end */
 };
 
-struct raw raw_open(uint16_t port);
+struct raw raw_open(uint16_t port);	/* ends the program when nobody listens */
+struct raw raw_try_open(uint16_t port); /* fd is -1 then */
 void raw_close(struct raw *c);
 /* False when the peer does not take it any more. */
 bool raw_send(struct raw *c, const void *p, size_t n);

@@ -424,8 +424,7 @@ static void smuggling_is_refused(void **state)
 		"Transfer-Encoding: chunked, identity\r\n",
 		"Transfer-Encoding: xchunked\r\n",
 		"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
-		"Transfer-Encoding:\x0b"
-		"chunked\r\n",
+		"Transfer-Encoding:\vchunked\r\n",
 		"Content-Length: 0x6\r\n",
 		"Content-Length: 6 6\r\n",
 	};
