@@ -190,9 +190,9 @@ setup_prometheus() {
 }
 
 setup_prometheus_sid() {
-	[ -x "$CACHE/prometheus-sid/usr/bin/prometheus" ] && return 0
+	[ -x "$CACHE/prometheus-sid/usr/bin/promtool" ] && [ -x "$CACHE/prometheus-sid/usr/bin/prometheus" ] && return 0
 	say "Prometheus of Debian sid into $CACHE/prometheus-sid"
-	suite_unpack sid "$CACHE/prometheus-sid" prometheus
+	suite_unpack sid "$CACHE/prometheus-sid" prometheus promtool
 }
 
 [ $# -gt 0 ] || die "say which part: build check test venv minio prometheus prometheus-sid"
