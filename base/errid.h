@@ -46,7 +46,7 @@
 	/* queries */                                                                                                                                \
 	ERRID(BAD_MATCHER, 400, "bad-matcher")                                                                                                       \
 	ERRID(BAD_PARAMETER, 400, "bad-parameter")                                                                                                   \
-	ERRID(QUERY_TOO_LARGE, 422, "query-too-large")                                                                                               \
+	ERRID(QUERY_TOO_LARGE, 400, "query-too-large")                                                                                               \
 	ERRID(QUERY_TIMEOUT, 503, "query-timeout")                                                                                                   \
 	ERRID(BLOCK_DAMAGED, 500, "block-damaged")                                                                                                   \
 	ERRID(INTERNAL, 500, "internal")

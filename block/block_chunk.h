@@ -108,3 +108,13 @@ void histogram_canonical(enum sample_kind kind, const struct histogram *h, struc
 /* The order-free winner of two samples of one series at one time (docs/architecture.md, decision 4): histogram over float, non-stale over
  * stale, then the greater bit pattern (floats: of the value; histograms: of the canonical encoding, memcmp). > 0: a wins, 0: equal. */
 int float_winner(uint64_t a, uint64_t b);
+
+/* ---- appending histograms (encodings 2 and 3): for merging what others wrote ---- */
+
+struct hist_appender; /* an open chunk; memory from the arena */
+CHECKED errc hist_appender_new(enum sample_kind kind, struct arena *arena, struct hist_appender **out, struct err *err);
+/* *appended = false: the sample can't join this chunk (other kind, schema, threshold, bounds or spans, gauge/counter switch, after a stale one, a counter
+ * reset, or the chunk is full): finish it and begin a new one with this sample. t above the last one's. The first append always joins. */
+CHECKED errc hist_append(struct hist_appender *a, int64_t t, enum sample_kind kind, const struct histogram *h, bool *appended, struct err *err);
+/* The chunk's bytes, copied into `arena`. The appender is used up. */
+CHECKED errc hist_appender_finish(struct hist_appender *a, struct arena *arena, struct chunk *out, struct err *err);

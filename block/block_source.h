@@ -25,6 +25,7 @@ struct series_view {
 
 struct select_options {
 	int64_t mint, maxt; /* closed; chunks that do not overlap are left out */
+	size_t batch_bytes; /* read ahead about this much at a time; 0 = a default */
 	bool skip_chunks;   /* labels only: series that have at least one chunk overlapping [mint, maxt] */
 };
 

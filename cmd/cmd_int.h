@@ -105,7 +105,6 @@ void background_audit_now(struct server *s);
 
 /* {"blocks":[...]}; shared by /-/flush and `varve bucket ls`. */
 void blocks_json(const struct catalog_block *b, size_t n, struct buf *out);
-void json_string(struct buf *out, struct span s); /* quoted and escaped; invalid UTF-8 becomes U+FFFD */
 
 /* Tells systemd (NOTIFY_SOCKET), if it listens. */
 void notify_systemd(const char *state);

@@ -21,8 +21,6 @@
 #include "base/metrics.h"
 #include "cmd/cmd_int.h"
 
-
-
 void server_stop(struct server *s, int exit_code)
 {
 	int expected = EXIT_CLEAN;

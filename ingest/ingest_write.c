@@ -8,7 +8,6 @@
 #include "base/io.h"
 #include "base/limits.h"
 #include "base/log.h"
-#include "base/tenant.h"
 #include "ingest/ingest_int.h"
 
 /* The head reads the decoder's samples where they are. */
@@ -51,19 +50,6 @@ static bool gate_open(struct ingest *in, struct http_request *r)
 	pthread_mutex_unlock(&in->gate_mu);
 	http_error(r, id, "%s", text);
 	return false;
-}
-
-static errc tenant_of(struct http_request *r, struct span *tenant, struct err *err)
-{
-	*tenant = http_header(r, "THANOS-TENANT");
-	if (!tenant->p)
-		*tenant = http_header(r, "X-Scope-OrgID");
-	if (!tenant->p)
-		*tenant = span_cstr(TENANT_DEFAULT);
-	if (!tenant_valid(*tenant))
-		return err_id(
-			err, ERRID_TENANT, ERR_INVALID, "tenant name of %zu bytes is not of the form [A-Za-z0-9_-][A-Za-z0-9._-]{0,127}", tenant->n);
-	return OK;
 }
 
 /* Body to series and samples: everything that can be wrong with the request as such. */
@@ -232,7 +218,7 @@ void ingest_write(void *arg, struct http_request *r)
 	struct head_batch b;
 	if (!gate_open(in, r))
 		return;
-	TRY(tenant_of(r, &tenant, &err));
+	TRY(http_tenant(r, &tenant, &err));
 	TRY(decode(in, r, &rw, &err));
 	TRY(batch_of(in, r, &rw, tenant, &b, &err));
 	TRY(store(in, r, &rw, &b, &err));

@@ -17,16 +17,16 @@
 
 struct query;
 struct query_config {
-	struct head *head;	  /* NULL: none */
+	struct head *head; /* NULL: none */
 	struct catalog *catalog;
 	struct bucket *bucket;
-	const char *block_dir;	  /* local blocks */
+	const char *block_dir; /* local blocks */
 	const char *cache_dir;
 	uint64_t cache_bytes;	  /* --cache.dir-size */
 	struct labels ext_labels; /* this process' --label pairs, for head windows; tenant_id is added. Copied. */
 	uint64_t max_samples;	  /* --query.max-samples */
 	uint64_t max_memory_bytes;
-	int64_t timeout_ms;	  /* --query.timeout */
+	int64_t timeout_ms; /* --query.timeout */
 };
 CHECKED errc query_open(const struct query_config *cfg, struct query **out, struct err *err);
 void query_close(struct query *q);

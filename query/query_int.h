@@ -1,0 +1,142 @@
+/* query/query_int.h - what the files of query/ share.
+ *
+ *     query_sources.c   which sources a question needs, pinned, each once
+ *     query_blocks.c    open blocks, kept between questions; query_bucket_files.c + query_cache.c: a bucket block's bytes
+ *     query_external.c  external labels on matchers and series, and the order that they change
+ *     query_merge.c     many sources, one ascending stream of series
+ *     query_samples.c   one series' chunks from many sources: samples in time order, or chunks that do not overlap
+ */
+#pragma once
+#include <pthread.h>
+#include "base/limits.h"
+#include "base/metrics.h"
+#include "proto/proto.h"
+#include "query/query.h"
+
+struct query_cache;  /* pages of bucket indexes on disk */
+struct query_blocks; /* open blocks */
+
+struct query {
+	struct query_config cfg; /* constant after open */
+	struct arena arena;	 /* the external labels */
+	struct query_cache *cache;
+	struct query_blocks *blocks;
+	struct metric *reads, *series, *samples, *quarantined, *retries;
+};
+
+/* ---- one question ---- */
+
+/* What a question holds until it is answered: sources, matchers, deadline, memory. */
+struct question {
+	struct query *q;
+	struct span tenant;
+	int64_t mint, maxt; /* closed */
+	int64_t deadline_mono_ms;
+	struct arena arena; /* sources, matchers, labels; bounded by --query.max-memory */
+	struct qsource *sources;
+	size_t n_sources;
+	const char *warning; /* the answer may lack something, and why; NULL = whole */
+	/* the source that an error came from; set by the merge */
+	struct ulid blamed;
+	const char *blamed_kind;
+};
+
+/* A source with the labels that are added to each of its series. */
+struct qsource {
+	struct source *src;
+	struct labels ext; /* sorted; at least tenant_id */
+};
+
+void question_init(struct question *qn, struct query *q, struct span tenant, int64_t mint, int64_t maxt);
+/* Finds and pins the sources. Asked in the direction in which data moves: head, local, bucket. */
+CHECKED errc question_sources(struct question *qn, struct err *err);
+/* Releases the sources; the arena is reset, so that the question can be asked again. */
+void question_release(struct question *qn);
+void question_free(struct question *qn);
+CHECKED errc question_check_deadline(const struct question *qn, struct err *err);
+/* After a failed answer: quarantines the blamed block if it is damaged or gone. true: ask again, it will go without it (or from its other copy). */
+bool question_blame(struct question *qn, errc rc, struct err *err);
+
+/* ---- external labels ---- */
+
+/* Matchers for one source: those on external labels are judged and taken out. *none: nothing in the source can match. */
+CHECKED errc external_matchers(const struct labels ext, const struct matcher *m, size_t n, struct arena *arena, struct matcher **out, size_t *n_out,
+	bool *none, struct err *err);
+/* Own and external labels as one sorted set; the external ones win. Array from the arena. */
+CHECKED errc external_join(struct labels own, struct labels ext, struct arena *arena, struct labels *out, struct err *err);
+
+/* A stream of one source's series with external labels, ascending by the joined labels. Each series' labels and chunk bytes live in the
+ * stream until the next call. */
+struct ext_iter;
+struct ext_series {
+	struct labels labels;
+	struct labels own; /* private to the stream's reordering */
+	struct chunk *chunks;
+	size_t n_chunks;
+	const struct interval *deleted;
+	size_t n_deleted;
+};
+CHECKED errc ext_iter_open(struct qsource *s, const struct matcher *m, size_t n, const struct select_options *opt, size_t max_memory,
+	struct ext_iter **out, struct err *err);
+CHECKED errc ext_iter_next(struct ext_iter *it, struct ext_series *out, bool *more, struct err *err);
+/* A further series of exactly these labels, right behind the one that was given: only where external labels replaced own ones. */
+bool ext_iter_twin(struct ext_iter *it, struct labels labels, struct ext_series *out);
+void ext_iter_close(struct ext_iter *it); /* NULL allowed */
+
+/* ---- merging ---- */
+
+struct merge;
+/* One series over all sources: its parts in no order. Valid until the next call. */
+struct merged {
+	struct labels labels;
+	const struct ext_series *parts;
+	size_t n_parts;
+};
+/* sets: one or more lists of matchers (match[]); a series that several find is given once. */
+struct matcher_set {
+	struct matcher *m;
+	size_t n;
+};
+CHECKED errc merge_open(struct question *qn, const struct matcher_set *sets, size_t n_sets, bool skip_chunks, struct merge **out, struct err *err);
+CHECKED errc merge_next(struct merge *m, struct merged *out, bool *more, struct err *err);
+void merge_close(struct merge *m);
+
+/* ---- samples ---- */
+
+/* All samples of a series in [mint, maxt] in time order, each time once (the order-free winner), deleted ones left out. */
+struct sample_iter;
+CHECKED errc samples_open(const struct merged *s, int64_t mint, int64_t maxt, struct arena *arena, struct sample_iter **out, struct err *err);
+/* The histogram lives until the next call. */
+CHECKED errc samples_next(struct sample_iter *it, struct chunk_point *p, bool *more, struct err *err);
+
+void samples_close(struct sample_iter *it);
+
+/* The same series as chunks that ascend, do not overlap and hold no deleted sample; those that can stay as they are stay. They may reach outside
+ * [mint, maxt]. Array and new bytes from the arena. */
+CHECKED errc samples_chunks(const struct merged *s, int64_t mint, int64_t maxt, struct arena *arena, struct chunk **out, size_t *n, struct err *err);
+
+/* ---- blocks and their bytes ---- */
+
+CHECKED errc query_blocks_open(struct query *q, struct query_blocks **out, struct err *err);
+void query_blocks_close(struct query_blocks *b);
+/* An open block, from the table or opened now; the caller owns a reference. local: from the directory, else from the bucket. */
+CHECKED errc query_blocks_get(struct query_blocks *b, const struct catalog_block *row, bool local, struct block **out, struct err *err);
+void query_blocks_forget(struct query_blocks *b, struct ulid u);
+
+CHECKED errc query_cache_open(const char *dir, uint64_t max_bytes, struct query_cache **out, struct err *err);
+void query_cache_close(struct query_cache *c);
+/* Reads n bytes at off of a block's index (of size_bytes) through the cache; what is missing is fetched in runs of pages by `fetch`. */
+CHECKED errc query_cache_read(struct query_cache *c, struct ulid u, uint64_t size_bytes, uint64_t off, size_t n, void *buf,
+	errc (*fetch)(void *arg, uint64_t off, size_t n, void *buf, struct err *err), void *arg, struct err *err);
+void query_cache_forget(struct query_cache *c, struct ulid u);
+
+/* The files of a block in the bucket: index through the cache, chunks by ranged GETs. meta: for sizes (copied). */
+CHECKED errc bucket_files_open(struct query *q, const struct block_meta *meta, struct block_files **out, struct err *err);
+
+/* ---- HTTP ---- */
+CHECKED errc param_time_ms(struct http_request *r, const char *name, int64_t fallback, int64_t *out, struct err *err);
+CHECKED errc param_limit(struct http_request *r, size_t *out, struct err *err); /* 0 = none */
+CHECKED errc param_matchers(struct http_request *r, struct arena *arena, struct matcher_set **out, size_t *n, struct err *err);
+void matcher_sets_free(struct matcher_set *sets, size_t n);
+/* Answers with the error: by its id, else by its class. */
+void query_error(struct http_request *r, errc rc, struct err *err);

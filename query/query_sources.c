@@ -1,0 +1,160 @@
+/* query/query_sources.c - which sources a question needs: head windows, local blocks, bucket blocks, each piece of data once.
+ *
+ * Data moves one way: window, local block, bucket block, under one ULID. Asked in that direction, what moved on before it was asked for is found
+ * at the next station, and what moves on afterwards is pinned: nothing is missed. The same ULID met again is skipped: nothing is read twice.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include "base/io.h"
+#include "base/log.h"
+#include "query/query_int.h"
+
+enum { CATALOG_WAIT_MS = 10000, CATALOG_MEND_MS = 5000 };
+
+void question_init(struct question *qn, struct query *q, struct span tenant, int64_t mint, int64_t maxt)
+{
+	*qn = (struct question){.q = q, .tenant = tenant, .mint = mint, .maxt = maxt, .deadline_mono_ms = io_mono_ms() + q->cfg.timeout_ms};
+	arena_init(&qn->arena, q->cfg.max_memory_bytes);
+}
+
+errc question_check_deadline(const struct question *qn, struct err *err)
+{
+	if (io_mono_ms() > qn->deadline_mono_ms)
+		return err_id(
+			err, ERRID_QUERY_TIMEOUT, ERR_TIMEOUT, "the read took longer than --query.timeout=%lld ms", (long long)qn->q->cfg.timeout_ms);
+	return OK;
+}
+
+/* ext labels + tenant_id, which always comes from the tenant. */
+static errc with_tenant(struct question *qn, struct labels ext, struct labels *out, struct err *err)
+{
+	struct label tenant = {SPAN("tenant_id"), qn->tenant};
+	return external_join(ext, (struct labels){&tenant, 1}, &qn->arena, out, err);
+}
+
+static int by_ulid(const void *a, const void *b)
+{
+	return ulid_cmp(*(const struct ulid *)a, *(const struct ulid *)b);
+}
+
+static errc plan(struct question *qn, struct catalog_block **rows, size_t *n, struct err *err)
+{
+	struct catalog *c = qn->q->cfg.catalog;
+	struct err why = {0};
+	int64_t wait = qn->deadline_mono_ms - io_mono_ms();
+	if (catalog_complete(c, wait < CATALOG_WAIT_MS ? wait : CATALOG_WAIT_MS, &why) != OK)
+		qn->warning = arena_printf(&qn->arena, "%s", why.msg);
+	errc rc = catalog_plan(c, qn->tenant, qn->mint, qn->maxt, &qn->arena, rows, n, err);
+	if (rc != ERR_CORRUPT)
+		return rc;
+	/* A row's checksum was wrong. The catalog is being made anew; the question waits for it and is asked once more. */
+	for (int64_t until = io_mono_ms() + CATALOG_MEND_MS; catalog_damaged(c) && io_mono_ms() < until;)
+		io_sleep_ms(20);
+	rc = catalog_complete(c, CATALOG_WAIT_MS, err);
+	return rc == OK ? catalog_plan(c, qn->tenant, qn->mint, qn->maxt, &qn->arena, rows, n, err) : rc;
+}
+
+errc question_sources(struct question *qn, struct err *err)
+{
+	errc rc = OK;
+	struct source **windows = NULL;
+	size_t n_windows = 0, n_rows = 0, taken = 0;
+	struct catalog_block *rows = NULL;
+	if (qn->q->cfg.head)
+		TRY(head_sources(qn->q->cfg.head, qn->tenant, qn->mint, qn->maxt, &qn->arena, &windows, &n_windows, err));
+	TRY(plan(qn, &rows, &n_rows, err));
+	qn->sources = arena_alloc(&qn->arena, (n_windows + n_rows) * sizeof *qn->sources);
+	CHECK(qn->sources, ERR_NOMEM, "no memory for %zu sources (--query.max-memory)", n_windows + n_rows);
+	struct labels own;
+	TRY(with_tenant(qn, qn->q->cfg.ext_labels, &own, err));
+	for (; taken < n_windows; taken++)
+		qn->sources[qn->n_sources++] = (struct qsource){windows[taken], own};
+
+	/* Thousands of blocks against a handful of windows: sorted once. */
+	struct ulid *in_head = arena_alloc(&qn->arena, n_windows * sizeof *in_head);
+	CHECK(in_head, ERR_NOMEM, "no memory for sources");
+	for (size_t i = 0; i < n_windows; i++)
+		in_head[i] = windows[i]->ulid;
+	if (n_windows > 1)
+		qsort(in_head, n_windows, sizeof *in_head, by_ulid);
+	for (size_t i = 0; i < n_rows; i++) {
+		if (bsearch(&rows[i].ulid, in_head, n_windows, sizeof *in_head, by_ulid))
+			continue;
+		struct block *b = NULL;
+		struct source *src;
+		qn->blamed = rows[i].ulid;
+		qn->blamed_kind = rows[i].local ? "local" : "bucket";
+		TRY(question_check_deadline(qn, err));
+		rc = query_blocks_get(qn->q->blocks, &rows[i], rows[i].local, &b, err);
+		/* The local copy may go between the plan and now: it is in the bucket then. */
+		if (rc == ERR_NOTFOUND && rows[i].local && rows[i].in_bucket) {
+			qn->blamed_kind = "bucket";
+			rc = query_blocks_get(qn->q->blocks, &rows[i], false, &b, err);
+		}
+		TRY(rc);
+		rc = block_source(b, qn->blamed_kind, &src, err);
+		block_unref(b);
+		TRY(rc);
+		struct qsource *s = &qn->sources[qn->n_sources++];
+		s->src = src;
+		TRY(with_tenant(qn, rows[i].ext_labels, &s->ext, err));
+	}
+fail:
+	for (; rc != OK && taken < n_windows; taken++)
+		windows[taken]->ops->release(windows[taken]);
+	return rc;
+}
+
+void question_release(struct question *qn)
+{
+	for (size_t i = 0; i < qn->n_sources; i++)
+		qn->sources[i].src->ops->release(qn->sources[i].src);
+	qn->n_sources = 0;
+	qn->sources = NULL;
+	arena_reset(&qn->arena);
+}
+
+void question_free(struct question *qn)
+{
+	question_release(qn);
+	arena_free(&qn->arena);
+}
+
+/* Is the block really gone from the bucket, or only a part of it? */
+static bool meta_is_there(struct question *qn, errc *rc)
+{
+	char key[64];
+	uint64_t size;
+	snprintf(key, sizeof key, "%s/meta.json", ulid_text(qn->blamed).s);
+	*rc = bucket_size(qn->q->cfg.bucket, key, &size, NULL);
+	return *rc == OK;
+}
+
+bool question_blame(struct question *qn, errc rc, struct err *err)
+{
+	if ((rc != ERR_CORRUPT && rc != ERR_NOTFOUND) || ulid_is_zero(qn->blamed) || !qn->blamed_kind || strcmp(qn->blamed_kind, "head") == 0)
+		return false;
+	bool local = strcmp(qn->blamed_kind, "local") == 0;
+	char reason[ERR_MSG_BYTES];
+	snprintf(reason, sizeof reason, "%s", err->msg);
+	struct err why = {0};
+	errc done;
+	query_blocks_forget(qn->q->blocks, qn->blamed);
+	if (local) {
+		done = catalog_set_local_state(qn->q->cfg.catalog, qn->blamed, BLOCK_QUARANTINED, reason, &why);
+	} else {
+		errc there = OK;
+		if (rc == ERR_NOTFOUND && !meta_is_there(qn, &there) && there != ERR_NOTFOUND)
+			return false; /* the bucket does not answer: nobody's block is to blame */
+		/* Removed as a whole (by a compactor that is not ours, say): the next audit forgets it; until then it is left out all the same. */
+		query_cache_forget(qn->q->cache, qn->blamed);
+		done = catalog_quarantine(qn->q->cfg.catalog, qn->blamed, reason, &why);
+	}
+	log_error("block is damaged and is left out of reads", LULID("block", qn->blamed), LSTR("kind", qn->blamed_kind), LSTR("reason", reason));
+	if (done != OK && done != ERR_NOTFOUND) {
+		log_error("the quarantine could not be noted", LERR(&why));
+		return false;
+	}
+	metric_add(qn->q->quarantined, 1);
+	return true;
+}
