@@ -5,12 +5,33 @@
 #include <stdlib.h>
 #include <string.h>
 #include "base/err.h"
+#include "base/span.h"
+
+/* What a message quotes may be anything: one line of UTF-8 is left of it, also when it was cut at its end. */
+static void tidy(char *msg)
+{
+	for (char *p = msg; *p; p++)
+		if ((unsigned char)*p < 0x20 || *p == 0x7f)
+			*p = ' ';
+	if (span_is_utf8(span_cstr(msg)))
+		return;
+	for (size_t i = 0, n = strlen(msg); i < n;) {
+		size_t len = 1;
+		while (len <= 4 && i + len <= n && !span_is_utf8(span_of(msg + i, len)))
+			len++;
+		if (len <= 4 && i + len <= n)
+			i += len;
+		else
+			msg[i++] = '?';
+	}
+}
 
 static PRINTF_LIKE(3, 0) void set_v(struct err *err, errc code, const char *fmt, va_list ap)
 {
 	err->code = code;
 	err->id = NULL;
 	vsnprintf(err->msg, sizeof err->msg, fmt, ap);
+	tidy(err->msg);
 }
 
 errc err_set(struct err *err, errc code, const char *fmt, ...)
@@ -57,6 +78,7 @@ errc err_errno(struct err *err, int e, const char *fmt, ...)
 		const char *why = strerror_r(e, text, sizeof text);
 		size_t n = strlen(err->msg);
 		snprintf(err->msg + n, sizeof err->msg - n, ": %s", why);
+		tidy(err->msg);
 	}
 	return code;
 }
@@ -73,6 +95,7 @@ errc err_wrap(struct err *err, const char *fmt, ...)
 	va_end(ap);
 	size_t n = strlen(err->msg);
 	snprintf(err->msg + n, sizeof err->msg - n, ": %s", old);
+	tidy(err->msg);
 	return err->code;
 }
 

@@ -36,11 +36,12 @@ enum errid errid_of(const char *text)
 errc err_id(struct err *err, enum errid id, errc code, const char *fmt, ...)
 {
 	if (err) {
+		char msg[ERR_MSG_BYTES];
 		va_list ap;
 		va_start(ap, fmt);
-		vsnprintf(err->msg, sizeof err->msg, fmt, ap);
+		vsnprintf(msg, sizeof msg, fmt, ap);
 		va_end(ap);
-		err->code = code;
+		err_set(err, code, "%s", msg);
 		err->id = errid_text(id);
 	}
 	return code;
