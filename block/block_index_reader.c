@@ -80,7 +80,7 @@ errc index_symbol(struct index_reader *r, uint64_t id, struct arena *arena, stru
 	errc rc = OK;
 	const struct index_header *ix = r->ix;
 	CHECK(id < ix->n_symbols, ERR_CORRUPT, "%s: symbol %" PRIu64 " of %" PRIu32, ix->label, id, ix->n_symbols);
-	struct index_symbol *slot = &r->symbols[id % SYMBOL_SLOTS];
+	struct index_symbol *slot = &r->symbols[id & r->symbol_mask];
 	if (slot->id != id || slot->generation != r->generation) {
 		struct span text;
 		if (ix->symbols)
@@ -99,7 +99,7 @@ void index_reader_forget(struct index_reader *r)
 	if (r->ix->symbols)
 		return;
 	if (++r->generation == 0) {
-		memset(r->symbols, 0, SYMBOL_SLOTS * sizeof *r->symbols);
+		memset(r->symbols, 0, ((size_t)r->symbol_mask + 1) * sizeof *r->symbols);
 		r->generation = 1;
 	}
 }
@@ -312,7 +312,9 @@ fail:
 errc index_reader_init(struct index_reader *r, const struct index_header *ix, struct err *err)
 {
 	*r = (struct index_reader){.postings = {&reader_ops}, .ix = ix, .generation = 1};
-	r->symbols = calloc(SYMBOL_SLOTS, sizeof *r->symbols);
+	while (r->symbol_mask + 1 < SYMBOL_SLOTS && r->symbol_mask + 1 < ix->n_symbols)
+		r->symbol_mask = 2 * r->symbol_mask + 1;
+	r->symbols = calloc((size_t)r->symbol_mask + 1, sizeof *r->symbols);
 	return r->symbols ? OK : err_set(err, ERR_NOMEM, "%s: a reader", ix->label);
 }
 

@@ -152,7 +152,8 @@ struct index_reader {
 	struct window table, lists, series;
 	struct window pages[SYMBOL_PAGES]; /* symbols that are not kept in memory; page k in slot k % SYMBOL_PAGES */
 	struct window long_symbol;
-	struct index_symbol *symbols; /* SYMBOL_SLOTS, direct mapped by id */
+	struct index_symbol *symbols; /* direct mapped by id */
+	uint32_t symbol_mask;	      /* slots less 1: as many as the index has symbols, at most SYMBOL_SLOTS */
 	uint32_t generation;
 };
 

@@ -3,7 +3,7 @@
  *     postings_select ──▶ references ──▶ a batch: series entries of neighbouring references out of one read
  *                                          └▶ the chunks that overlap, sorted by place, neighbours out of one read, CRC each
  *
- * A batch ends at BATCH_SERIES series or about BATCH_BYTES of chunks, so memory is bounded by the batch, or by one series where that is
+ * A batch ends at BATCH_SERIES series or about BATCH_BYTES of chunks (or what the caller says), so memory is bounded by the batch, or by one series where that is
  * more. Series entries do not say how long their chunks are: a chunk is taken to end where the next one begins, the last of a series
  * to be as long as its longest, and what turns out longer is read again alone.
  */
@@ -244,7 +244,7 @@ static errc batch_fill(struct block_iter *it, struct err *err)
 {
 	errc rc = OK;
 	size_t most = it->opt.skip_chunks ? BATCH_LABELS_ONLY : BATCH_SERIES;
-	uint64_t bytes = 0;
+	uint64_t bytes = 0, enough = it->opt.batch_bytes ? it->opt.batch_bytes : BATCH_BYTES;
 	arena_reset(&it->batch);
 	index_reader_forget(&it->r);
 	it->n_views = it->next_view = it->n_wants = 0;
@@ -252,7 +252,7 @@ static errc batch_fill(struct block_iter *it, struct err *err)
 		most = it->refs.n - it->at;
 	it->views = arena_calloc(&it->batch, most, sizeof *it->views);
 	CHECK(it->views, ERR_NOMEM, "block %s: %zu series", it->b->name.s, most);
-	while (it->at < it->refs.n && it->n_views < most && bytes < BATCH_BYTES) {
+	while (it->at < it->refs.n && it->n_views < most && bytes < enough) {
 		struct index_series s;
 		uint64_t ref = it->refs.v[it->at];
 		TRY(index_series_read(&it->r, ref * SERIES_ALIGN, series_ahead(it), &it->batch, &s, err));
