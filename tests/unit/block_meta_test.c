@@ -172,6 +172,7 @@ static void refused_by_name(void **state)
 		{"\"window\": \"01HF7YAT000000000000000004\"", "\"window\": \"\"", "thanos.extensions.varve.window"},
 		{"\"18446744073709551614\"", "18446744073709551", "thanos.extensions.varve.upto_seq"},
 		{"\"18446744073709551614\"", "\"18446744073709551616\"", "thanos.extensions.varve.upto_seq"},
+		{"\"18446744073709551614\"", "\"99999999999999999999\"", "thanos.extensions.varve.upto_seq"},
 		{"\"18446744073709551614\"", "\"-1\"", "thanos.extensions.varve.upto_seq"},
 		{"\"18446744073709551614\"", "\"\"", "thanos.extensions.varve.upto_seq"},
 	};

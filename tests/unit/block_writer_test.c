@@ -134,6 +134,88 @@ static void round_trips(void **state)
 				segments[k]);
 }
 
+/* The reference's rule for the ends of segments, series by series as its compactor hands chunks over: which chunks go together is decided
+ * before any is written, with 10 bytes around each payload; `n` is what the open segment holds. Gives each chunk's segment, from 0. */
+static void segments_of(const uint64_t *payload, size_t count, uint64_t size, uint64_t *n, uint32_t *segment, uint32_t *out)
+{
+	uint64_t batch = 0;
+	uint32_t batch_no[64] = {0}, no = 0;
+	bool first_batch = true;
+	for (size_t i = 0; i < count; i++) {
+		batch += payload[i] + 5 + 1 + 4;
+		bool cut = i != 0 && batch + 8 > size;
+		if (first_batch && *n > 8) {
+			cut = batch + *n > size;
+			if (cut)
+				first_batch = false;
+		}
+		if (cut) {
+			no++;
+			batch = payload[i] + 5 + 1 + 4;
+		}
+		batch_no[i] = no;
+	}
+	if (*n == 0)
+		*n = 8;
+	for (size_t i = 0; i < count; i++) {
+		if (batch_no[i] != (i ? batch_no[i - 1] : 0)) {
+			(*segment)++;
+			*n = 8;
+		}
+		out[i] = *segment;
+		*n += uvarint_size(payload[i]) + 1 + payload[i] + 4;
+	}
+}
+
+static void segments_end_as_the_references(void **state)
+{
+	(void)state;
+	uint64_t seed = 77;
+	int rounds = getenv("VARVE_FULL") ? 3000 : 60;
+	printf("seed %llu\n", (unsigned long long)seed);
+	for (int round = 0; round < rounds; round++) {
+		struct sim *sim = sim_new(1);
+		struct model m = {.n = 30, .mint = 0, .maxt = 100000000}, got;
+		struct block_meta meta;
+		struct err err = {0};
+		uint64_t bytes, size = 300 + model_random(&seed) % 3000, n = 0;
+		uint32_t segment = 0, want[30][8];
+		arena_init(&m.arena, 64 * MIB);
+		assert_int_equal(io_mkdirs("/b", &err), OK);
+		m.v = arena_calloc(&m.arena, m.n, sizeof *m.v);
+		for (size_t s = 0; s < m.n; s++) {
+			struct label *l = arena_alloc(&m.arena, sizeof *l);
+			*l = (struct label){SPAN("a"), span_cstr(arena_printf(&m.arena, "%04zu", s))};
+			m.v[s].labels = (struct labels){l, 1};
+			m.v[s].n = 1 + model_random(&seed) % 8;
+			m.v[s].chunks = arena_calloc(&m.arena, m.v[s].n, sizeof(struct chunk));
+			uint64_t payload[8];
+			for (size_t k = 0; k < m.v[s].n; k++) {
+				payload[k] = 11 + model_random(&seed) % (round % 2 ? 300 : 60);
+				char *p = arena_calloc(&m.arena, 1, payload[k]);
+				p[1] = 1;
+				m.v[s].chunks[k] =
+					(struct chunk){.mint = (int64_t)k, .maxt = (int64_t)k, .enc = CHUNK_XOR, .data = span_of(p, payload[k])};
+			}
+			segments_of(payload, m.v[s].n, size, &n, &segment, want[s]);
+		}
+		if (model_write(&m, "/b", ulid_of(1), size, &meta, &bytes, &err))
+			fail_msg("%s", err.msg);
+		model_read(&got, block_dir("/b", ulid_of(1)));
+		model_assert_equal(&m, &got);
+		assert_int_equal(got.n_segments, segment + 1);
+		for (size_t s = 0; s < m.n; s++)
+			for (size_t k = 0; k < m.v[s].n; k++) {
+				const char *p = got.v[s].chunks[k].data.p;
+				struct span in = got.segments[want[s][k]];
+				assert_true(p >= in.p && p < in.p + in.n);
+			}
+		model_free(&m);
+		model_free(&got);
+		sim_free(sim);
+	}
+}
+
 /* Chunks of a series that is alone at the ends of time. */
 static void times_at_the_ends(void **state)
 {
@@ -410,6 +492,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(round_trips),
+		cmocka_unit_test(segments_end_as_the_references),
 		cmocka_unit_test(times_at_the_ends),
 		cmocka_unit_test(equal_input_gives_equal_bytes),
 		cmocka_unit_test(refusals),
