@@ -193,15 +193,21 @@ enum labels_fault labels_normalize(struct labels *l, const struct labels_limits 
 /* Appends escaped text at *at, keeping room for the "...}" that a cut needs. */
 static bool put_escaped(char *out, size_t size, size_t *at, struct span s)
 {
+	bool utf8 = span_is_utf8(s);
 	for (size_t i = 0; i < s.n; i++) {
 		uint8_t c = (uint8_t)s.p[i];
 		char esc[8];
 		int n;
-		if (c == '"' || c == '\\')
+		if (c >= 0x80 && utf8) {
+			/* a character is there whole or not at all */
+			n = c < 0xe0 ? 2 : c < 0xf0 ? 3 : 4;
+			memcpy(esc, s.p + i, (size_t)n);
+			i += (size_t)n - 1;
+		} else if (c == '"' || c == '\\')
 			n = snprintf(esc, sizeof esc, "\\%c", c);
 		else if (c == '\n')
 			n = snprintf(esc, sizeof esc, "\\n");
-		else if (c < 0x20 || c == 0x7f || (c >= 0x80 && !span_is_utf8(s)))
+		else if (c < 0x20 || c >= 0x7f)
 			n = snprintf(esc, sizeof esc, "\\x%02x", c);
 		else
 			n = snprintf(esc, sizeof esc, "%c", c);
