@@ -51,7 +51,7 @@ struct chunk *model_encode(struct arena *arena, const struct chunk_sample *v, si
 	return chunks;
 }
 
-static struct span text_make(struct arena *arena, const char *fmt, ...)
+PRINTF_LIKE(2, 3) static struct span text_make(struct arena *arena, const char *fmt, ...)
 {
 	char text[256];
 	va_list ap;
