@@ -5,7 +5,7 @@ A sample is (time in ms, value): the value is an int (a float's 64 bits) or a Hi
 import struct
 from collections import namedtuple
 
-from .wire import STALE_NAN, bits, read_uvarint, unbits, unzigzag
+from .wire import STALE_NAN, read_uvarint, unbits, unzigzag
 
 XOR, HISTOGRAM, FLOAT_HISTOGRAM = 1, 2, 3
 
@@ -231,5 +231,3 @@ def decode_aggregate(payload):
             i += 1 + n
     return out
 
-
-__all__ = ["Histogram", "histogram", "indexes", "absolute", "decode", "decode_aggregate", "decode_xor", "bits"]

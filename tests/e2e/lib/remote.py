@@ -324,5 +324,3 @@ def read_all(url, tenant=None, matchers=ALL, start=EVER[0], end=EVER[1], accept=
     finally:
         c.close()
 
-
-__all__ = ["Client", "labels", "encode_request", "encode_read", "read_all", "STALE_NAN"]
