@@ -85,12 +85,16 @@ struct head_batch {
 	size_t n_samples;
 	int64_t min_t, max_t; /* bounds, judged once, by the caller's clock; samples outside are TOO_OLD / TOO_FAR_AHEAD */
 	int64_t now_ms;	      /* arrival */
+	/* out: a verdict (duplicate, or refused beside a stored value) leans on samples of other requests, whose tickets may be younger than
+	 * this one's. The answer waits for a ticket reserved after head_append: commit this one without `done`, reserve 0 bytes, commit
+	 * nothing under the new one with `done`. */
+	bool leans;
 };
 
-/* Upper bound of the log records of a batch, for wal_reserve. */
-size_t head_batch_bound(const struct head_batch *b);
+/* Upper bound of the log records of a batch, for wal_reserve. Counts, so it may be above what any reservation gets. */
+size_t head_batch_bound(const struct head *h, const struct head_batch *b);
 
-/* Decides each sample and encodes the accepted ones (and definitions still young) into `records` (room for head_batch_bound). The
+/* Decides each sample and encodes the accepted ones (and definitions still young) into `records` (its max at least head_batch_bound). The
  * caller MUST then wal_commit the ticket with these records (records->n may be 0), *n_logged samples. Everything decided stands: OK even
  * when all was refused. ERR_AGAIN (id HEAD_MEMORY): over the memory limit, nothing was stored; ERR_NOMEM: an allocation failed; series
  * before it are stored (records hold them; commit them), the rest is not: answer 503. Any thread. */

@@ -73,6 +73,10 @@ CHECKED errc wal_replay(struct wal *wal, errc (*frame)(void *arg, const struct w
 	void (*progress)(void *arg, uint64_t segment_first, uint64_t segment_last, uint64_t segment_now), struct wal_replay_stats *stats,
 	struct err *err);
 
+/* Reads the same frames once more, by the way: nothing is logged, counted or changed. Also from inside frame() of wal_replay, for
+ * who must know what comes later in the log. */
+CHECKED errc wal_peek(struct wal *wal, errc (*frame)(void *arg, const struct wal_frame *f, struct err *err), void *arg, struct err *err);
+
 /* ---- appending ---- */
 
 struct wal_ticket {

@@ -259,3 +259,24 @@ fail:
 	wal_walk_free(&r.walk);
 	return rc;
 }
+
+struct peek {
+	errc (*frame)(void *arg, const struct wal_frame *f, struct err *err);
+	void *arg;
+};
+
+static errc peek_frame(void *arg, const struct wal_frame *f, const struct wal_frame_header *h, struct err *err)
+{
+	struct peek *p = arg;
+	(void)h;
+	return f->payload.n > 0 ? p->frame(p->arg, f, err) : OK;
+}
+
+errc wal_peek(struct wal *w, errc (*frame)(void *arg, const struct wal_frame *f, struct err *err), void *arg, struct err *err)
+{
+	struct peek p = {frame, arg};
+	struct wal_walk walk = {.dir = w->dir, .frame = peek_frame, .arg = &p};
+	errc rc = wal_walk_run(&walk, err);
+	wal_walk_free(&walk);
+	return rc;
+}

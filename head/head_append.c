@@ -1,0 +1,585 @@
+/* head/head_append.c - one request: every sample is judged, and the accepted ones go into their windows.
+ *
+ *     hash all series ─▶ by shard ─▶ pass 1: known spellings, one hold of each shard's lock
+ *                                    pass 2: other spellings of known series, under their home shards' locks
+ *                                    pass 3: the rest is decoded, judged, looked up by its canonical bytes, made when new
+ *     ─▶ records for the log (head_log.c), after the locks
+ *
+ * Room for everything that must not fail after a verdict (the log's records, the list of accepted samples) is made first. A verdict
+ * that cannot be had for want of memory ends the request there: what was decided stands and is in the records.
+ */
+#include "head/head_int.h"
+
+enum { CTX_KEPT = 64, PREFETCH = 8, CTX_KEPT_SAMPLES = 262144 };
+
+/* ---- contexts ---- */
+
+static void ctx_free(struct append_ctx *c)
+{
+	free(c->hashes);
+	free(c->order);
+	free(c->spare);
+	free(c->missed);
+	free(c->defs);
+	free(c->samples);
+	free(c->sorted);
+	free(c->meta);
+	free(c->sorted_meta);
+	free(c->wins);
+	free(c->win_slots);
+	free(c->refused);
+	arena_free(&c->arena);
+	arena_free(&c->parse);
+	buf_free(&c->wire);
+	buf_free(&c->group);
+	free(c);
+}
+
+static struct append_ctx *ctx_take(struct head *h)
+{
+	pthread_mutex_lock(&h->ctx_mu);
+	struct append_ctx *c = h->ctxs;
+	if (c) {
+		h->ctxs = c->next;
+		h->n_ctxs--;
+	}
+	pthread_mutex_unlock(&h->ctx_mu);
+	if (c)
+		return c;
+	c = calloc(1, sizeof *c);
+	if (!c)
+		return NULL;
+	arena_init(&c->arena, 4 * LIMIT_INGEST_BODY_BYTES * LIMIT_INGEST_DECODED_FACTOR);
+	arena_init(&c->parse, LIMIT_INGEST_BODY_BYTES * LIMIT_INGEST_DECODED_FACTOR);
+	buf_init(&c->wire, 64 * MIB);
+	buf_init(&c->group, 4 * HEAD_LOG_GROUP_BYTES);
+	c->cap_wins = 8;
+	c->win_mask = 31;
+	c->wins = calloc(c->cap_wins, sizeof *c->wins);
+	c->win_slots = calloc((size_t)c->win_mask + 1, sizeof *c->win_slots);
+	c->refused = calloc(ERRID_COUNT, sizeof *c->refused);
+	if (!c->wins || !c->win_slots || !c->refused) {
+		ctx_free(c);
+		return NULL;
+	}
+	return c;
+}
+
+static void ctx_give(struct head *h, struct append_ctx *c)
+{
+	for (uint32_t i = 0; i < c->n_wins; i++)
+		head_window_unref(c->wins[i].w);
+	memset(c->win_slots, 0, ((size_t)c->win_mask + 1) * sizeof *c->win_slots);
+	c->n_wins = 0;
+	c->n_logged = c->n_defs = 0;
+	arena_reset(&c->arena);
+	bool keep = c->cap_samples <= CTX_KEPT_SAMPLES && c->arena.held_bytes <= MIB && c->wire.cap <= MIB && c->cap_wins <= 1024;
+	pthread_mutex_lock(&h->ctx_mu);
+	keep = keep && h->n_ctxs < CTX_KEPT;
+	if (keep) {
+		c->next = h->ctxs;
+		h->ctxs = c;
+		h->n_ctxs++;
+	}
+	pthread_mutex_unlock(&h->ctx_mu);
+	if (!keep)
+		ctx_free(c);
+}
+
+void head_append_close(struct head *h)
+{
+	while (h->ctxs) {
+		struct append_ctx *c = h->ctxs;
+		h->ctxs = c->next;
+		ctx_free(c);
+	}
+}
+
+static bool grow(void *pp, size_t n, size_t size)
+{
+	void *old;
+	memcpy(&old, pp, sizeof old);
+	void *p = realloc(old, n * size);
+	if (p)
+		memcpy(pp, &p, sizeof p);
+	return p != NULL;
+}
+
+static errc ctx_room(struct append_ctx *c, size_t n_series, size_t n_samples, struct err *err)
+{
+	if (n_series > c->cap_series) {
+		size_t n = n_series + n_series / 4;
+		if (!grow(&c->hashes, n, sizeof *c->hashes) || !grow(&c->order, n, sizeof *c->order) || !grow(&c->spare, n, sizeof *c->spare) ||
+			!grow(&c->missed, n, sizeof *c->missed) || !grow(&c->defs, n, sizeof *c->defs))
+			return err_set(err, ERR_NOMEM, "no memory for %zu series of a request", n_series);
+		c->cap_series = n;
+	}
+	if (n_samples > c->cap_samples) {
+		size_t n = n_samples + n_samples / 4;
+		if (!grow(&c->samples, n, sizeof *c->samples) || !grow(&c->sorted, n, sizeof *c->sorted) || !grow(&c->meta, n, sizeof *c->meta) ||
+			!grow(&c->sorted_meta, n, sizeof *c->sorted_meta))
+			return err_set(err, ERR_NOMEM, "no memory for %zu samples of a request", n_samples);
+		c->cap_samples = n;
+	}
+	return OK;
+}
+
+/* ---- windows of the request ---- */
+
+static uint32_t win_slot(const struct append_ctx *c, int64_t t)
+{
+	int64_t start = floor_to(t, c->head->cfg.block_range_ms);
+	return (uint32_t)((uint64_t)start * UINT64_C(0x9e3779b97f4a7c15) >> 32) & c->win_mask;
+}
+
+static bool win_has(const struct window *w, int64_t t)
+{
+	return t >= w->start && t - w->start < w->range;
+}
+
+static errc win_add(struct append_ctx *c, int64_t t, struct err *err)
+{
+	if (c->n_wins == c->cap_wins) {
+		uint32_t mask = c->win_mask * 2 + 1;
+		uint32_t *slots = calloc((size_t)mask + 1, sizeof *slots);
+		if (!slots || !grow(&c->wins, c->cap_wins * 2, sizeof *c->wins)) {
+			free(slots);
+			return err_set(err, ERR_NOMEM, "no memory for windows of a request");
+		}
+		c->cap_wins *= 2;
+		free(c->win_slots);
+		c->win_slots = slots;
+		c->win_mask = mask;
+		/* Windows of another length than the flag's are found again through the tenant. */
+		for (uint32_t i = 0; i < c->n_wins; i++) {
+			uint32_t s = win_slot(c, c->wins[i].w->start);
+			c->wins[i].next = slots[s];
+			slots[s] = i + 1;
+		}
+	}
+	struct window *w;
+	errc rc = head_tenant_window(c->tenant, t, c->batch->now_ms, &w, err);
+	if (rc != OK)
+		return rc;
+	uint32_t s = win_slot(c, t);
+	c->wins[c->n_wins] = (struct append_window){.w = w, .next = c->win_slots[s]};
+	c->win_slots[s] = ++c->n_wins;
+	c->cur = c->n_wins - 1;
+	uint64_t seg = atomic_load_explicit(&w->first_segment, memory_order_relaxed);
+	while (c->ticket->segment < seg && !atomic_compare_exchange_weak(&w->first_segment, &seg, c->ticket->segment))
+		;
+	return OK;
+}
+
+/* Makes c->cur the window that takes t; under the lock of shard number `shard`. */
+static errc win_for(struct append_ctx *c, uint32_t shard, int64_t t, struct err *err)
+{
+	if (LIKELY(c->n_wins > 0 && win_has(c->wins[c->cur].w, t) && !c->wins[c->cur].w->parts[shard].frozen))
+		return OK;
+	/* The newest entry of a start comes first, so one that was closed meanwhile is not asked again. */
+	for (uint32_t i = c->n_wins ? c->win_slots[win_slot(c, t)] : 0; i; i = c->wins[i - 1].next) {
+		struct window *w = c->wins[i - 1].w;
+		if (win_has(w, t) && !w->parts[shard].frozen) {
+			c->cur = i - 1;
+			return OK;
+		}
+	}
+	return win_add(c, t, err);
+}
+
+/* ---- verdicts ---- */
+
+static void refuse(struct append_ctx *c, struct head_series *out, enum errid id, int64_t t)
+{
+	if (out->refused++ == 0) {
+		out->refused_id = id;
+		out->refused_t = t;
+	}
+	c->refused[id]++;
+}
+
+static void refuse_all(struct append_ctx *c, struct head_series *out, enum errid id)
+{
+	for (uint32_t k = 0; k < out->n; k++)
+		refuse(c, out, id, c->batch->samples[out->first + k].t);
+}
+
+/* Window starts and ends are int64 themselves, so the last range of either end of time is out of reach whatever the bounds. */
+static enum errid bounds(const struct append_ctx *c, int64_t t)
+{
+	if (UNLIKELY(t < c->batch->min_t || t < INT64_MIN + 2 * HEAD_RANGE_MAX_MS))
+		return ERRID_TOO_OLD;
+	if (UNLIKELY(t > c->batch->max_t || t > INT64_MAX - 2 * HEAD_RANGE_MAX_MS))
+		return ERRID_TOO_FAR_AHEAD;
+	return ERRID_NONE;
+}
+
+/* Whether this ticket's records must carry the definition. Two copies must stand in front of these records whatever the order in which
+ * requests reach the log, and far enough from each other. */
+static bool def_needed(const struct append_ctx *c, const struct series *s)
+{
+	return !(s->def_state == DEF_TWICE && s->def_pos <= c->ticket->pos_min);
+}
+
+static void def_logged(const struct append_ctx *c, struct series *s)
+{
+	if (s->def_state == DEF_NONE) {
+		s->def_state = DEF_ONCE;
+		s->def_pos = c->ticket->pos_max;
+	} else if (s->def_state == DEF_ONCE && c->ticket->pos_min >= s->def_pos + WAL_COPY_DISTANCE_BYTES) {
+		s->def_state = DEF_TWICE;
+		s->def_pos = c->ticket->pos_max;
+	}
+}
+
+/* Samples of series i of the batch go to s. `wire`: its canonical bytes, valid until the request ends; p == NULL: not at hand. */
+static errc append_series_locked(
+	struct append_ctx *c, struct shard *sh, uint32_t shard, struct series *s, uint32_t i, struct span wire, struct err *err)
+{
+	errc rc = OK;
+	struct head_series *out = &c->batch->series[i];
+	const struct head_sample *samples = c->batch->samples + out->first;
+	uint64_t ref = atomic_load_explicit(&s->ref, memory_order_relaxed);
+	uint32_t def = UINT32_MAX;
+	bool young = def_needed(c, s);
+	if (young && !wire.p) {
+		buf_clear(&c->wire);
+		head_series_wire(c->head, s, &c->wire);
+		CHECK(!c->wire.failed, ERR_NOMEM, "no memory for a definition");
+		wire = arena_dup(&c->arena, span_of(c->wire.p, c->wire.n));
+		CHECK(wire.p, ERR_NOMEM, "no memory for a definition");
+	}
+	for (uint32_t k = 0; k < out->n; k++) {
+		int64_t t = samples[k].t;
+		enum errid id = bounds(c, t);
+		if (id != ERRID_NONE) {
+			refuse(c, out, id, t);
+			continue;
+		}
+		TRY(win_for(c, shard, t, err));
+		struct window *w = c->wins[c->cur].w;
+		struct wseries *ws = s->ws;
+		if (UNLIKELY(!ws || s->ws_window != w->serial)) {
+			ws = head_window_series_locked(w, sh, shard, s, err);
+			if (!ws)
+				return err ? err->code : ERR_NOMEM;
+			s->ws = ws;
+			s->ws_window = w->serial;
+		}
+		bool late;
+		struct wpart *part = w->parts[shard].p;
+		switch (head_leaf_insert_locked(w, sh, part, ws, t, samples[k].v, false, &late, err)) {
+		case INSERT_STORED:
+			break;
+		case INSERT_DUPLICATE:
+			out->duplicate++;
+			c->n_dup++;
+			c->batch->leans = true;
+			continue;
+		case INSERT_CONFLICT:
+			refuse(c, out, ERRID_DUPLICATE_TIMESTAMP, t);
+			c->batch->leans = true;
+			continue;
+		case INSERT_FAILED:
+			return err && err->code ? err->code : ERR_NOMEM;
+		}
+		out->stored++;
+		c->n_late += late;
+		part->n_samples++;
+		if (t < part->min_t)
+			part->min_t = t;
+		if (t > part->max_t)
+			part->max_t = t;
+		c->wins[c->cur].n++;
+		if (young && def == UINT32_MAX) {
+			def = (uint32_t)c->n_defs++;
+			c->defs[def] = (struct log_def){.ref = ref, .wire = wire, .group = UINT32_MAX};
+			def_logged(c, s);
+		}
+		c->samples[c->n_logged] = (struct wal_sample){.ref = ref, .t = t, .v = samples[k].v};
+		c->meta[c->n_logged++] = (struct log_meta){.win = c->cur, .def = def};
+	}
+fail:
+	return rc;
+}
+
+/* Order of c->order[0..n) by shard_of; c->spare is scratch. Returns the start of each shard's run in begin[0..n_shards]. */
+static void by_shard(struct append_ctx *c, uint32_t n, uint32_t (*shard_of)(const struct append_ctx *, uint32_t), uint32_t *begin)
+{
+	uint32_t shards = c->head->n_shards;
+	memset(begin, 0, (shards + 1) * sizeof *begin);
+	for (uint32_t k = 0; k < n; k++)
+		begin[shard_of(c, c->order[k]) + 1]++;
+	for (uint32_t k = 0; k < shards; k++)
+		begin[k + 1] += begin[k];
+	uint32_t at[HEAD_SHARDS_MAX];
+	memcpy(at, begin, shards * sizeof *at);
+	for (uint32_t k = 0; k < n; k++)
+		c->spare[at[shard_of(c, c->order[k])]++] = c->order[k];
+	uint32_t *swap = c->order;
+	c->order = c->spare;
+	c->spare = swap;
+}
+
+static uint32_t shard_by_hash(const struct append_ctx *c, uint32_t i)
+{
+	return head_shard_of(c->head, c->hashes[i]);
+}
+
+/* Put aside by pass 1 for pass 2. */
+struct alias_seen {
+	struct series *series;
+	uint64_t ref;
+	uint32_t i, shard;
+};
+
+static errc pass_known(struct append_ctx *c, uint32_t n, struct alias_seen *aliases, uint32_t *n_aliases, struct err *err)
+{
+	errc rc = OK;
+	struct head *h = c->head;
+	uint32_t begin[HEAD_SHARDS_MAX + 1];
+	by_shard(c, n, shard_by_hash, begin);
+	for (uint32_t shard = 0; shard < h->n_shards && rc == OK; shard++) {
+		uint32_t a = begin[shard], b = begin[shard + 1];
+		if (a == b)
+			continue;
+		struct shard *sh = &h->shards[shard];
+		pthread_mutex_lock(&sh->mu);
+		for (uint32_t k = a; k < b && rc == OK; k++) {
+			if (k + PREFETCH < b && sh->slots)
+				__builtin_prefetch(&sh->slots[c->hashes[c->order[k + PREFETCH]].lo & sh->mask]);
+			uint32_t i = c->order[k];
+			uintptr_t p = head_table_find_locked(h, sh, c->hashes[i], c->tenant->idx, c->batch->series[i].wire);
+			if (p && !(p & 1)) {
+				rc = append_series_locked(c, sh, shard, (struct series *)p, i, c->batch->series[i].wire, err);
+				continue;
+			}
+			struct alias *al = p ? (struct alias *)(p - 1) : NULL;
+			if (al && atomic_load_explicit(&al->series->ref, memory_order_relaxed) == al->ref) {
+				aliases[(*n_aliases)++] = (struct alias_seen){al->series, al->ref, i, al->shard};
+				continue;
+			}
+			if (al)
+				head_alias_remove_locked(sh, al);
+			c->missed[i] = 1;
+		}
+		pthread_mutex_unlock(&sh->mu);
+	}
+	return rc;
+}
+
+static int alias_order(const void *a, const void *b)
+{
+	const struct alias_seen *x = a, *y = b;
+	if (x->shard != y->shard)
+		return x->shard < y->shard ? -1 : 1;
+	return (x->i > y->i) - (x->i < y->i);
+}
+
+static errc pass_aliases(struct append_ctx *c, struct alias_seen *v, uint32_t n, struct err *err)
+{
+	errc rc = OK;
+	qsort(v, n, sizeof *v, alias_order);
+	for (uint32_t k = 0; k < n && rc == OK;) {
+		uint32_t shard = v[k].shard;
+		struct shard *sh = &c->head->shards[shard];
+		pthread_mutex_lock(&sh->mu);
+		for (; k < n && v[k].shard == shard && rc == OK; k++) {
+			if (atomic_load_explicit(&v[k].series->ref, memory_order_relaxed) == v[k].ref)
+				rc = append_series_locked(c, sh, shard, v[k].series, v[k].i, (struct span){NULL, 0}, err);
+			else
+				c->missed[v[k].i] = 1;
+		}
+		pthread_mutex_unlock(&sh->mu);
+	}
+	return rc;
+}
+
+static enum errid errid_of_fault(enum labels_fault f)
+{
+	switch (f) {
+	case LABELS_OK:
+		return ERRID_NONE;
+	case LABELS_EMPTY_SET:
+	case LABELS_NO_NAME:
+		return ERRID_NO_METRIC_NAME;
+	case LABELS_EMPTY_NAME:
+		return ERRID_EMPTY_LABEL_NAME;
+	case LABELS_DUPLICATE_NAME:
+		return ERRID_DUPLICATE_LABEL;
+	case LABELS_BAD_UTF8:
+		return ERRID_LABEL_UTF8;
+	case LABELS_TOO_MANY:
+		return ERRID_TOO_MANY_LABELS;
+	case LABELS_NAME_TOO_LONG:
+		return ERRID_LABEL_NAME_TOO_LONG;
+	case LABELS_VALUE_TOO_LONG:
+		return ERRID_LABEL_VALUE_TOO_LONG;
+	}
+	return ERRID_BAD_REQUEST;
+}
+
+static errc append_unknown(struct append_ctx *c, uint32_t i, struct err *err)
+{
+	errc rc = OK;
+	struct head *h = c->head;
+	struct head_series *out = &c->batch->series[i];
+	struct labels l;
+	struct err why = {0};
+	bool locked = false;
+	struct shard *sh = NULL;
+	uint32_t which;
+
+	/* Nothing to keep: no series is made for samples that are all out of bounds. */
+	uint32_t inside = 0;
+	for (uint32_t k = 0; k < out->n; k++)
+		inside += bounds(c, c->batch->samples[out->first + k].t) == ERRID_NONE;
+
+	arena_reset(&c->parse);
+	rc = labels_from_wire(out->wire, LIMIT_LABELS_DECODE, &c->parse, &l, &why);
+	if (rc == ERR_NOMEM)
+		return err_set(err, ERR_NOMEM, "%s", why.msg);
+	if (rc != OK) {
+		refuse_all(c, out, rc == ERR_LIMIT ? ERRID_TOO_MANY_LABELS : ERRID_PROTOBUF);
+		return OK;
+	}
+	enum errid id = errid_of_fault(labels_normalize(&l, &h->cfg.labels, &which));
+	if (id == ERRID_NONE && l.n == 0)
+		id = ERRID_NO_METRIC_NAME;
+	if (id == ERRID_NONE && labels_wire_size(l) > HEAD_SERIES_WIRE_BYTES)
+		id = ERRID_LABEL_VALUE_TOO_LONG;
+	if (id != ERRID_NONE) {
+		refuse_all(c, out, id);
+		return OK;
+	}
+	if (inside == 0) {
+		for (uint32_t k = 0; k < out->n; k++) {
+			int64_t t = c->batch->samples[out->first + k].t;
+			refuse(c, out, bounds(c, t), t);
+		}
+		return OK;
+	}
+	buf_clear(&c->wire);
+	labels_to_wire(l, &c->wire);
+	CHECK(!c->wire.failed, ERR_NOMEM, "no memory for the labels of a series");
+	struct span wire = arena_dup(&c->arena, span_of(c->wire.p, c->wire.n));
+	CHECK(wire.p, ERR_NOMEM, "no memory for the labels of a series");
+	bool canonical = span_eq(wire, out->wire);
+	struct hash128 x = canonical ? c->hashes[i] : head_hash(h, c->tenant, wire);
+	uint32_t shard = head_shard_of(h, x);
+	sh = &h->shards[shard];
+	pthread_mutex_lock(&sh->mu);
+	locked = true;
+	uintptr_t p = head_table_find_locked(h, sh, x, c->tenant->idx, wire);
+	struct series *s = (struct series *)p;
+	ASSERT(!(p & 1)); /* an alias is never canonical */
+	if (!s) {
+		TRY(head_series_new_locked(h, sh, c->tenant, x, l, &s, err));
+		metric_add(h->m.created, 1);
+	}
+	rc = append_series_locked(c, sh, shard, s, i, wire, err);
+	uint64_t ref = atomic_load_explicit(&s->ref, memory_order_relaxed);
+	bool alias = !canonical && s->n_windows > 0 && s->n_aliases < HEAD_ALIASES_PER_SERIES;
+	if (alias)
+		s->n_aliases++;
+	if (s->n_windows == 0)
+		head_series_remove_locked(h, sh, s);
+	pthread_mutex_unlock(&sh->mu);
+	locked = false;
+	if (alias) {
+		struct shard *own = &h->shards[shard_by_hash(c, i)];
+		pthread_mutex_lock(&own->mu);
+		head_alias_add_locked(h, own, c->hashes[i], out->wire, s, ref, shard);
+		pthread_mutex_unlock(&own->mu);
+	}
+fail:
+	if (locked)
+		pthread_mutex_unlock(&sh->mu);
+	return rc;
+}
+
+static errc judge(struct append_ctx *c, struct err *err)
+{
+	errc rc = OK;
+	struct head_batch *b = c->batch;
+	uint32_t n = 0, n_aliases = 0;
+	for (uint32_t i = 0; i < b->n_series; i++) {
+		struct head_series *s = &b->series[i];
+		ASSERT(s->first <= b->n_samples && s->n <= b->n_samples - s->first);
+		s->refused_id = ERRID_NONE;
+		s->stored = s->duplicate = s->refused = 0;
+		s->refused_t = 0;
+		c->missed[i] = 0;
+		if (s->n == 0)
+			continue;
+		c->hashes[i] = head_hash(c->head, c->tenant, s->wire);
+		c->order[n++] = i;
+	}
+	if (n == 0)
+		return OK;
+	struct alias_seen *aliases = arena_alloc(&c->arena, n * sizeof *aliases);
+	CHECK(aliases, ERR_NOMEM, "no memory for a request");
+	TRY(pass_known(c, n, aliases, &n_aliases, err));
+	TRY(pass_aliases(c, aliases, n_aliases, err));
+	for (uint32_t i = 0; i < b->n_series; i++)
+		if (c->missed[i])
+			TRY(append_unknown(c, i, err));
+fail:
+	return rc;
+}
+
+static void account(struct append_ctx *c)
+{
+	struct head *h = c->head;
+	for (uint32_t i = 0; i < c->n_wins; i++) {
+		struct window *w = c->wins[i].w;
+		atomic_fetch_add_explicit(&w->n_samples, c->wins[i].n, memory_order_relaxed);
+		if (c->batch->now_ms > atomic_load_explicit(&w->last_arrival_ms, memory_order_relaxed))
+			atomic_store_explicit(&w->last_arrival_ms, c->batch->now_ms, memory_order_relaxed);
+	}
+	atomic_fetch_add_explicit(&h->n_samples, c->n_logged, memory_order_relaxed);
+	metric_add(h->m.appended, c->n_logged);
+	metric_add(h->m.duplicate, c->n_dup);
+	metric_add(h->m.late, c->n_late);
+	for (int id = 0; id < ERRID_COUNT; id++)
+		if (c->refused[id] && h->m.refused[id])
+			metric_add(h->m.refused[id], c->refused[id]);
+}
+
+errc head_append(struct head *h, const struct wal_ticket *ticket, struct head_batch *b, struct buf *records, uint32_t *n_logged, struct err *err)
+{
+	errc rc = OK;
+	struct err local = {0};
+	*n_logged = 0;
+	b->leans = false;
+	if (!err)
+		err = &local;
+	if (head_memory(h) > h->cfg.max_memory_bytes) {
+		head_cutter_wake(h);
+		return err_id(err, ERRID_HEAD_MEMORY, ERR_AGAIN,
+			"the head holds %llu bytes, its limit (--head.max-memory) is %llu: windows are being cut, try again",
+			(unsigned long long)head_memory(h), (unsigned long long)h->cfg.max_memory_bytes);
+	}
+	struct append_ctx *c = ctx_take(h);
+	if (!c)
+		return err_set(err, ERR_NOMEM, "no memory for a request");
+	c->head = h;
+	c->ticket = ticket;
+	c->batch = b;
+	c->cur = 0;
+	c->n_late = c->n_dup = 0;
+	memset(c->refused, 0, ERRID_COUNT * sizeof *c->refused);
+	TRY(ctx_room(c, b->n_series, b->n_samples, err));
+	CHECK(buf_reserve(records, ticket->bytes) && buf_reserve(&c->group, 2 * HEAD_LOG_GROUP_BYTES + HEAD_SERIES_WIRE_BYTES), ERR_NOMEM,
+		"no memory for log records of %llu bytes", (unsigned long long)ticket->bytes);
+	TRY(head_tenant_get(h, b->tenant, &c->tenant, err));
+	rc = judge(c, err);
+	size_t before = records->n;
+	head_log_encode(c, records);
+	ASSERT(!records->failed && records->n - before <= ticket->bytes);
+	*n_logged = (uint32_t)c->n_logged;
+	account(c);
+fail:
+	ctx_give(h, c);
+	return rc;
+}

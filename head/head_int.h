@@ -1,0 +1,519 @@
+/* head/head_int.h - what the files of head/ share. Reading order: head_pool.c, head_symbols.c, head_series.c, head_chunkfile.c,
+ * head_leaf.c, head_window.c, head_tenant.c, head_append.c, head_log.c, head_replay.c, head_cut.c, head_cutter.c, head_checkpoint.c,
+ * head_source.c, head.c.
+ *
+ * Locks, outermost first; a function that ends in _locked needs the one its comment names:
+ *
+ *     shard.mu ─▶ tenant.mu ─▶ head.windows_mu ─▶ { chunkfile.mu, fds.mu, symbols.mu, cuts_mu }
+ *
+ * A shard guards its table, its series and its part of every window. A frozen part is never written again, so whoever saw it frozen
+ * (or froze it) under the lock may read it without.
+ */
+#pragma once
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include "base/io.h"
+#include "base/limits.h"
+#include "base/log.h"
+#include "base/metrics.h"
+#include "head/head.h"
+
+/* ---- fixed limits of the head ---- */
+
+#define HEAD_RANGE_MIN_MS INT64_C(60000)
+#define HEAD_RANGE_MAX_MS INT64_C(86400000)   /* times inside a window are 32-bit offsets */
+#define HEAD_LOG_GROUP_BYTES (1 * MIB)	      /* a record, or a group of definitions and samples, is closed at this size: what one
+						 damaged frame drags along stays small, and it is far below a frame */
+#define HEAD_SERIES_WIRE_BYTES (1 * MIB)      /* a series' canonical labels, whatever the flags allow: a group holds at least one */
+#define HEAD_CUT_BYTES_PER_S (256 * MIB)      /* block bytes per second while cutting: a disk that also takes the log's syncs */
+#define HEAD_CHUNK_BUFFER_BYTES (64 * KIB)    /* chunk file write size of a large window; a small one writes 4 KiB at a time */
+enum {
+	HEAD_SHARDS_MAX = 256,
+	HEAD_ALIASES_PER_SERIES = 4, /* spellings of one label set that are found without decoding; senders have one */
+	HEAD_RAW_SAMPLES = 240,	     /* a raw leaf is split above; as many as a chunk can have */
+	HEAD_RAW_LEAVES = 64,	     /* raw leaves of a series before the farthest one is sealed: 245 kB */
+	HEAD_RAW_LEAVES_TIGHT = 2,   /* the same above 60 % of the memory limit */
+	HEAD_FDS = 8,		     /* chunk files open at once */
+	HEAD_SLICE = 512,	     /* series handled under one hold of a shard's lock by background work */
+	HEAD_SELECT_BATCH = 64,	     /* series read at once by an iterator */
+};
+
+static inline int64_t floor_to(int64_t t, int64_t range)
+{
+	int64_t r = t % range;
+	return t - (r < 0 ? r + range : r);
+}
+
+/* ---- memory: size classes over blocks that are freed together (head_pool.c) ---- */
+
+enum { POOL_CLASSES = 24 };
+struct pool_block;
+struct pool_big;
+struct head_pool {
+	uint8_t *at;
+	size_t left;
+	struct pool_block *blocks;
+	struct pool_big *bigs;
+	void *free[POOL_CLASSES];
+	size_t held_bytes;
+	_Atomic uint64_t *total; /* two counters that follow held_bytes; the second may be NULL */
+	_Atomic uint64_t *total2;
+};
+void head_pool_init(struct head_pool *p, _Atomic uint64_t *total, _Atomic uint64_t *total2);
+void head_pool_destroy(struct head_pool *p);
+void *head_pool_alloc(struct head_pool *p, size_t n);	  /* aligned to 8, not zeroed; NULL: out of memory */
+void head_pool_free(struct head_pool *p, void *v, size_t n); /* n as given to alloc */
+size_t head_pool_round(size_t n);			  /* what alloc(n) really gives */
+
+/* ---- strings and label pairs, shared by all tenants (head_symbols.c) ---- */
+
+struct symbol {
+	uint32_t refs, hash, n;
+	char s[];
+};
+struct label_pair {
+	struct symbol *name, *value;
+	uint32_t refs; /* 0: free, `hash` is the next free id */
+	uint32_t hash;
+	uint32_t rank; /* the cutter's alone: place in the order of a window's pairs; 0 at rest */
+};
+enum { PAIRS_PER_PAGE = 4096, PAIR_PAGES = 1 << 20 };
+struct symbols {
+	pthread_mutex_t mu;
+	struct head_pool pool;
+	struct symbol **slots; /* open addressing */
+	uint32_t n, mask;
+	uint32_t *pair_slots; /* id + 1 */
+	uint32_t n_pairs, pair_mask;
+	uint32_t pairs_end, pair_free; /* next never used id; head of the free ids, UINT32_MAX = none */
+	struct label_pair **pages;     /* PAIR_PAGES, never moved: a pair of a live series is read without the lock */
+	uint8_t secret[192];
+};
+CHECKED errc head_symbols_init(struct symbols *sy, _Atomic uint64_t *total, struct err *err);
+void head_symbols_destroy(struct symbols *sy);
+/* Interns all or nothing. */
+CHECKED errc head_pairs_ref(struct symbols *sy, struct labels l, uint32_t *ids, struct err *err);
+void head_pairs_unref(struct symbols *sy, const uint32_t *ids, uint32_t n);
+/* The id of a pair that some live series has, or false. For queries. */
+bool head_pair_find(struct symbols *sy, struct span name, struct span value, uint32_t *id);
+
+static inline struct label_pair *head_pair(const struct symbols *sy, uint32_t id)
+{
+	return &sy->pages[id / PAIRS_PER_PAGE][id % PAIRS_PER_PAGE];
+}
+static inline struct label head_pair_label(const struct label_pair *p)
+{
+	return (struct label){{p->name->s, p->name->n}, {p->value->s, p->value->n}};
+}
+
+/* ---- series (head_series.c) ---- */
+
+struct hash128 {
+	uint64_t hi, lo;
+};
+
+enum def_state { DEF_NONE, DEF_ONCE, DEF_TWICE };
+
+/* Structs are reused for other series but never unmapped, so that an alias can look whether `ref` is still the one it knew. */
+struct series {
+	_Atomic uint64_t ref; /* never reused; 0: free, `ws` links the free ones */
+	struct wseries *ws;   /* in the window with serial ws_window, the one used last; NULL: none */
+	uint64_t def_pos;     /* log position behind the newest counted copy of the definition */
+	uint32_t ws_window;
+	uint32_t hash32; /* low bits of its hash: where its slot is looked for */
+	uint32_t tenant;
+	uint32_t checkpoint; /* number of the last checkpoint that holds it */
+	uint16_t n_windows;
+	uint16_t n_pairs;
+	uint8_t n_aliases;
+	uint8_t def_state;
+	uint32_t pairs[]; /* in name order */
+};
+
+struct alias {
+	struct series *series;
+	uint64_t ref;
+	struct hash128 hash;
+	uint32_t shard; /* of the series */
+	uint32_t at;	/* index in its own shard's list */
+	struct span wire; /* HEAD_VERIFY only */
+};
+
+struct slot {
+	struct hash128 hash;
+	uintptr_t p; /* 0 empty; series, or alias | 1 */
+};
+
+struct shard {
+	_Alignas(64) pthread_mutex_t mu;
+	struct slot *slots;
+	uint64_t n_slots_used, mask;
+	struct head_pool pool; /* series and aliases */
+	struct series *free_series[POOL_CLASSES];
+	struct alias **aliases;
+	uint32_t n_aliases, cap_aliases;
+	uint64_t n_series;
+	struct chunk_sample *scratch; /* HEAD_RAW_SAMPLES + 1, for one decoded leaf */
+	uint8_t *scratch_bytes;
+};
+enum { HEAD_CHUNK_MAX_BYTES = 8192 }; /* 240 samples of 20 bytes, record header and checksum */
+
+struct tenant;
+struct hash128 head_hash(const struct head *h, const struct tenant *tn, struct span wire);
+static inline uint32_t head_shard_of(const struct head *h, struct hash128 x);
+
+/* All under the shard's lock. find gives 0 when absent; wire is looked at in HEAD_VERIFY builds only. */
+uintptr_t head_table_find_locked(struct head *h, struct shard *sh, struct hash128 x, uint32_t tenant, struct span wire);
+CHECKED errc head_series_new_locked(
+	struct head *h, struct shard *sh, struct tenant *tn, struct hash128 x, struct labels l, struct series **out, struct err *err);
+void head_series_remove_locked(struct head *h, struct shard *sh, struct series *s);
+/* Best effort: without memory the next request of this spelling is decoded again. */
+void head_alias_add_locked(struct head *h, struct shard *sh, struct hash128 x, struct span wire, struct series *s, uint64_t ref, uint32_t home);
+void head_alias_remove_locked(struct shard *sh, struct alias *a);
+/* Removes up to HEAD_SLICE aliases of dead series from index *at on; false at the end. */
+bool head_alias_sweep(struct shard *sh, uint32_t *at);
+/* Appends the canonical bytes. */
+void head_series_wire(const struct head *h, const struct series *s, struct buf *out);
+int head_series_cmp(const struct head *h, const struct series *a, const struct series *b);
+
+/* ---- the chunk file of a window (head_chunkfile.c) ---- */
+
+struct chunkfile {
+	struct head *head;
+	struct ulid ulid;
+	pthread_mutex_t mu;
+	uint8_t *buf; /* bytes [flushed, flushed + n) */
+	size_t n, cap, flush_at;
+	uint64_t flushed;
+	bool exists;
+	_Atomic uint64_t *total2; /* the window's memory */
+};
+struct chunkfile_fds {
+	pthread_mutex_t mu;
+	uint64_t clock;
+	struct chunkfile_fd {
+		const struct chunkfile *file; /* NULL: free */
+		int fd;
+		uint32_t pins;
+		uint64_t used;
+	} v[HEAD_FDS];
+};
+void head_chunkfile_init(struct chunkfile *f, struct head *h, struct ulid ulid, _Atomic uint64_t *total2);
+/* Copies one chunk to the file's end. A write that fails (disk full) keeps the bytes in memory; only ERR_NOMEM is an error. */
+CHECKED errc head_chunkfile_append(struct chunkfile *f, uint64_t ref, const struct chunk *c, uint64_t *off, struct err *err);
+/* Reads and checks the record at off; the payload (len bytes) goes to out, which has room for len + CHUNKFILE_OVERHEAD. */
+enum { CHUNKFILE_HEADER = 29, CHUNKFILE_OVERHEAD = CHUNKFILE_HEADER + 4 };
+CHECKED errc head_chunkfile_read(struct chunkfile *f, uint64_t off, uint32_t len, uint8_t *out, struct err *err);
+uint64_t head_chunkfile_bytes(struct chunkfile *f);
+void head_chunkfile_remove(struct chunkfile *f);
+
+/* ---- a series in a window (head_leaf.c) ---- */
+
+enum leaf_kind { LEAF_FILE, LEAF_RAW };
+struct leaf {
+	uint32_t mint, maxt; /* from the window's start */
+	uint32_t len;	     /* FILE: payload bytes; RAW: room in samples */
+	uint16_t n;
+	uint8_t kind;
+	uint8_t touched; /* not what the cutting rule made of the samples as they came in order, or not known to end where the rule ends it */
+	union {
+		uint64_t off;		  /* FILE */
+		struct chunk_sample *raw; /* RAW; from the part's pool */
+	};
+};
+
+/* Leaves are disjoint and ascend; the open chunk lies behind all of them. */
+struct wseries {
+	struct series *series;
+	uint8_t *bytes; /* the open chunk's payload */
+	struct leaf *leaves;
+	struct xor_appender app;   /* n == 0: no open chunk */
+	struct chunk_cutter cutter; /* start: the open chunk's first time */
+	uint32_t n_leaves, cap_leaves;
+	uint32_t cap_bytes;
+	uint16_t n_raw;
+	bool touched; /* some leaf is */
+};
+
+enum insert_verdict { INSERT_STORED, INSERT_DUPLICATE, INSERT_CONFLICT, INSERT_FAILED };
+struct window;
+struct wpart;
+/* Under the shard's lock, t inside the window. FAILED: err says why, nothing was changed. winner: a conflict is decided by float_winner
+ * (replay) instead of refused. *late is set when t was not behind all others. */
+enum insert_verdict head_leaf_insert_locked(struct window *w, struct shard *sh, struct wpart *part, struct wseries *ws, int64_t t, uint64_t v,
+	bool winner, bool *late, struct err *err);
+/* The samples of a leaf into out (HEAD_RAW_SAMPLES + 1 entries). bytes: room for a chunk's record. */
+CHECKED errc head_leaf_decode(struct window *w, const struct leaf *l, struct chunk_sample *out, uint8_t *bytes, size_t *n, struct err *err);
+/* Order, disjointness and counts; for tests. */
+bool head_leaf_sane(struct window *w, const struct wseries *ws);
+
+/* ---- windows (head_window.c) ---- */
+
+struct posting {
+	uint32_t pair; /* id + 1; 0 empty */
+	uint32_t n;
+	union {
+		uint32_t one; /* n == 1 */
+		uint32_t *v;  /* ascending */
+	};
+};
+struct name_pairs {
+	const struct symbol *name;
+	uint32_t *v;
+	uint32_t n, cap;
+};
+
+struct wpart {
+	struct head_pool pool;
+	struct wseries **ws;
+	uint32_t n, cap;
+	uint32_t *map; /* local + 1, open addressing by the series' hash32 */
+	uint32_t map_mask;
+	struct posting *postings;
+	uint32_t n_postings, postings_mask;
+	struct name_pairs *names;
+	uint32_t n_names, cap_names;
+	uint64_t n_samples;
+	int64_t min_t, max_t;
+};
+
+enum window_state { WINDOW_OPEN, WINDOW_CLOSING };
+
+struct window {
+	/* constant */
+	struct head *head;
+	struct tenant *tenant;
+	struct ulid ulid;
+	int64_t start, range;
+	uint32_t serial;
+	int64_t first_arrival_ms;
+	/* atomics */
+	_Atomic uint32_t refs;
+	_Atomic uint64_t first_segment;
+	_Atomic int64_t last_arrival_ms;
+	_Atomic uint64_t memory_bytes, n_samples;
+	/* tenant->mu */
+	enum window_state state;
+	/* head->windows_mu */
+	struct window *prev, *next;
+	bool cut_now;  /* flush, memory or log size ask for it */
+	bool gone;     /* has left its tenant's list */
+	uint32_t failures;
+	errc last_error;
+	int64_t retry_at_ns;
+	/* the cutter's */
+	bool frozen;
+	bool written; /* its block is complete, or it was empty */
+	uint64_t block_series, block_bytes;
+	struct chunkfile file;
+	/* shard[i].mu */
+	struct window_part {
+		struct wpart *p;
+		bool frozen;
+	} parts[];
+};
+
+/* Opens a window under tenant->mu. ulid NULL: a new one. The tenant's list holds one reference. */
+CHECKED errc head_window_open_locked(
+	struct tenant *tn, const struct ulid *ulid, int64_t start, int64_t range, int64_t arrival_ms, struct window **out, struct err *err);
+static inline struct window *head_window_ref(struct window *w)
+{
+	atomic_fetch_add_explicit(&w->refs, 1, memory_order_relaxed);
+	return w;
+}
+void head_window_unref(struct window *w);
+void head_window_freeze(struct window *w);
+void head_window_thaw(struct window *w); /* replay: it goes on taking samples */
+/* Out of the tenant's list; drops the list's reference. */
+void head_window_leave(struct window *w);
+/* refs == 0: releases its series and frees everything. The cutter's, or the owner's when there is none. */
+void head_window_destroy(struct window *w);
+void head_window_forget(struct window *w); /* the same at close: its series go with the table */
+/* The series' state in this part, made when absent. */
+struct wseries *head_window_series_locked(struct window *w, struct shard *sh, uint32_t shard, struct series *s, struct err *err);
+struct posting *head_part_posting(const struct wpart *p, uint32_t pair);
+struct name_pairs *head_part_name(const struct wpart *p, const struct symbol *name);
+static inline const uint32_t *head_posting_list(const struct posting *p)
+{
+	return p->n == 1 ? &p->one : p->v;
+}
+
+/* ---- tenants (head_tenant.c) ---- */
+
+struct tenant {
+	struct head *head;
+	uint32_t idx;
+	struct hash128 salt;
+	pthread_mutex_t mu;
+	struct window **windows; /* mu; in the order they were opened */
+	uint32_t n_windows, cap_windows;
+	uint32_t name_bytes;
+	char name[];
+};
+CHECKED errc head_tenant_get(struct head *h, struct span name, struct tenant **out, struct err *err); /* made when absent */
+struct tenant *head_tenant_find(struct head *h, struct span name);				      /* NULL: never seen */
+struct tenant *head_tenant_at(struct head *h, uint32_t idx);
+static inline struct span head_tenant_name(const struct tenant *tn)
+{
+	return (struct span){tn->name, tn->name_bytes};
+}
+/* The open window that takes t: the one opened first among those that contain it, else a new one. Referenced for the caller. */
+CHECKED errc head_tenant_window(struct tenant *tn, int64_t t, int64_t arrival_ms, struct window **out, struct err *err);
+void head_tenants_destroy(struct head *h);
+
+/* ---- what one request needs (head_append.c, head_log.c) ---- */
+
+struct log_def {
+	uint64_t ref;
+	struct span wire; /* canonical; borrowed from the request or the context's arena */
+	uint32_t group;	  /* last group that holds it */
+};
+struct log_meta {
+	uint32_t win; /* index into wins */
+	uint32_t def; /* index into defs, or UINT32_MAX */
+};
+struct append_window {
+	struct window *w;
+	uint32_t next; /* older entry of the same hash slot, + 1 */
+	uint32_t n;    /* logged samples */
+};
+struct append_ctx {
+	struct append_ctx *next;
+	struct hash128 *hashes;
+	uint32_t *order;
+	uint32_t *spare;
+	uint8_t *missed;
+	struct log_def *defs;
+	size_t cap_series;
+	struct wal_sample *samples;
+	struct wal_sample *sorted;
+	struct log_meta *meta, *sorted_meta;
+	size_t cap_samples;
+	struct append_window *wins;
+	uint32_t n_wins, cap_wins, cur;
+	uint32_t *win_slots;
+	uint32_t win_mask;
+	size_t n_logged, n_defs;
+	struct arena arena; /* lives as long as the request */
+	struct arena parse; /* one series' labels */
+	struct buf wire, group;
+	/* the request */
+	struct head *head;
+	struct tenant *tenant;
+	const struct wal_ticket *ticket;
+	struct head_batch *batch;
+	uint64_t n_late, n_dup;
+	uint64_t *refused; /* by errid */
+};
+void head_append_close(struct head *h); /* frees the contexts */
+/* Encodes what ctx holds; never fails: room was made before the verdicts. */
+void head_log_encode(struct append_ctx *ctx, struct buf *out);
+
+/* ---- cuts (head_cut.c, head_cutter.c, head_checkpoint.c) ---- */
+
+struct cut_record {
+	struct wal_cut cut;
+	uint64_t pos_max;      /* behind the newest counted copy in the log */
+	uint64_t last_segment; /* no sample of the window stands behind it; UINT64_MAX: not known yet */
+	uint8_t copies;	       /* in two frames far apart, or in a checkpoint: 2 */
+};
+struct cut_list {
+	struct cut_record *v;
+	size_t n, cap;
+};
+/* Replaces an entry of the same window and block. */
+CHECKED errc head_cuts_put(struct head *h, const struct cut_record *r, struct err *err);
+/* Log copies that are due, and forgetting what no replay can need. */
+void head_cuts_maintain(struct head *h);
+/* Adds the record if it is not there, and tries to log it. */
+CHECKED errc head_cuts_log(struct head *h, const struct wal_cut *cut, struct err *err);
+
+struct cut_result {
+	struct ulid block;
+	uint64_t bytes;
+	uint64_t n_series, n_samples;
+};
+/* Writes the window's samples as block `block`. The window is frozen, or replay owns it. n_series == 0: it was empty, no block. */
+CHECKED errc head_cut_write(struct window *w, struct ulid block, uint64_t upto_seq, struct cut_result *out, struct err *err);
+/* Tells on_block; reads meta.json back. */
+CHECKED errc head_cut_announce(struct head *h, struct ulid block, uint64_t bytes, struct err *err);
+CHECKED errc head_checkpoint_maybe(struct head *h, struct err *err);
+void *head_cutter_main(void *head);
+void head_cutter_wake(struct head *h);
+
+struct replay_state; /* head_replay.c */
+void head_replay_free(struct head *h);
+CHECKED errc head_replay_end(struct head *h, struct err *err);
+
+struct announce {
+	struct wal_cut cut;
+	uint64_t bytes;
+};
+
+struct head_metrics {
+	struct metric *series, *windows, *memory, *appended, *duplicate, *late, *created, *cut, *cut_seconds, *cut_failures, *refused[ERRID_COUNT],
+		*unknown, *checkpoints, *chunk_write_failures;
+};
+
+struct head {
+	/* constant after open */
+	struct head_config cfg; /* strings owned */
+	struct arena cfg_arena;
+	uint32_t n_shards, shard_shift;
+	struct shard *shards;
+	_Alignas(64) uint8_t secret[192];
+	struct head_metrics m;
+	struct chunkfile_fds fds;
+	struct symbols symbols;
+	/* atomics */
+	_Atomic uint64_t memory_bytes, n_series, n_windows, n_cutting, n_samples, chunk_file_bytes;
+	_Atomic uint64_t next_ref;
+	_Atomic uint32_t next_serial;
+	_Atomic int64_t min_range; /* of any window that may be open */
+	_Atomic bool stop;
+	/* tenants */
+	pthread_rwlock_t tenants_mu;
+	struct tenant **tenants;
+	uint32_t n_tenants, cap_tenants;
+	uint32_t *tenant_slots; /* idx + 1 */
+	uint32_t tenant_mask;
+	/* every window that is not destroyed; wake is signalled for the cutter, done for whoever waits for cuts */
+	pthread_mutex_t windows_mu;
+	pthread_cond_t wake, done;
+	struct window *windows, *windows_tail;
+	bool woken, announced;
+	/* request contexts */
+	pthread_mutex_t ctx_mu;
+	struct append_ctx *ctxs;
+	uint32_t n_ctxs;
+	/* cuts */
+	pthread_mutex_t cuts_mu;
+	struct cut_list cuts;
+	/* the cutter's */
+	pthread_t cutter;
+	bool cutter_runs;
+	uint32_t n_checkpoint;
+	int64_t checkpoint_retry_ns;
+	struct announce *announces;
+	size_t n_announces, cap_announces;
+	/* replay's; NULL afterwards */
+	struct replay_state *replay;
+};
+
+static inline uint32_t head_shard_of(const struct head *h, struct hash128 x)
+{
+	return h->n_shards == 1 ? 0 : (uint32_t)(x.hi >> h->shard_shift);
+}
+static inline void head_memory_add(struct head *h, uint64_t n)
+{
+	atomic_fetch_add_explicit(&h->memory_bytes, n, memory_order_relaxed);
+}
+static inline void head_memory_sub(struct head *h, uint64_t n)
+{
+	atomic_fetch_sub_explicit(&h->memory_bytes, n, memory_order_relaxed);
+}
+static inline uint64_t head_memory(const struct head *h)
+{
+	return atomic_load_explicit(&h->memory_bytes, memory_order_relaxed);
+}

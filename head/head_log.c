@@ -1,0 +1,132 @@
+/* head/head_log.c - what a request leaves in the log.
+ *
+ * Samples of a window are one record; above HEAD_LOG_GROUP_BYTES another one begins. A series whose definition does not yet stand in two
+ * frames far apart is defined again in the same frame: definitions and the samples that need them are one group, so a damaged frame
+ * takes its own samples along and no others.
+ *
+ *     WAL_SAMPLES                                      all series settled (the common case: no copy, encoded in place)
+ *     WAL_GROUP { WAL_SERIES, WAL_SAMPLES }            some young
+ */
+#include "head/head_int.h"
+
+size_t head_batch_bound(const struct head *h, const struct head_batch *b)
+{
+	int64_t range = atomic_load_explicit(&h->min_range, memory_order_relaxed);
+	size_t tenant = b->tenant.n, defs = 0, records = 0, longest = 0;
+	int64_t lo = INT64_MAX, hi = INT64_MIN;
+	for (size_t i = 0; i < b->n_series; i++) {
+		const struct head_series *s = &b->series[i];
+		if (s->n == 0)
+			continue;
+		const struct head_sample *v = b->samples + s->first;
+		uint64_t windows = 1;
+		int64_t first = v[0].t, last = v[0].t;
+		/* How often samples change the window; and no more windows than the times span. */
+		for (uint32_t k = 1; k < s->n; k++) {
+			int64_t d = (int64_t)((uint64_t)v[k].t - (uint64_t)v[k - 1].t);
+			windows += d < 0 || d >= range || floor_to(v[k].t, range) != floor_to(v[k - 1].t, range);
+			first = v[k].t < first ? v[k].t : first;
+			last = v[k].t > last ? v[k].t : last;
+		}
+		uint64_t span = ((uint64_t)last - (uint64_t)first) / (uint64_t)range + 2;
+		windows = windows < span ? windows : span;
+		lo = first < lo ? first : lo;
+		hi = last > hi ? last : hi;
+		size_t def = wal_series_bound(tenant, s->wire.n);
+		longest = def > longest ? def : longest;
+		defs += windows * def;
+		records += windows;
+	}
+	if (records == 0)
+		return 0;
+	/* A start has another window in each shard at most: one that was closed while the request ran. */
+	uint64_t span = ((uint64_t)hi - (uint64_t)lo) / (uint64_t)range + 2;
+	if (span < records / (h->n_shards + 1))
+		records = span * (h->n_shards + 1);
+	/* A group that is full splits a series: its definition stands twice. */
+	size_t n = defs + wal_samples_bound(tenant, b->n_samples);
+	size_t groups = records + n / (HEAD_LOG_GROUP_BYTES / 2) + 1;
+	return n + groups * (wal_samples_bound(tenant, 0) + 16) + (groups - records) * longest;
+}
+
+static struct wal_window window_of(const struct window *w)
+{
+	return (struct wal_window){.tenant = head_tenant_name(w->tenant), .window = w->ulid, .start_ms = w->start, .range_ms = w->range};
+}
+
+/* Samples [0, n) of one window; def[k] as in log_meta. */
+static void encode_window(struct append_ctx *c, struct buf *out, const struct window *win, const struct wal_sample *v, const struct log_meta *m,
+	size_t n, uint32_t *n_groups)
+{
+	struct wal_window w = window_of(win);
+	size_t tenant = w.tenant.n;
+	for (size_t i = 0; i < n;) {
+		uint32_t group = (*n_groups)++;
+		size_t bytes = wal_samples_bound(tenant, 0), each = wal_samples_bound(tenant, 1) - bytes, k = i, n_defs = 0;
+		for (; k < n && bytes + each <= HEAD_LOG_GROUP_BYTES; k++) {
+			struct log_def *d = m[k].def == UINT32_MAX ? NULL : &c->defs[m[k].def];
+			if (d && d->group != group) {
+				size_t def = wal_series_bound(tenant, d->wire.n);
+				if (k > i && bytes + each + def > HEAD_LOG_GROUP_BYTES)
+					break;
+				d->group = group;
+				bytes += def;
+				n_defs++;
+			}
+			bytes += each;
+		}
+		ASSERT(k > i);
+		if (n_defs == 0) {
+			wal_samples_put(out, &w, v + i, k - i);
+			i = k;
+			continue;
+		}
+		buf_clear(&c->group);
+		struct wal_series_enc e;
+		wal_series_begin(&e, &c->group, w.tenant);
+		uint32_t before = UINT32_MAX;
+		for (size_t j = i; j < k; j++) {
+			uint32_t def = m[j].def;
+			if (def != UINT32_MAX && def != before)
+				wal_series_put(&e, c->defs[def].ref, c->defs[def].wire);
+			before = def;
+		}
+		wal_series_end(&e);
+		wal_samples_put(&c->group, &w, v + i, k - i);
+		ASSERT(!c->group.failed);
+		buf_u8(out, WAL_GROUP);
+		buf_str(out, span_of(c->group.p, c->group.n));
+		i = k;
+	}
+}
+
+void head_log_encode(struct append_ctx *c, struct buf *out)
+{
+	uint32_t n_groups = 0;
+	if (c->n_logged == 0)
+		return;
+	if (c->n_wins == 1) {
+		encode_window(c, out, c->wins[0].w, c->samples, c->meta, c->n_logged, &n_groups);
+		return;
+	}
+	/* By window, the order inside kept; the metas follow. */
+	size_t at = 0;
+	for (uint32_t k = 0; k < c->n_wins; k++) {
+		size_t from = at;
+		if (c->wins[k].n == 0)
+			continue;
+		at += c->wins[k].n;
+		c->wins[k].next = (uint32_t)from;
+	}
+	ASSERT(at == c->n_logged);
+	for (size_t i = 0; i < c->n_logged; i++) {
+		uint32_t to = c->wins[c->meta[i].win].next++;
+		c->sorted[to] = c->samples[i];
+		c->sorted_meta[to] = c->meta[i];
+	}
+	at = 0;
+	for (uint32_t k = 0; k < c->n_wins; k++) {
+		encode_window(c, out, c->wins[k].w, c->sorted + at, c->sorted_meta + at, c->wins[k].n, &n_groups);
+		at += c->wins[k].n;
+	}
+}

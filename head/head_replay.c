@@ -1,0 +1,543 @@
+/* head/head_replay.c - the log read back: definitions, samples, cuts.
+ *
+ * A definition makes (or finds) its series; one series may have had several refs, all lead to it. A samples record names its window by
+ * ULID: if a known cut covers the frame it is skipped, else the samples go into the window of exactly that name. No bounds of time are
+ * judged again. A cut record met behind its window's samples throws the window away: its block is complete.
+ *
+ * A log bigger than memory: above 80 % of the limit the fullest window becomes a block of its own name (meta.json says which window, and
+ * up to which frame), between two frames, and goes on empty. Before the first such cut the whole log is looked through for
+ * cut records, so that nothing becomes a block that is one already. These blocks are announced when the cutter starts; they count
+ * as settled only when their frames have left the log, because a cut record could not be read before the samples it covers.
+ *
+ * Bytes come from disk: what does not fit is counted, logged with its place, and skipped. Only a lack of memory ends a replay.
+ */
+#include <inttypes.h>
+#include "base/tenant.h"
+#include "head/head_int.h"
+
+struct ref_slot {
+	uint64_t ref; /* 0 empty */
+	struct series *series;
+	uint32_t shard;
+};
+struct window_slot {
+	struct ulid ulid;
+	bool used;
+	bool closed;	   /* cut whole */
+	uint64_t upto_seq; /* cut in part up to this frame */
+	struct window *w;  /* open, or NULL */
+};
+struct replay_state {
+	struct ref_slot *refs;
+	uint64_t n_refs, ref_mask;
+	struct window_slot *windows;
+	uint64_t n_windows, window_mask;
+	struct arena parse;
+	uint64_t unknown_seq; /* frame for which unknown series were logged last */
+	uint64_t cut_again_seq;
+	bool peeked;
+};
+
+static struct replay_state *state_of(struct head *h)
+{
+	ASSERT(h->replay);
+	return h->replay;
+}
+
+/* ---- tables ---- */
+
+static uint64_t spread(uint64_t x)
+{
+	return x * UINT64_C(0x9e3779b97f4a7c15) >> 20;
+}
+
+static struct ref_slot *ref_slot(struct replay_state *r, uint64_t ref)
+{
+	uint64_t i = spread(ref) & r->ref_mask;
+	while (r->refs[i].ref && r->refs[i].ref != ref)
+		i = (i + 1) & r->ref_mask;
+	return &r->refs[i];
+}
+
+static errc refs_room(struct head *h, struct replay_state *r, struct err *err)
+{
+	if (r->refs && r->n_refs + 1 <= (r->ref_mask + 1) / 4 * 3)
+		return OK;
+	struct replay_state old = *r;
+	uint64_t mask = r->refs ? r->ref_mask * 2 + 1 : 1023;
+	struct ref_slot *v = calloc(mask + 1, sizeof *v);
+	if (!v)
+		return err_set(err, ERR_NOMEM, "replay: no memory for %" PRIu64 " series", r->n_refs);
+	r->refs = v;
+	r->ref_mask = mask;
+	for (uint64_t i = 0; old.refs && i <= old.ref_mask; i++)
+		if (old.refs[i].ref)
+			*ref_slot(r, old.refs[i].ref) = old.refs[i];
+	head_memory_add(h, (mask + 1 - (old.refs ? old.ref_mask + 1 : 0)) * sizeof *v);
+	free(old.refs);
+	return OK;
+}
+
+static struct window_slot *window_slot(struct replay_state *r, struct ulid u)
+{
+	uint64_t i = spread(get_le64(u.b) ^ get_le64(u.b + 8)) & r->window_mask;
+	while (r->windows[i].used && !ulid_eq(r->windows[i].ulid, u))
+		i = (i + 1) & r->window_mask;
+	return &r->windows[i];
+}
+
+/* The window's entry, made when absent. */
+static errc window_entry(struct replay_state *r, struct ulid u, struct window_slot **out, struct err *err)
+{
+	if (!r->windows || r->n_windows + 1 > (r->window_mask + 1) / 4 * 3) {
+		struct replay_state old = *r;
+		uint64_t mask = r->windows ? r->window_mask * 2 + 1 : 63;
+		struct window_slot *v = calloc(mask + 1, sizeof *v);
+		if (!v)
+			return err_set(err, ERR_NOMEM, "replay: no memory for %" PRIu64 " windows", r->n_windows);
+		r->windows = v;
+		r->window_mask = mask;
+		for (uint64_t i = 0; old.windows && i <= old.window_mask; i++)
+			if (old.windows[i].used)
+				*window_slot(r, old.windows[i].ulid) = old.windows[i];
+		free(old.windows);
+	}
+	*out = window_slot(r, u);
+	if (!(*out)->used) {
+		**out = (struct window_slot){.ulid = u, .used = true};
+		r->n_windows++;
+	}
+	return OK;
+}
+
+static errc replay_begin(struct head *h, struct err *err)
+{
+	if (h->replay)
+		return OK;
+	h->replay = calloc(1, sizeof *h->replay);
+	if (!h->replay)
+		return err_set(err, ERR_NOMEM, "no memory for replay");
+	arena_init(&h->replay->parse, 64 * MIB);
+	return OK;
+}
+
+void head_replay_free(struct head *h)
+{
+	struct replay_state *r = h->replay;
+	if (!r)
+		return;
+	if (r->refs)
+		head_memory_sub(h, (r->ref_mask + 1) * sizeof *r->refs);
+	free(r->refs);
+	free(r->windows);
+	arena_free(&r->parse);
+	free(r);
+	h->replay = NULL;
+}
+
+/* ---- records ---- */
+
+struct place {
+	struct head *head;
+	const struct wal_frame *f;
+	bool damaged;
+};
+
+static void damage(struct place *p, const char *what)
+{
+	if (!p->damaged)
+		log_error("a log frame with a right checksum holds what it should not: skipped", LSTR("what", what), LU64("segment", p->f->segment),
+			LU64("offset", p->f->offset), LU64("frame", p->f->seq));
+	p->damaged = true;
+}
+
+/* The copy in this frame counts toward the two that make a definition safe. */
+static void def_seen(const struct wal_frame *f, struct series *s)
+{
+	uint64_t behind = f->pos + f->payload.n + f->payload.n / 128 + 4096;
+	if (f->seq == 0) { /* a checkpoint stands in two files */
+		s->def_state = DEF_TWICE;
+		s->def_pos = 0;
+	} else if (s->def_state == DEF_NONE) {
+		s->def_state = DEF_ONCE;
+		s->def_pos = behind;
+	} else if (s->def_state == DEF_ONCE && f->pos >= s->def_pos + WAL_COPY_DISTANCE_BYTES) {
+		s->def_state = DEF_TWICE;
+		s->def_pos = behind;
+	}
+}
+
+static errc define(struct place *p, struct tenant *tn, uint64_t ref, struct span wire, struct err *err)
+{
+	struct head *h = p->head;
+	struct replay_state *r = state_of(h);
+	struct hash128 x = head_hash(h, tn, wire);
+	uint32_t shard = head_shard_of(h, x);
+	struct shard *sh = &h->shards[shard];
+	errc rc = refs_room(h, r, err);
+	if (rc != OK)
+		return rc;
+	struct ref_slot *slot = ref_slot(r, ref);
+	if (slot->ref && slot->shard == shard && slot->series->hash32 == (uint32_t)x.lo && slot->series->tenant == tn->idx) {
+		if (atomic_load(&slot->series->ref) == ref)
+			def_seen(p->f, slot->series);
+		return OK;
+	}
+	struct labels l;
+	uint32_t which;
+	struct err why = {0};
+	const struct labels_limits wide = {LIMIT_LABELS_DECODE, UINT32_MAX, UINT32_MAX};
+	arena_reset(&r->parse);
+	rc = labels_from_wire(wire, LIMIT_LABELS_DECODE, &r->parse, &l, &why);
+	if (rc == ERR_NOMEM)
+		return err_set(err, ERR_NOMEM, "%s", why.msg);
+	if (rc != OK || ref == 0 || ref > UINT64_MAX / 2 || wire.n > HEAD_SERIES_WIRE_BYTES || labels_normalize(&l, &wide, &which) != LABELS_OK ||
+		l.n == 0 || labels_wire_size(l) != wire.n) {
+		damage(p, "a definition that is none");
+		return OK;
+	}
+	pthread_mutex_lock(&sh->mu);
+	struct series *s = (struct series *)head_table_find_locked(h, sh, x, tn->idx, wire);
+	rc = s ? OK : head_series_new_locked(h, sh, tn, x, l, &s, err);
+	if (rc == OK) {
+		/* The newest name is the one that new samples get: its definition is the last to leave the log. */
+		atomic_store_explicit(&s->ref, ref, memory_order_relaxed);
+		s->def_state = DEF_NONE;
+		def_seen(p->f, s);
+		if (!slot->ref)
+			r->n_refs++;
+		*slot = (struct ref_slot){ref, s, shard};
+		if (ref >= atomic_load(&h->next_ref))
+			atomic_store(&h->next_ref, ref + 1);
+	}
+	pthread_mutex_unlock(&sh->mu);
+	return rc;
+}
+
+static errc replay_series(struct place *p, struct span body, struct err *err)
+{
+	errc rc = OK;
+	struct wal_series_dec d;
+	struct tenant *tn;
+	if (!wal_series_open(body, &d) || !tenant_valid(d.tenant)) {
+		damage(p, "definitions of no tenant");
+		return OK;
+	}
+	TRY(head_tenant_get(p->head, d.tenant, &tn, err));
+	uint64_t ref;
+	struct span wire;
+	bool ok;
+	while (wal_series_next(&d, &ref, &wire, &ok))
+		TRY(define(p, tn, ref, wire, err));
+	if (!ok)
+		damage(p, "definitions cut short");
+fail:
+	return rc;
+}
+
+/* Unlinks the window; it is destroyed when no reader holds it. */
+static void window_drop(struct window_slot *e)
+{
+	struct window *w = e->w;
+	e->w = NULL;
+	if (!w->frozen)
+		head_window_freeze(w);
+	head_window_ref(w);
+	head_window_leave(w);
+	if (atomic_fetch_sub_explicit(&w->refs, 1, memory_order_acq_rel) == 1)
+		head_window_destroy(w);
+}
+
+static errc known_cut(struct head *h, const struct wal_cut *cut, const struct wal_frame *f, struct err *err)
+{
+	errc rc = OK;
+	struct window_slot *e;
+	TRY(window_entry(state_of(h), cut->window, &e, err));
+	struct cut_record c = {.cut = *cut, .last_segment = UINT64_MAX};
+	if (f && f->seq == 0) {
+		c.copies = 2;
+	} else if (f) {
+		c.copies = 1;
+		c.pos_max = f->pos + f->payload.n + f->payload.n / 128 + 4096;
+	}
+	TRY(head_cuts_put(h, &c, err));
+	if (cut->upto_seq > e->upto_seq)
+		e->upto_seq = cut->upto_seq;
+	if (cut->upto_seq == WAL_CUT_ALL) {
+		e->closed = true;
+		if (e->w)
+			window_drop(e);
+	}
+fail:
+	return rc;
+}
+
+errc head_known_cut(struct head *h, const struct wal_cut *cut, struct err *err)
+{
+	errc rc = replay_begin(h, err);
+	return rc == OK ? known_cut(h, cut, NULL, err) : rc;
+}
+
+static bool window_fits(const struct wal_window *w)
+{
+	return tenant_valid(w->tenant) && w->range_ms >= HEAD_RANGE_MIN_MS && w->range_ms <= HEAD_RANGE_MAX_MS && w->start_ms % w->range_ms == 0 &&
+	       w->start_ms >= INT64_MIN + HEAD_RANGE_MAX_MS && w->start_ms <= INT64_MAX - 2 * HEAD_RANGE_MAX_MS;
+}
+
+static errc replay_window(struct place *p, const struct wal_window *ww, struct tenant *tn, struct window_slot *e, struct err *err)
+{
+	int64_t now = io_now_ms(), opened = ulid_time_ms(ww->window);
+	pthread_mutex_lock(&tn->mu);
+	errc rc = head_window_open_locked(tn, &ww->window, ww->start_ms, ww->range_ms, opened < now ? opened : now, &e->w, err);
+	pthread_mutex_unlock(&tn->mu);
+	if (rc == OK) {
+		atomic_store(&e->w->last_arrival_ms, now);
+		atomic_store(&e->w->first_segment, p->f->segment);
+	}
+	return rc;
+}
+
+static errc replay_samples(struct place *p, struct span body, struct err *err)
+{
+	errc rc = OK;
+	struct head *h = p->head;
+	struct replay_state *r = state_of(h);
+	struct wal_samples_dec d;
+	struct tenant *tn;
+	struct window_slot *e;
+	if (!wal_samples_open(body, &d) || !window_fits(&d.w)) {
+		damage(p, "samples of no window");
+		return OK;
+	}
+	TRY(window_entry(r, d.w.window, &e, err));
+	if (e->closed || p->f->seq <= e->upto_seq)
+		return OK;
+	TRY(head_tenant_get(h, d.w.tenant, &tn, err));
+	if (e->w && (e->w->tenant != tn || e->w->start != d.w.start_ms || e->w->range != d.w.range_ms)) {
+		damage(p, "a window with another tenant or time than before");
+		return OK;
+	}
+	if (!e->w)
+		TRY(replay_window(p, &d.w, tn, e, err));
+	struct window *w = e->w;
+	struct wal_sample s;
+	bool ok;
+	uint64_t unknown = 0, stored = 0;
+	struct ref_slot *slot = NULL;
+	while (wal_samples_next(&d, &s, &ok)) {
+		if (s.t < w->start || s.t - w->start >= w->range) {
+			damage(p, "a sample outside its window");
+			continue;
+		}
+		if (!slot || slot->ref != s.ref) {
+			slot = r->refs ? ref_slot(r, s.ref) : NULL;
+			if (!slot || !slot->ref || slot->series->tenant != tn->idx) {
+				slot = NULL;
+				unknown++;
+				continue;
+			}
+		}
+		struct shard *sh = &h->shards[slot->shard];
+		struct series *se = slot->series;
+		bool late;
+		enum insert_verdict verdict = INSERT_FAILED;
+		pthread_mutex_lock(&sh->mu);
+		if (!se->ws || se->ws_window != w->serial) {
+			se->ws = head_window_series_locked(w, sh, slot->shard, se, err);
+			se->ws_window = w->serial;
+		}
+		struct wpart *part = w->parts[slot->shard].p;
+		if (se->ws)
+			verdict = head_leaf_insert_locked(w, sh, part, se->ws, s.t, s.v, true, &late, err);
+		if (verdict == INSERT_STORED) {
+			part->n_samples++;
+			part->min_t = s.t < part->min_t ? s.t : part->min_t;
+			part->max_t = s.t > part->max_t ? s.t : part->max_t;
+			stored++;
+		}
+		pthread_mutex_unlock(&sh->mu);
+		if (verdict == INSERT_FAILED) {
+			rc = err && err->code ? err->code : ERR_NOMEM;
+			break;
+		}
+	}
+	if (rc == OK && !ok)
+		damage(p, "samples cut short");
+	atomic_fetch_add(&w->n_samples, stored);
+	atomic_fetch_add(&h->n_samples, stored);
+	if (unknown > 0) {
+		metric_add(h->m.unknown, unknown);
+		if (r->unknown_seq != p->f->seq)
+			log_warn("samples of series whose definitions were lost: dropped", LU64("samples", unknown), LU64("segment", p->f->segment),
+				LU64("offset", p->f->offset), LU64("frame", p->f->seq), LSPAN("tenant", d.w.tenant));
+		r->unknown_seq = p->f->seq;
+	}
+fail:
+	return rc;
+}
+
+static errc replay_records(struct place *p, struct span body, bool group, struct err *err)
+{
+	errc rc = OK;
+	struct rd rd = rd_of(body.p, body.n);
+	struct wal_record rec;
+	bool ok;
+	while (rc == OK && wal_record_next(&rd, &rec, &ok)) {
+		struct wal_cut cut;
+		switch (rec.kind) {
+		case WAL_SERIES:
+			rc = replay_series(p, rec.body, err);
+			break;
+		case WAL_SAMPLES:
+			rc = replay_samples(p, rec.body, err);
+			break;
+		case WAL_CUT:
+			if (wal_cut_get(rec.body, &cut))
+				rc = known_cut(p->head, &cut, p->f, err);
+			else
+				damage(p, "a cut that is none");
+			break;
+		case WAL_GROUP:
+			if (group)
+				damage(p, "a group in a group");
+			else
+				rc = replay_records(p, rec.body, true, err);
+			break;
+		default:
+			break;
+		}
+	}
+	if (rc == OK && !ok)
+		damage(p, "a record cut short");
+	return rc;
+}
+
+/* ---- a log bigger than memory ---- */
+
+static errc peek_frame(void *arg, const struct wal_frame *f, struct err *err)
+{
+	struct head *h = arg;
+	errc rc = OK;
+	struct rd rd = rd_of(f->payload.p, f->payload.n);
+	struct wal_record rec;
+	bool ok;
+	struct wal_cut cut;
+	while (rc == OK && wal_record_next(&rd, &rec, &ok))
+		if (rec.kind == WAL_CUT && wal_cut_get(rec.body, &cut))
+			rc = known_cut(h, &cut, f, err);
+	return rc;
+}
+
+static errc cut_fullest(struct head *h, const struct wal_frame *f, struct err *err)
+{
+	errc rc = OK;
+	struct replay_state *r = state_of(h);
+	struct window_slot *full = NULL;
+	for (uint64_t i = 0; r->windows && i <= r->window_mask; i++) {
+		struct window_slot *e = &r->windows[i];
+		if (e->used && e->w && (!full || atomic_load(&e->w->memory_bytes) > atomic_load(&full->w->memory_bytes)))
+			full = e;
+	}
+	/* Series and symbols alone can pass the limit; blocks of a few samples each would not help. */
+	if (!full || atomic_load(&full->w->memory_bytes) < h->cfg.max_memory_bytes / 64) {
+		r->cut_again_seq = f->seq + 256;
+		return OK;
+	}
+	struct window *w = full->w;
+	if (h->n_announces == h->cap_announces) {
+		size_t cap = h->cap_announces ? h->cap_announces * 2 : 8;
+		struct announce *v = realloc(h->announces, cap * sizeof *v);
+		CHECK(v, ERR_NOMEM, "no memory for a block's announcement");
+		h->announces = v;
+		h->cap_announces = cap;
+	}
+	struct wal_cut cut = {.window = w->ulid, .block = ulid_new(), .upto_seq = f->seq};
+	struct cut_result res;
+	head_window_freeze(w);
+	rc = head_cut_write(w, cut.block, cut.upto_seq, &res, err);
+	if (rc != OK) {
+		/* It goes on growing: the log must be read to its end, and the disk may have room then. */
+		head_window_thaw(w);
+		log_warn("replay: a window could not be cut to make room in memory", LULID("window", w->ulid), LERR(err));
+		metric_add(h->m.cut_failures, 1);
+		r->cut_again_seq = f->seq + 1024;
+		if (err)
+			*err = (struct err){0};
+		return OK;
+	}
+	if (res.n_series > 0) {
+		TRY(known_cut(h, &cut, NULL, err));
+		h->announces[h->n_announces++] = (struct announce){.cut = cut, .bytes = res.bytes};
+		log_info("replay: window cut to make room in memory", LULID("window", cut.window), LULID("block", cut.block),
+			LU64("samples", res.n_samples), LU64("upto_frame", f->seq));
+	}
+	window_drop(window_slot(r, cut.window));
+fail:
+	return rc;
+}
+
+errc head_replay_frame(void *head, const struct wal_frame *f, struct err *err)
+{
+	struct head *h = head;
+	struct place p = {.head = h, .f = f};
+	errc rc = OK;
+	struct err local = {0};
+	if (!err)
+		err = &local;
+	TRY(replay_begin(h, err));
+	TRY(replay_records(&p, f->payload, false, err));
+	struct replay_state *r = h->replay;
+	if (f->seq > 0 && f->seq >= r->cut_again_seq && head_memory(h) > h->cfg.max_memory_bytes / 5 * 4) {
+		if (!r->peeked) {
+			r->peeked = true;
+			TRY(wal_peek(h->cfg.wal, peek_frame, h, err));
+		}
+		if (head_memory(h) > h->cfg.max_memory_bytes / 5 * 4)
+			TRY(cut_fullest(h, f, err));
+	}
+fail:
+	return rc;
+}
+
+/* Of several open windows of one tenant and time only the newest was still taking samples. */
+static void close_superseded(struct tenant *tn)
+{
+	pthread_mutex_lock(&tn->mu);
+	for (uint32_t i = 0; i < tn->n_windows; i++) {
+		struct window *a = tn->windows[i];
+		for (uint32_t k = 0; k < tn->n_windows; k++) {
+			const struct window *b = tn->windows[k];
+			if (a->start == b->start && a->range == b->range && ulid_cmp(a->ulid, b->ulid) < 0) {
+				a->state = WINDOW_CLOSING;
+				a->cut_now = true;
+			}
+		}
+	}
+	pthread_mutex_unlock(&tn->mu);
+}
+
+errc head_replay_end(struct head *h, struct err *err)
+{
+	(void)err;
+	struct replay_state *r = h->replay;
+	for (uint64_t i = 0; r && r->refs && i <= r->ref_mask; i++) {
+		struct series *s = r->refs[i].series;
+		if (!s || atomic_load(&s->ref) != r->refs[i].ref || s->n_windows > 0)
+			continue;
+		struct shard *sh = &h->shards[r->refs[i].shard];
+		pthread_mutex_lock(&sh->mu);
+		s->ws = NULL;
+		head_series_remove_locked(h, sh, s);
+		pthread_mutex_unlock(&sh->mu);
+	}
+	head_replay_free(h);
+	for (uint32_t i = 0; i < h->n_tenants; i++)
+		close_superseded(h->tenants[i]);
+	struct wal_status st;
+	wal_status(h->cfg.wal, &st);
+	pthread_mutex_lock(&h->cuts_mu);
+	for (size_t i = 0; i < h->cuts.n; i++)
+		h->cuts.v[i].last_segment = st.segment_now;
+	pthread_mutex_unlock(&h->cuts_mu);
+	return OK;
+}

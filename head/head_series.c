@@ -1,0 +1,266 @@
+/* head/head_series.c - the series table: a series is found by the 128-bit keyed hash of its label bytes as they came.
+ *
+ *     (tenant, wire bytes) ─ XXH3-128 with a secret of the process, xor the tenant's salt ─▶ shard (top bits) ─▶ slot (low bits)
+ *
+ * A hit decodes and compares nothing: two series share an entry only if 128 bits of a keyed hash collide, which at 10^9 series is one
+ * chance in 10^20, and nobody can search for one without the secret. The secret and the salts never leave the process. Builds with
+ * HEAD_VERIFY compare the labels too; tests make one with HEAD_HASH_BITS so small that collisions are common, and none mixes two series.
+ *
+ * The canonical spelling's hash decides the home shard of a series. Another spelling (unsorted labels, an empty value, longer varints)
+ * has an alias in the shard of its own hash. An alias knows its series' ref; refs are never given twice and structs of series are
+ * never unmapped, so a stale alias shows by itself and is removed when it is met, or swept after a window's end.
+ *
+ * Slots: open addressing, linear, backward shift on removal; grown at 3/4.
+ */
+#include <xxhash.h>
+#include "head/head_int.h"
+
+#ifdef HEAD_HASH_BITS
+#define HEAD_VERIFY 1
+#endif
+
+enum { SLOTS_MIN = 64 };
+
+struct hash128 head_hash(const struct head *h, const struct tenant *tn, struct span wire)
+{
+	XXH128_hash_t x = XXH3_128bits_withSecret(wire.p, wire.n, h->secret, sizeof h->secret);
+	struct hash128 y = {x.high64 ^ tn->salt.hi, x.low64 ^ tn->salt.lo};
+#ifdef HEAD_HASH_BITS
+	y.lo &= (UINT64_C(1) << HEAD_HASH_BITS) - 1;
+	y.hi = y.lo << (64 - HEAD_HASH_BITS);
+#endif
+	return y;
+}
+
+void head_series_wire(const struct head *h, const struct series *s, struct buf *out)
+{
+	struct label v[16];
+	for (uint32_t i = 0; i < s->n_pairs;) {
+		struct labels l = {v, 0};
+		for (; i < s->n_pairs && l.n < 16; i++)
+			v[l.n++] = head_pair_label(head_pair(&h->symbols, s->pairs[i]));
+		labels_to_wire(l, out);
+	}
+}
+
+int head_series_cmp(const struct head *h, const struct series *a, const struct series *b)
+{
+	uint32_t n = a->n_pairs < b->n_pairs ? a->n_pairs : b->n_pairs;
+	for (uint32_t i = 0; i < n; i++) {
+		if (a->pairs[i] == b->pairs[i])
+			continue;
+		struct label x = head_pair_label(head_pair(&h->symbols, a->pairs[i]));
+		struct label y = head_pair_label(head_pair(&h->symbols, b->pairs[i]));
+		int c = span_cmp(x.name, y.name);
+		return c ? c : span_cmp(x.value, y.value);
+	}
+	return (a->n_pairs > b->n_pairs) - (a->n_pairs < b->n_pairs);
+}
+
+#ifdef HEAD_VERIFY
+static bool verify(struct head *h, uintptr_t p, uint32_t tenant, struct span wire)
+{
+	if (p & 1)
+		return span_eq(((struct alias *)(p - 1))->wire, wire);
+	struct series *s = (struct series *)p;
+	struct buf b;
+	buf_init(&b, 64 * MIB);
+	head_series_wire(h, s, &b);
+	bool same = s->tenant == tenant && span_eq(wire, span_of(b.p, b.n));
+	buf_free(&b);
+	return same;
+}
+#endif
+
+uintptr_t head_table_find_locked(struct head *h, struct shard *sh, struct hash128 x, uint32_t tenant, struct span wire)
+{
+	(void)h, (void)tenant, (void)wire;
+	if (!sh->slots)
+		return 0;
+	for (uint64_t i = x.lo & sh->mask;; i = (i + 1) & sh->mask) {
+		const struct slot *sl = &sh->slots[i];
+		if (!sl->p)
+			return 0;
+		if (sl->hash.lo == x.lo && sl->hash.hi == x.hi) {
+#ifdef HEAD_VERIFY
+			if (!verify(h, sl->p, tenant, wire))
+				continue;
+#endif
+			return sl->p;
+		}
+	}
+}
+
+static bool table_grow(struct head *h, struct shard *sh)
+{
+	uint64_t mask = sh->slots ? sh->mask * 2 + 1 : SLOTS_MIN - 1;
+	struct slot *slots = calloc(mask + 1, sizeof *slots);
+	if (!slots)
+		return false;
+	for (uint64_t i = 0; sh->slots && i <= sh->mask; i++) {
+		if (!sh->slots[i].p)
+			continue;
+		uint64_t j = sh->slots[i].hash.lo & mask;
+		while (slots[j].p)
+			j = (j + 1) & mask;
+		slots[j] = sh->slots[i];
+	}
+	head_memory_add(h, (mask + 1 - (sh->slots ? sh->mask + 1 : 0)) * sizeof *slots);
+	free(sh->slots);
+	sh->slots = slots;
+	sh->mask = mask;
+	return true;
+}
+
+static bool table_add(struct head *h, struct shard *sh, struct hash128 x, uintptr_t p)
+{
+	if ((!sh->slots || sh->n_slots_used + 1 > (sh->mask + 1) / 4 * 3) && !table_grow(h, sh))
+		return false;
+	uint64_t i = x.lo & sh->mask;
+	while (sh->slots[i].p)
+		i = (i + 1) & sh->mask;
+	sh->slots[i] = (struct slot){x, p};
+	sh->n_slots_used++;
+	return true;
+}
+
+/* low32: the low bits of the hash it was added under. */
+static void table_remove(struct shard *sh, uint32_t low32, uintptr_t p)
+{
+	uint64_t i = low32 & sh->mask;
+	while (sh->slots[i].p != p) {
+		ASSERT(sh->slots[i].p);
+		i = (i + 1) & sh->mask;
+	}
+	for (uint64_t j = (i + 1) & sh->mask; sh->slots[j].p; j = (j + 1) & sh->mask) {
+		uint64_t home = sh->slots[j].hash.lo & sh->mask;
+		if (((j - home) & sh->mask) >= ((j - i) & sh->mask)) {
+			sh->slots[i] = sh->slots[j];
+			i = j;
+		}
+	}
+	sh->slots[i] = (struct slot){0};
+	sh->n_slots_used--;
+}
+
+static uint32_t series_class(uint32_t n_pairs, size_t *bytes)
+{
+	*bytes = head_pool_round(sizeof(struct series) + n_pairs * sizeof(uint32_t));
+	uint32_t c = 0;
+	for (size_t n = 16; n < *bytes && c < POOL_CLASSES - 1; c++)
+		n = c & 1 ? n / 3 * 4 : n / 2 * 3;
+	return c;
+}
+
+errc head_series_new_locked(
+	struct head *h, struct shard *sh, struct tenant *tn, struct hash128 x, struct labels l, struct series **out, struct err *err)
+{
+	ASSERT(l.n > 0 && l.n <= LIMIT_LABELS_DECODE);
+	size_t bytes;
+	uint32_t c = series_class(l.n, &bytes);
+	struct series *s = sh->free_series[c];
+	if (s) {
+		sh->free_series[c] = (struct series *)(void *)s->ws;
+	} else {
+		s = head_pool_alloc(&sh->pool, bytes);
+		if (!s)
+			return err_set(err, ERR_NOMEM, "no memory for a new series");
+		atomic_init(&s->ref, 0);
+	}
+	s->ws = NULL;
+	if (head_pairs_ref(&h->symbols, l, s->pairs, err) != OK)
+		goto nomem;
+	if (!table_add(h, sh, x, (uintptr_t)s)) {
+		head_pairs_unref(&h->symbols, s->pairs, l.n);
+		goto nomem;
+	}
+	s->ws_window = 0;
+	s->def_pos = 0;
+	s->def_state = DEF_NONE;
+	s->hash32 = (uint32_t)x.lo;
+	s->tenant = tn->idx;
+	s->checkpoint = 0;
+	s->n_windows = 0;
+	s->n_pairs = (uint16_t)l.n;
+	s->n_aliases = 0;
+	atomic_store_explicit(&s->ref, atomic_fetch_add_explicit(&h->next_ref, 1, memory_order_relaxed), memory_order_relaxed);
+	sh->n_series++;
+	atomic_fetch_add_explicit(&h->n_series, 1, memory_order_relaxed);
+	*out = s;
+	return OK;
+nomem:
+	s->ws = (struct wseries *)(void *)sh->free_series[c];
+	sh->free_series[c] = s;
+	return err_set(err, ERR_NOMEM, "no memory for a new series");
+}
+
+void head_series_remove_locked(struct head *h, struct shard *sh, struct series *s)
+{
+	ASSERT(s->n_windows == 0 && !s->ws);
+	table_remove(sh, s->hash32, (uintptr_t)s);
+	head_pairs_unref(&h->symbols, s->pairs, s->n_pairs);
+	atomic_store_explicit(&s->ref, 0, memory_order_relaxed);
+	size_t bytes;
+	uint32_t c = series_class(s->n_pairs, &bytes);
+	s->ws = (struct wseries *)(void *)sh->free_series[c];
+	sh->free_series[c] = s;
+	sh->n_series--;
+	atomic_fetch_sub_explicit(&h->n_series, 1, memory_order_relaxed);
+}
+
+void head_alias_add_locked(struct head *h, struct shard *sh, struct hash128 x, struct span wire, struct series *s, uint64_t ref, uint32_t home)
+{
+	if (head_table_find_locked(h, sh, x, s->tenant, wire))
+		return;
+	if (sh->n_aliases == sh->cap_aliases) {
+		uint32_t cap = sh->cap_aliases ? sh->cap_aliases * 2 : 16;
+		struct alias **v = realloc(sh->aliases, cap * sizeof *v);
+		if (!v)
+			return;
+		head_memory_add(h, (cap - sh->cap_aliases) * sizeof *v);
+		sh->aliases = v;
+		sh->cap_aliases = cap;
+	}
+	struct alias *a = head_pool_alloc(&sh->pool, sizeof *a);
+	if (!a)
+		return;
+	*a = (struct alias){.series = s, .ref = ref, .hash = x, .shard = home, .at = sh->n_aliases};
+#ifdef HEAD_VERIFY
+	char *copy = head_pool_alloc(&sh->pool, wire.n);
+	if (!copy) {
+		head_pool_free(&sh->pool, a, sizeof *a);
+		return;
+	}
+	memcpy(copy, wire.p, wire.n);
+	a->wire = span_of(copy, wire.n);
+#endif
+	if (!table_add(h, sh, x, (uintptr_t)a | 1)) {
+		head_pool_free(&sh->pool, a, sizeof *a);
+		return;
+	}
+	sh->aliases[sh->n_aliases++] = a;
+}
+
+void head_alias_remove_locked(struct shard *sh, struct alias *a)
+{
+	table_remove(sh, (uint32_t)a->hash.lo, (uintptr_t)a | 1);
+	struct alias *last = sh->aliases[--sh->n_aliases];
+	last->at = a->at;
+	sh->aliases[a->at] = last;
+	head_pool_free(&sh->pool, a, sizeof *a);
+}
+
+bool head_alias_sweep(struct shard *sh, uint32_t *at)
+{
+	pthread_mutex_lock(&sh->mu);
+	for (uint32_t k = 0; k < HEAD_SLICE && *at < sh->n_aliases; k++) {
+		struct alias *a = sh->aliases[*at];
+		if (atomic_load_explicit(&a->series->ref, memory_order_relaxed) != a->ref)
+			head_alias_remove_locked(sh, a);
+		else
+			(*at)++;
+	}
+	bool more = *at < sh->n_aliases;
+	pthread_mutex_unlock(&sh->mu);
+	return more;
+}

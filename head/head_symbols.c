@@ -1,0 +1,261 @@
+/* head/head_symbols.c - label strings and label pairs, once per process over all tenants, counted by reference.
+ *
+ * A series is an array of pair ids; a pair is two symbols; a symbol is the string. A pair is found by one probe over the hash of
+ * its two strings, so a new series of ten known labels costs ten probes; only a new pair looks for its symbols. Everything is
+ * freed when the last series that has it goes.
+ *
+ * Pages of pairs never move: a pair of a live series is read without the lock, because whoever sees the series saw it under its shard's
+ * lock, after the pair was made.
+ */
+#include <xxhash.h>
+#include "head/head_int.h"
+
+enum { SYMBOLS_MIN_SLOTS = 1024 };
+
+static uint32_t hash_of(const struct symbols *sy, struct span s)
+{
+	uint64_t x = XXH3_64bits_withSecret(s.p, s.n, sy->secret, sizeof sy->secret);
+	return (uint32_t)(x ^ x >> 32);
+}
+
+static uint32_t pair_hash_of(uint32_t name, uint32_t value)
+{
+	uint64_t x = ((uint64_t)name << 32 | value) * UINT64_C(0x9e3779b97f4a7c15);
+	return (uint32_t)(x ^ x >> 32);
+}
+
+errc head_symbols_init(struct symbols *sy, _Atomic uint64_t *total, struct err *err)
+{
+	*sy = (struct symbols){.mask = SYMBOLS_MIN_SLOTS - 1, .pair_mask = SYMBOLS_MIN_SLOTS - 1, .pair_free = UINT32_MAX};
+	head_pool_init(&sy->pool, total, NULL);
+	pthread_mutex_init(&sy->mu, NULL);
+	io_random(sy->secret, sizeof sy->secret);
+	sy->slots = calloc(SYMBOLS_MIN_SLOTS, sizeof *sy->slots);
+	sy->pair_slots = calloc(SYMBOLS_MIN_SLOTS, sizeof *sy->pair_slots);
+	sy->pages = calloc(PAIR_PAGES, sizeof *sy->pages); /* 8 MiB of address space, touched as pages come */
+	if (!sy->slots || !sy->pair_slots || !sy->pages)
+		return err_set(err, ERR_NOMEM, "symbol tables");
+	atomic_fetch_add(total, SYMBOLS_MIN_SLOTS * (sizeof *sy->slots + sizeof *sy->pair_slots));
+	return OK;
+}
+
+void head_symbols_destroy(struct symbols *sy)
+{
+	for (uint32_t i = 0; sy->pages && i < PAIR_PAGES && sy->pages[i]; i++)
+		free(sy->pages[i]);
+	free(sy->pages);
+	free(sy->slots);
+	free(sy->pair_slots);
+	head_pool_destroy(&sy->pool);
+	pthread_mutex_destroy(&sy->mu);
+}
+
+static bool symbols_grow(struct symbols *sy)
+{
+	uint32_t mask = sy->mask * 2 + 1;
+	struct symbol **slots = calloc((size_t)mask + 1, sizeof *slots);
+	if (!slots)
+		return false;
+	for (uint32_t i = 0; i <= sy->mask; i++) {
+		if (!sy->slots[i])
+			continue;
+		uint32_t j = sy->slots[i]->hash & mask;
+		while (slots[j])
+			j = (j + 1) & mask;
+		slots[j] = sy->slots[i];
+	}
+	atomic_fetch_add(sy->pool.total, ((size_t)mask - sy->mask) * sizeof *slots);
+	free(sy->slots);
+	sy->slots = slots;
+	sy->mask = mask;
+	return true;
+}
+
+static struct symbol *symbol_find(struct symbols *sy, struct span s, uint32_t hash)
+{
+	for (uint32_t i = hash & sy->mask; sy->slots[i]; i = (i + 1) & sy->mask) {
+		struct symbol *y = sy->slots[i];
+		if (y->hash == hash && y->n == s.n && memcmp(y->s, s.p, s.n) == 0)
+			return y;
+	}
+	return NULL;
+}
+
+static struct symbol *symbol_ref(struct symbols *sy, struct span s, uint32_t hash)
+{
+	struct symbol *y = symbol_find(sy, s, hash);
+	if (y) {
+		y->refs++;
+		return y;
+	}
+	if (sy->n + 1 > sy->mask / 4 * 3 && !symbols_grow(sy))
+		return NULL;
+	y = head_pool_alloc(&sy->pool, sizeof *y + s.n);
+	if (!y)
+		return NULL;
+	*y = (struct symbol){.refs = 1, .hash = hash, .n = (uint32_t)s.n};
+	memcpy(y->s, s.p, s.n);
+	uint32_t i = hash & sy->mask;
+	while (sy->slots[i])
+		i = (i + 1) & sy->mask;
+	sy->slots[i] = y;
+	sy->n++;
+	return y;
+}
+
+static void symbol_unref(struct symbols *sy, struct symbol *y)
+{
+	if (--y->refs > 0)
+		return;
+	uint32_t i = y->hash & sy->mask;
+	while (sy->slots[i] != y)
+		i = (i + 1) & sy->mask;
+	/* Backward shift: no tombstones, so a churning table does not grow. */
+	for (uint32_t j = (i + 1) & sy->mask; sy->slots[j]; j = (j + 1) & sy->mask) {
+		uint32_t home = sy->slots[j]->hash & sy->mask;
+		if (((j - home) & sy->mask) >= ((j - i) & sy->mask)) {
+			sy->slots[i] = sy->slots[j];
+			i = j;
+		}
+	}
+	sy->slots[i] = NULL;
+	sy->n--;
+	head_pool_free(&sy->pool, y, sizeof *y + y->n);
+}
+
+static bool pairs_grow(struct symbols *sy)
+{
+	uint32_t mask = sy->pair_mask * 2 + 1;
+	uint32_t *slots = calloc((size_t)mask + 1, sizeof *slots);
+	if (!slots)
+		return false;
+	for (uint32_t i = 0; i <= sy->pair_mask; i++) {
+		if (!sy->pair_slots[i])
+			continue;
+		uint32_t j = head_pair(sy, sy->pair_slots[i] - 1)->hash & mask;
+		while (slots[j])
+			j = (j + 1) & mask;
+		slots[j] = sy->pair_slots[i];
+	}
+	atomic_fetch_add(sy->pool.total, ((size_t)mask - sy->pair_mask) * sizeof *slots);
+	free(sy->pair_slots);
+	sy->pair_slots = slots;
+	sy->pair_mask = mask;
+	return true;
+}
+
+static bool pair_find(struct symbols *sy, struct span name, struct span value, uint32_t hash, uint32_t *id)
+{
+	for (uint32_t i = hash & sy->pair_mask; sy->pair_slots[i]; i = (i + 1) & sy->pair_mask) {
+		struct label_pair *p = head_pair(sy, sy->pair_slots[i] - 1);
+		if (p->hash == hash && p->name->n == name.n && p->value->n == value.n && memcmp(p->value->s, value.p, value.n) == 0 &&
+			memcmp(p->name->s, name.p, name.n) == 0) {
+			*id = sy->pair_slots[i] - 1;
+			return true;
+		}
+	}
+	return false;
+}
+
+static bool pair_ref(struct symbols *sy, struct label l, uint32_t *id)
+{
+	uint32_t hn = hash_of(sy, l.name), hv = hash_of(sy, l.value);
+	uint32_t hash = pair_hash_of(hn, hv);
+	if (pair_find(sy, l.name, l.value, hash, id)) {
+		head_pair(sy, *id)->refs++;
+		return true;
+	}
+	if (sy->n_pairs + 1 > sy->pair_mask / 4 * 3 && !pairs_grow(sy))
+		return false;
+	uint32_t x = sy->pair_free;
+	if (x == UINT32_MAX) {
+		x = sy->pairs_end;
+		if (x / PAIRS_PER_PAGE >= PAIR_PAGES)
+			return false;
+		if (!sy->pages[x / PAIRS_PER_PAGE]) {
+			struct label_pair *page = calloc(PAIRS_PER_PAGE, sizeof *page);
+			if (!page)
+				return false;
+			sy->pages[x / PAIRS_PER_PAGE] = page;
+			atomic_fetch_add(sy->pool.total, PAIRS_PER_PAGE * sizeof *page);
+		}
+	}
+	struct symbol *name = symbol_ref(sy, l.name, hn);
+	if (!name)
+		return false;
+	struct symbol *value = symbol_ref(sy, l.value, hv);
+	if (!value) {
+		symbol_unref(sy, name);
+		return false;
+	}
+	struct label_pair *p = head_pair(sy, x);
+	if (x == sy->pairs_end)
+		sy->pairs_end++;
+	else
+		sy->pair_free = p->hash;
+	p->name = name;
+	p->value = value;
+	p->refs = 1;
+	p->hash = hash;
+	uint32_t i = hash & sy->pair_mask;
+	while (sy->pair_slots[i])
+		i = (i + 1) & sy->pair_mask;
+	sy->pair_slots[i] = x + 1;
+	sy->n_pairs++;
+	*id = x;
+	return true;
+}
+
+static void pair_unref(struct symbols *sy, uint32_t id)
+{
+	struct label_pair *p = head_pair(sy, id);
+	ASSERT(p->refs > 0);
+	if (--p->refs > 0)
+		return;
+	uint32_t i = p->hash & sy->pair_mask;
+	while (sy->pair_slots[i] != id + 1)
+		i = (i + 1) & sy->pair_mask;
+	for (uint32_t j = (i + 1) & sy->pair_mask; sy->pair_slots[j]; j = (j + 1) & sy->pair_mask) {
+		uint32_t home = head_pair(sy, sy->pair_slots[j] - 1)->hash & sy->pair_mask;
+		if (((j - home) & sy->pair_mask) >= ((j - i) & sy->pair_mask)) {
+			sy->pair_slots[i] = sy->pair_slots[j];
+			i = j;
+		}
+	}
+	sy->pair_slots[i] = 0;
+	sy->n_pairs--;
+	symbol_unref(sy, p->name);
+	symbol_unref(sy, p->value);
+	p->name = p->value = NULL;
+	p->hash = sy->pair_free;
+	sy->pair_free = id;
+}
+
+errc head_pairs_ref(struct symbols *sy, struct labels l, uint32_t *ids, struct err *err)
+{
+	pthread_mutex_lock(&sy->mu);
+	uint32_t i = 0;
+	while (i < l.n && pair_ref(sy, l.v[i], &ids[i]))
+		i++;
+	if (i < l.n)
+		for (uint32_t j = 0; j < i; j++)
+			pair_unref(sy, ids[j]);
+	pthread_mutex_unlock(&sy->mu);
+	return i == l.n ? OK : err_set(err, ERR_NOMEM, "no memory for the labels of a new series");
+}
+
+void head_pairs_unref(struct symbols *sy, const uint32_t *ids, uint32_t n)
+{
+	pthread_mutex_lock(&sy->mu);
+	for (uint32_t i = 0; i < n; i++)
+		pair_unref(sy, ids[i]);
+	pthread_mutex_unlock(&sy->mu);
+}
+
+bool head_pair_find(struct symbols *sy, struct span name, struct span value, uint32_t *id)
+{
+	pthread_mutex_lock(&sy->mu);
+	bool found = pair_find(sy, name, value, pair_hash_of(hash_of(sy, name), hash_of(sy, value)), id);
+	pthread_mutex_unlock(&sy->mu);
+	return found;
+}

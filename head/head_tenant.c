@@ -1,0 +1,131 @@
+/* head/head_tenant.c - tenants: a name, a number, a salt for hashes, and the list of open windows.
+ *
+ * A tenant is made by its first write and stays: about 300 bytes. What bounds their number is the memory limit.
+ */
+#include <xxhash.h>
+#include "head/head_int.h"
+
+static uint32_t slot_of(const struct head *h, struct span name)
+{
+	return (uint32_t)XXH3_64bits_withSecret(name.p, name.n, h->secret, sizeof h->secret);
+}
+
+static struct tenant *find_locked(struct head *h, struct span name, uint32_t hash)
+{
+	if (!h->tenant_slots)
+		return NULL;
+	for (uint32_t i = hash & h->tenant_mask; h->tenant_slots[i]; i = (i + 1) & h->tenant_mask) {
+		struct tenant *tn = h->tenants[h->tenant_slots[i] - 1];
+		if (span_eq(head_tenant_name(tn), name))
+			return tn;
+	}
+	return NULL;
+}
+
+struct tenant *head_tenant_find(struct head *h, struct span name)
+{
+	pthread_rwlock_rdlock(&h->tenants_mu);
+	struct tenant *tn = find_locked(h, name, slot_of(h, name));
+	pthread_rwlock_unlock(&h->tenants_mu);
+	return tn;
+}
+
+struct tenant *head_tenant_at(struct head *h, uint32_t idx)
+{
+	pthread_rwlock_rdlock(&h->tenants_mu);
+	struct tenant *tn = h->tenants[idx];
+	pthread_rwlock_unlock(&h->tenants_mu);
+	return tn;
+}
+
+static bool grow_locked(struct head *h)
+{
+	uint32_t cap = h->cap_tenants ? h->cap_tenants * 2 : 16, mask = cap * 2 - 1;
+	uint32_t *slots = calloc((size_t)mask + 1, sizeof *slots);
+	struct tenant **v = slots ? realloc(h->tenants, cap * sizeof *v) : NULL;
+	if (!v) {
+		free(slots);
+		return false;
+	}
+	for (uint32_t k = 0; k < h->n_tenants; k++) {
+		uint32_t i = slot_of(h, head_tenant_name(v[k])) & mask;
+		while (slots[i])
+			i = (i + 1) & mask;
+		slots[i] = k + 1;
+	}
+	head_memory_add(h, (cap - h->cap_tenants) * (sizeof *v + 2 * sizeof *slots));
+	free(h->tenant_slots);
+	h->tenant_slots = slots;
+	h->tenants = v;
+	h->cap_tenants = cap;
+	h->tenant_mask = mask;
+	return true;
+}
+
+static struct tenant *new_locked(struct head *h, struct span name, uint32_t hash)
+{
+	if (h->n_tenants == h->cap_tenants && !grow_locked(h))
+		return NULL;
+	struct tenant *tn = calloc(1, sizeof *tn + name.n + 1);
+	if (!tn)
+		return NULL;
+	tn->head = h;
+	tn->idx = h->n_tenants;
+	tn->name_bytes = (uint32_t)name.n;
+	memcpy(tn->name, name.p, name.n);
+	io_random(&tn->salt, sizeof tn->salt);
+	pthread_mutex_init(&tn->mu, NULL);
+	head_memory_add(h, sizeof *tn + name.n + 1);
+	uint32_t i = hash & h->tenant_mask;
+	while (h->tenant_slots[i])
+		i = (i + 1) & h->tenant_mask;
+	h->tenant_slots[i] = tn->idx + 1;
+	h->tenants[h->n_tenants++] = tn;
+	return tn;
+}
+
+errc head_tenant_get(struct head *h, struct span name, struct tenant **out, struct err *err)
+{
+	*out = head_tenant_find(h, name);
+	if (*out)
+		return OK;
+	pthread_rwlock_wrlock(&h->tenants_mu);
+	uint32_t hash = slot_of(h, name);
+	*out = find_locked(h, name, hash);
+	if (!*out)
+		*out = new_locked(h, name, hash);
+	pthread_rwlock_unlock(&h->tenants_mu);
+	return *out ? OK : err_set(err, ERR_NOMEM, "no memory for tenant %.*s", SPAN_ARG(name));
+}
+
+errc head_tenant_window(struct tenant *tn, int64_t t, int64_t arrival_ms, struct window **out, struct err *err)
+{
+	errc rc = OK;
+	struct head *h = tn->head;
+	pthread_mutex_lock(&tn->mu);
+	/* Opened first among those that contain t: windows of another length may overlap after a restart, and a retry must find the one that
+	 * took the sample the first time. */
+	struct window *w = NULL;
+	for (uint32_t i = 0; i < tn->n_windows && !w; i++) {
+		struct window *x = tn->windows[i];
+		if (x->state == WINDOW_OPEN && t >= x->start && t - x->start < x->range)
+			w = x;
+	}
+	if (!w)
+		TRY(head_window_open_locked(tn, NULL, floor_to(t, h->cfg.block_range_ms), h->cfg.block_range_ms, arrival_ms, &w, err));
+	*out = head_window_ref(w);
+fail:
+	pthread_mutex_unlock(&tn->mu);
+	return rc;
+}
+
+void head_tenants_destroy(struct head *h)
+{
+	for (uint32_t i = 0; i < h->n_tenants; i++) {
+		pthread_mutex_destroy(&h->tenants[i]->mu);
+		free(h->tenants[i]->windows);
+		free(h->tenants[i]);
+	}
+	free(h->tenants);
+	free(h->tenant_slots);
+}
