@@ -38,7 +38,7 @@
 
 /* -- log ------------------------------------------------------------------------------------------------------------ */
 #define LIMIT_WAL_SEGMENT_BYTES (128 * MIB) /* --wal.segment-size: the reference's; 50 M samples at 2.5 B */
-#define LIMIT_WAL_SEGMENT_MIN (1 * MIB)
+#define LIMIT_WAL_SEGMENT_MIN (4 * KIB)	    /* a file system block; what is larger than a segment gets a larger one */
 #define LIMIT_WAL_SEGMENT_MAX (4 * GIB)	    /* a segment is the step in which the log shrinks */
 #define LIMIT_WAL_FRAME_BYTES (4 * MIB)	   /* a frame's payload before compression: the most that one damaged frame can cost */
 #define LIMIT_WAL_RECORD_BYTES (256 * MIB) /* one request's records before they are split over frames */

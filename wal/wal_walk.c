@@ -14,9 +14,12 @@
 
 enum { WALK_ARENA_BYTES = 256 * 1024 * 1024, WALK_PENDING = 32 };
 
-/* Missing frames of the newest segment that no sync is known for yet. */
-struct pending {
-	uint64_t offset, seq, frames, samples;
+/* Bytes without a valid frame, and the frames that are missing with them. In the newest segment it waits for a sync that covers it, or for the
+ * end of the log, to be called damage or torn. */
+struct hole {
+	uint64_t offset, bytes;
+	uint64_t seq, frames, samples;
+	const char *why;
 };
 
 struct walk {
@@ -25,8 +28,8 @@ struct walk {
 	uint8_t *raw; /* a decompressed frame */
 	struct wal_file *file;
 	char path[WAL_PATH_BYTES];
-	uint64_t hole; /* where the range without frames before this frame begins; UINT64_MAX: none */
-	struct pending pending[WALK_PENDING];
+	struct hole hole; /* before the next frame; bytes 0: none */
+	struct hole pending[WALK_PENDING];
 	size_t n_pending;
 };
 
@@ -40,23 +43,23 @@ static void event(struct walk *k, struct wal_event e)
 		k->w->event(k->w->arg, &e);
 }
 
-static void event_lost(struct walk *k, const struct pending *p, bool torn)
+static void event_hole(struct walk *k, const struct hole *p, bool torn)
 {
 	struct wal_walk *w = k->w;
-	if (torn) {
-		w->frames_torn += p->frames;
-		w->samples_torn += p->samples;
-	} else {
-		w->frames_lost += p->frames;
-		w->samples_lost += p->samples;
+	struct wal_event e = {.segment = k->file->number, .offset = p->offset, .bytes = p->bytes, .why = p->why};
+	if (p->bytes > 0) {
+		e.kind = torn ? WAL_EVENT_TORN : WAL_EVENT_DAMAGE;
+		event(k, e);
 	}
-	event(k, (struct wal_event){.kind = torn ? WAL_EVENT_LOST_TORN : WAL_EVENT_LOST,
-			 .segment = k->file ? k->file->number : 0,
-			 .offset = p->offset,
-			 .seq = p->seq,
-			 .frames = p->frames,
-			 .samples = p->samples,
-			 .why = torn ? "not known to be synced" : "missing"});
+	if (p->frames == 0 && p->samples == 0)
+		return;
+	*(torn ? &w->frames_torn : &w->frames_lost) += p->frames;
+	*(torn ? &w->samples_torn : &w->samples_lost) += p->samples;
+	e.kind = torn ? WAL_EVENT_LOST_TORN : WAL_EVENT_LOST;
+	e.seq = p->seq;
+	e.frames = p->frames;
+	e.samples = p->samples;
+	event(k, e);
 }
 
 /* Holes before `durable` are damage; the rest waits until the end of the log says torn. */
@@ -65,7 +68,7 @@ static void pending_settle(struct walk *k, uint64_t durable)
 	size_t n = 0;
 	for (size_t i = 0; i < k->n_pending; i++) {
 		if (k->pending[i].offset < durable)
-			event_lost(k, &k->pending[i], false);
+			event_hole(k, &k->pending[i], false);
 		else
 			k->pending[n++] = k->pending[i];
 	}
@@ -75,24 +78,33 @@ static void pending_settle(struct walk *k, uint64_t durable)
 static void pending_end(struct walk *k, bool torn)
 {
 	for (size_t i = 0; i < k->n_pending; i++)
-		event_lost(k, &k->pending[i], torn);
+		event_hole(k, &k->pending[i], torn);
 	k->n_pending = 0;
 }
 
-/* Numbers from w->next_seq to seq - 1 are missing; they stood in a hole that begins at offset. */
-static void numbers_missing(struct walk *k, uint64_t seq, uint64_t first_sample, uint64_t offset, bool torn)
+/* The hole before a frame, or before a segment, with the numbers that are missing between what was read and `seq`. */
+static void hole_close(struct walk *k, uint64_t seq, uint64_t first_sample, bool torn)
 {
 	struct wal_walk *w = k->w;
-	struct pending p = {
-		offset, w->next_seq, (seq - w->next_seq) % WAL_SEQ_STEP, first_sample > w->next_sample ? first_sample - w->next_sample : 0};
-	if (p.frames == 0 && p.samples == 0)
+	struct hole p = k->hole;
+	k->hole = (struct hole){0};
+	p.seq = w->next_seq;
+	p.frames = 0;
+	p.samples = 0;
+	if (w->next_seq != 0 && seq > w->next_seq) {
+		p.frames = (seq - w->next_seq) % WAL_SEQ_STEP;
+		p.samples = first_sample > w->next_sample ? first_sample - w->next_sample : 0;
+	}
+	if (p.frames == 0 && p.samples == 0 && p.bytes == 0)
 		return;
+	if (!p.why)
+		p.why = "numbers are missing";
 	if (torn) {
-		event_lost(k, &p, true);
+		event_hole(k, &p, true);
 		return;
 	}
 	if (k->n_pending == WALK_PENDING) {
-		event_lost(k, &k->pending[0], false);
+		event_hole(k, &k->pending[0], false);
 		memmove(k->pending, k->pending + 1, (WALK_PENDING - 1) * sizeof k->pending[0]);
 		k->n_pending--;
 	}
@@ -424,12 +436,12 @@ static errc segment_frame(struct walk *k, const struct wal_item *item, uint64_t 
 		end->data_behind = true;
 	}
 	if (h->seq >= limit_seq || h->seq < w->next_seq) {
-		k->hole = UINT64_MAX;
+		k->hole = (struct hole){0};
 		return OK;
 	}
-	if (h->seq > w->next_seq && w->next_seq != 0)
-		numbers_missing(k, h->seq, h->first_sample, k->hole != UINT64_MAX ? k->hole : item->offset, h->flags & WAL_FRAME_GAP);
-	k->hole = UINT64_MAX;
+	hole_close(k, h->seq, h->first_sample, h->flags & WAL_FRAME_GAP);
+	if (last)
+		pending_settle(k, end->durable);
 
 	struct wal_frame f = {.seq = h->seq,
 		.segment = k->file->number,
@@ -459,6 +471,30 @@ static errc segment_frame(struct walk *k, const struct wal_item *item, uint64_t 
 	return w->frame(w->arg, &f, h, err);
 }
 
+/* Whatever is not a frame that can be read widens the hole before the next one. */
+static void hole_add(struct walk *k, const struct wal_item *item)
+{
+	struct hole *hole = &k->hole;
+	bool newer = item->kind == WAL_ITEM_FRAME && (item->h.flags & ~(uint32_t)WAL_FRAME_KNOWN);
+	if (item->kind == WAL_ITEM_FRAME && !newer)
+		return;
+	/* Zeros at the end were never used. */
+	bool to_end = item->offset + item->bytes == k->reader.size;
+	uint64_t bytes = to_end && item->kind == WAL_ITEM_NOTHING ? item->data_bytes : item->bytes;
+	if (bytes == 0)
+		return;
+	if (hole->bytes == 0)
+		*hole = (struct hole){
+			.offset = item->offset, .seq = item->h.seq, .why = newer ? "flags that only a newer varve knows" : "no valid frame"};
+	hole->bytes = item->offset + bytes - hole->offset;
+	k->w->end.data_end = item->offset + bytes;
+	if (item->kind == WAL_ITEM_NOTHING)
+		return;
+	hole->frames++;
+	hole->samples += item->h.samples;
+	hole->seq = hole->seq == 0 ? item->h.seq : hole->seq;
+}
+
 /* The numbers that a segment's header gives, against where the log stands. */
 static void segment_begin(struct walk *k, const struct wal_file *before)
 {
@@ -475,8 +511,18 @@ static void segment_begin(struct walk *k, const struct wal_file *before)
 	if (f->state != WAL_HEADER_OK)
 		return;
 	if (f->h.first_seq > w->next_seq) {
-		if (w->next_seq != 0)
-			numbers_missing(k, f->h.first_seq, f->h.first_sample, 0, false);
+		bool cut_off = before && predecessor == before->number && w->end.data_end == w->end.off && w->next_seq != 0;
+		if (cut_off && (f->h.first_seq - w->next_seq) % WAL_SEQ_STEP != 0) {
+			char path[WAL_PATH_BYTES];
+			wal_path_segment(path, w->dir, before->name);
+			event(k, (struct wal_event){.kind = WAL_EVENT_DAMAGE,
+					 .path = path,
+					 .segment = before->number,
+					 .offset = w->end.off,
+					 .bytes = f->h.pos > w->next_pos ? f->h.pos - w->next_pos : 0,
+					 .why = "its end is gone"});
+		}
+		hole_close(k, f->h.first_seq, f->h.first_sample, false);
 		pending_end(k, false);
 		w->next_seq = f->h.first_seq;
 		w->next_sample = f->h.first_sample;
@@ -513,7 +559,7 @@ static errc walk_segment(struct walk *k, size_t index, struct err *err)
 	k->reader.segment = f->number;
 	k->reader.log = w->log;
 	k->reader.any_log = w->log == 0;
-	k->hole = UINT64_MAX;
+	k->hole = (struct hole){0};
 	struct wal_walk_end begin = {.file = index,
 		.off = WAL_HEADER_BYTES,
 		.data_end = WAL_HEADER_BYTES,
@@ -525,63 +571,27 @@ static errc walk_segment(struct walk *k, size_t index, struct err *err)
 	struct wal_walk_end end_before = w->end;
 	w->end = begin;
 
-	/* A range without frames is judged by what follows it. */
-	struct wal_event range = {.bytes = 0};
 	for (;;) {
 		struct wal_item item;
 		TRY(wal_reader_next(&k->reader, &item, err));
-		if (range.bytes > 0 && (item.kind == WAL_ITEM_FRAME || item.kind == WAL_ITEM_BAD_PAYLOAD)) {
-			range.kind = WAL_EVENT_DAMAGE;
-			if (w->next_seq < limit_seq) /* else a later start copied what stood here */
-				event(k, range);
-			range.bytes = 0;
-		}
 		if (item.kind == WAL_ITEM_END)
 			break;
 		if (!any && item.kind != WAL_ITEM_NOTHING)
 			event(k, (struct wal_event){.kind = WAL_EVENT_DAMAGE, .segment = f->number, .bytes = WAL_HEADER_BYTES, .why = "header"});
-		if (item.kind == WAL_ITEM_NOTHING) {
-			if (k->hole == UINT64_MAX)
-				k->hole = item.offset;
-			if (item.data_bytes > 0)
-				w->end.data_end = item.offset + item.data_bytes;
-			range = (struct wal_event){.segment = f->number, .offset = item.offset, .bytes = item.bytes, .why = "no valid frame"};
-			if (item.offset + item.bytes == k->reader.size)
-				range.bytes = item.data_bytes; /* zeros at the end were never used */
-			continue;
-		}
-		any = true;
-		if (item.kind == WAL_ITEM_BAD_PAYLOAD) {
-			if (k->hole == UINT64_MAX)
-				k->hole = item.offset;
-			w->end.data_end = item.offset + item.bytes;
-			range = (struct wal_event){.segment = f->number,
-				.offset = item.offset,
-				.bytes = item.bytes,
-				.seq = item.h.seq,
-				.samples = item.h.samples,
-				.why = "payload"};
-		} else if (item.h.flags & ~(uint32_t)WAL_FRAME_KNOWN) {
-			if (k->hole == UINT64_MAX)
-				k->hole = item.offset;
-			event(k, (struct wal_event){.kind = WAL_EVENT_DAMAGE,
-					 .segment = f->number,
-					 .offset = item.offset,
-					 .bytes = item.bytes,
-					 .seq = item.h.seq,
-					 .why = "flags that only a newer varve knows"});
-		}
-		TRY(segment_frame(k, &item, limit_seq, last, err));
+		any |= item.kind != WAL_ITEM_NOTHING;
+		hole_add(k, &item);
+		if (item.kind != WAL_ITEM_NOTHING)
+			TRY(segment_frame(k, &item, limit_seq, last, err));
 		if (!last)
 			pending_end(k, false);
 	}
-	if (range.bytes > 0) {
-		range.kind = last ? WAL_EVENT_TORN : WAL_EVENT_DAMAGE;
-		if (w->next_seq < limit_seq)
-			event(k, range);
-		if (last && range.seq >= w->next_seq && range.seq != 0)
-			event_lost(k, &(struct pending){range.offset, range.seq, 1, range.samples}, true);
+	/* What no frame follows: torn at the log's end. Before a segment that took over the numbers, nothing is missed. */
+	if (k->hole.bytes > 0 && w->next_seq < limit_seq) {
+		if (!last || k->hole.seq < w->next_seq)
+			k->hole.frames = k->hole.samples = 0; /* the next segment counts */
+		event_hole(k, &k->hole, last);
 	}
+	k->hole = (struct hole){0};
 	if (w->log == 0 && !k->reader.any_log)
 		w->log = k->reader.log;
 	pending_end(k, last);

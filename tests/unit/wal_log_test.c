@@ -71,7 +71,7 @@ static errc got_frame(void *arg, const struct wal_frame *f, struct err *err)
 
 static struct wal *log_open(const char *dir, enum wal_sync sync, struct got *g, struct wal_replay_stats *stats)
 {
-	struct wal_config cfg = {.dir = dir, .sync = sync, .sync_interval_ms = 20, .segment_bytes = LIMIT_WAL_SEGMENT_MIN};
+	struct wal_config cfg = {.dir = dir, .sync = sync, .sync_interval_ms = 20, .segment_bytes = MIB};
 	struct wal *w;
 	struct err err = {0};
 	if (wal_open(&cfg, &w, &err) != OK || wal_replay(w, got_frame, g, NULL, stats, &err) != OK)
@@ -113,7 +113,7 @@ static void empty_log_starts_and_ends(void **state)
 		struct wal_status s;
 		wal_status(w, &s);
 		assert_int_equal(s.segment_now, 1);
-		assert_int_equal(s.bytes_on_disk, LIMIT_WAL_SEGMENT_MIN);
+		assert_int_equal(s.bytes_on_disk, MIB);
 		wal_close(w);
 	}
 }
@@ -378,7 +378,7 @@ static void tickets_tell_where(void **state)
 		wal_close(w);
 	}
 	struct places p = {places, 0};
-	struct wal_config cfg = {.dir = dir, .sync = WAL_SYNC_ACK, .segment_bytes = LIMIT_WAL_SEGMENT_MIN};
+	struct wal_config cfg = {.dir = dir, .sync = WAL_SYNC_ACK, .segment_bytes = MIB};
 	struct wal *w;
 	assert_int_equal(wal_open(&cfg, &w, &err), OK);
 	assert_int_equal(wal_replay(w, place_frame, &p, NULL, NULL, &err), OK);
