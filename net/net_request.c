@@ -85,6 +85,8 @@ void request_over(void *cls, struct MHD_Connection *mhd, void **ctx, enum MHD_Re
 		const union MHD_ConnectionInfo *info = MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_HTTP_STATUS);
 		r->status = info ? (int)info->http_status : 0;
 	}
+	if (why == MHD_REQUEST_TERMINATED_TIMEOUT_REACHED)
+		metric_add(r->stage == STAGE_SENT ? net_metrics.timeouts_write : net_metrics.timeouts_read, 1);
 	stream_abort(r);
 	conn_phase(r->conn, CONN_IDLE);
 	access_log(r, why);
