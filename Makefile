@@ -130,7 +130,7 @@ $(1): $(2) $(B)/lib/libsupport.a $(call archives,$(3))
 	@mkdir -p $$(@D)
 	$(CXX) $(LDFLAGS) $(WRAP) -o $$@ $(2) -Wl,--start-group $(B)/lib/libsupport.a $(call archives,$(3)) -Wl,--end-group $(call libs,$(3)) $(4)
 endef
-$(foreach t,$(patsubst tests/unit/%.c,%,$(UNIT)),$(eval $(call link_rule,$(B)/unit/$(t),$(B)/obj/tests/unit/$(t).c.o,$(call unit_need,$(t)),-lcmocka)))
+$(foreach t,$(patsubst tests/unit/%.c,%,$(UNIT)),$(eval $(call link_rule,$(B)/unit/$(t),$(B)/obj/tests/unit/$(t).c.o,$(call unit_need,$(t)),-lcmocka -ljansson)))
 $(patsubst %,$(B)/obj/%.o,$(UNIT)): | $(call ready,test)
 
 .PHONY: unit
@@ -169,27 +169,32 @@ $(foreach t,$(BENCH),$(eval $(call link_rule,$(B)/bench/$(t),$(B)/obj/tests/benc
 bench/%: $(B)/bench/%
 	$<
 
+# ---- programs that end-to-end tests drive: tests/e2e/<folder>_<what>.c ----
+TOOL      := $(patsubst tests/e2e/%.c,%,$(sort $(wildcard tests/e2e/*.c)))
+TOOL_BIN  := $(patsubst %,$(B)/tool/%,$(TOOL))
+$(foreach t,$(TOOL),$(eval $(call link_rule,$(B)/tool/$(t),$(B)/obj/tests/e2e/$(t).c.o,$(call unit_need,$(t)),)))
+
 # ---- everything that is tested ----
 PYTHON    := build/venv/bin/python
 VARVE_CACHE ?= $(HOME)/.cache/varve
 export VARVE_CACHE
 TEST_READY := test venv minio prometheus prometheus-sid
 # What the programs of the tests find: the binary under test, the servers of the cache, sanitizers that stop at the first fault.
-TEST_ENV   = VARVE_BIN=$(abspath $(B)/varve) PATH="$(abspath build/venv/bin):$$PATH:$(VARVE_CACHE)/bin:$(VARVE_CACHE)/prometheus/usr/bin" \
+TEST_ENV   = VARVE_BIN=$(abspath $(B)/varve) VARVE_TOOLS=$(abspath $(B)/tool) PATH="$(abspath build/venv/bin):$$PATH:$(VARVE_CACHE)/bin:$(VARVE_CACHE)/prometheus/usr/bin" \
 	ASAN_OPTIONS=abort_on_error=1:allocator_may_return_null=1:$$ASAN_OPTIONS \
 	UBSAN_OPTIONS=print_stacktrace=1:$$UBSAN_OPTIONS TSAN_OPTIONS=suppressions=$(abspath tests/tsan.supp):halt_on_error=1:$$TSAN_OPTIONS
 E2E       := $(wildcard tests/e2e/test_*.py)
 PYTEST_ARGS ?=
 
 .PHONY: test test-full e2e
-test: $(UNIT_BIN) $(FUZZ_BIN) $(B)/varve $(call ready,$(TEST_READY))
+test: $(UNIT_BIN) $(FUZZ_BIN) $(TOOL_BIN) $(B)/varve $(call ready,$(TEST_READY))
 	@$(TEST_ENV) tools/run_tests.py --results $(B)/results --unit $(UNIT_BIN) \
 		--replay $(foreach t,$(FUZZ),$(B)/fuzz/fuzz_$(t)=tests/fuzz/corpus/$(t)) \
 		$(if $(E2E),--pytest $(PYTHON) -m pytest -q tests/e2e $(PYTEST_ARGS))
 test-full: export VARVE_FULL = 1
 test-full: export VARVE_UNIT_TIMEOUT = 7200
 test-full: test
-e2e: $(B)/varve $(call ready,$(TEST_READY))
+e2e: $(TOOL_BIN) $(B)/varve $(call ready,$(TEST_READY))
 	@$(TEST_ENV) tools/run_tests.py --results $(B)/results --pytest $(PYTHON) -m pytest -q tests/e2e $(PYTEST_ARGS)
 
 # ---- longer programs, each with its own words under --help ----
@@ -205,7 +210,7 @@ demo: $(B)/varve $(call ready,venv $(if $(filter minio,$(BUCKET)),minio))
 	@$(TEST_ENV) $(PYTHON) tools/demo.py --bucket $(BUCKET)
 
 # ---- what is checked without running anything ----
-TEST_C    := $(wildcard tests/unit/*.c tests/support/*.c tests/fuzz/*.c tests/bench/*.c tests/crash/*.c)
+TEST_C    := $(wildcard tests/unit/*.c tests/support/*.c tests/fuzz/*.c tests/bench/*.c tests/crash/*.c tests/e2e/*.c)
 ALL_SRC    = $(foreach f,$(FOLDERS) cmd,$(call srcs,$(f))) $(TEST_C)
 HEADERS    = $(wildcard $(patsubst %,%/*.h,$(FOLDERS) cmd tests/support tests/unit tests/bench tests/crash))
 .PHONY: objs check check-format check-plan check-gcc check-clang check-cppcheck format
