@@ -222,3 +222,32 @@ fail:
 	wal_checkpoint_abort(cp);
 	return rc;
 }
+
+errc wal_checkpoint_mend(const char *dir, uint64_t upto, int missing, struct err *err)
+{
+	errc rc = OK;
+	char from[WAL_PATH_BYTES], to[WAL_PATH_BYTES], tmp[WAL_PATH_BYTES];
+	int in = -1, out = -1;
+	uint8_t *p = malloc(CHECKPOINT_FRAME_BYTES);
+	CHECK(p, ERR_NOMEM, "a checkpoint's copy");
+	wal_path_checkpoint(from, dir, upto, !missing);
+	wal_path_checkpoint(to, dir, upto, missing);
+	wal_path_tmp(tmp, to);
+	TRY(io_open(from, IO_READ, &in, err));
+	TRY(io_open(tmp, IO_READ | IO_WRITE | IO_CREATE | IO_TRUNC, &out, err));
+	size_t got;
+	for (uint64_t off = 0;; off += got) {
+		TRY(io_pread(in, p, CHECKPOINT_FRAME_BYTES, off, &got, err));
+		if (got == 0)
+			break;
+		TRY(io_pwrite(out, p, got, off, err));
+	}
+	TRY(io_fsync(out, err));
+	TRY(io_rename(tmp, to, err));
+	TRY(io_fsync_dir(dir, err));
+fail:
+	io_close(in);
+	io_close(out);
+	free(p);
+	return rc;
+}

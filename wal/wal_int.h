@@ -182,6 +182,7 @@ struct wal_walk {
 	size_t n_files;
 	uint64_t checkpoint; /* replaces segments <= this; 0: none */
 	bool checkpoint_whole;
+	bool checkpoint_missing[2]; /* .a, .b */
 	struct wal_header checkpoint_header;
 	uint64_t max_name; /* highest number in any name or header */
 	uint32_t log;	   /* 0: unknown */
@@ -313,6 +314,9 @@ void *wal_preparer(void *wal);
 CHECKED errc wal_prepare_one(struct wal *w, uint64_t size, struct err *err);
 /* Bytes that can still be promised when no frame is larger than `frame`. */
 uint64_t wal_room_locked(const struct wal *w, uint64_t frame);
+
+/* wal_checkpoint.c: makes the copy that a crash or a person left out, from the other one. */
+CHECKED errc wal_checkpoint_mend(const char *dir, uint64_t upto, int missing, struct err *err);
 
 /* wal_start.c: from a replayed log to one that can be appended to. ERR_NOSPACE: may be tried again. */
 CHECKED errc wal_start(struct wal *w, struct err *err);

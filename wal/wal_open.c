@@ -35,28 +35,31 @@ fail:
 	return rc;
 }
 
-/* The directory itself must survive a power cut. */
+/* The directory itself must survive a power cut: so must each of its parents that is made here. */
 static errc dir_make(const char *dir, struct err *err)
 {
 	errc rc = OK;
-	char *parent = strdup(dir);
-	CHECK(parent, ERR_NOMEM, "the log's directory");
 	struct io_stat st;
-	TRY(io_stat(dir, &st, err));
-	if (st.exists)
-		goto fail;
-	TRY(io_mkdirs(dir, err));
-	size_t n = strlen(parent);
-	while (n > 1 && parent[n - 1] == '/')
-		n--;
-	while (n > 0 && parent[n - 1] != '/')
-		n--;
-	while (n > 1 && parent[n - 1] == '/')
-		n--;
-	parent[n] = 0;
-	TRY(io_fsync_dir(n > 0 ? parent : ".", err));
+	char path[WAL_PATH_BYTES];
+	size_t n = strlen(dir);
+	for (size_t i = 1; i <= n; i++) {
+		if (dir[i] != '/' && dir[i] != 0)
+			continue;
+		memcpy(path, dir, i);
+		path[i] = 0;
+		TRY(io_stat(path, &st, err));
+		if (st.exists)
+			continue;
+		TRY(io_mkdir(path, err));
+		size_t parent = i;
+		while (parent > 0 && path[parent - 1] != '/')
+			parent--;
+		while (parent > 1 && path[parent - 1] == '/')
+			parent--;
+		path[parent] = 0;
+		TRY(io_fsync_dir(parent > 0 ? path : ".", err));
+	}
 fail:
-	free(parent);
 	return rc;
 }
 

@@ -221,6 +221,13 @@ errc wal_replay(struct wal *w, errc (*frame)(void *arg, const struct wal_frame *
 	metric_add(w->m_frames_lost, r.walk.frames_lost);
 	metric_add(w->m_samples_lost, r.walk.samples_lost);
 
+	for (int i = 0; i < 2; i++) {
+		if (r.walk.checkpoint == 0 || !r.walk.checkpoint_whole || !r.walk.checkpoint_missing[i])
+			continue;
+		rc = wal_checkpoint_mend(w->dir, r.walk.checkpoint, i, &e);
+		if (rc != OK)
+			log_warn("a checkpoint has one copy only", LSTR("dir", w->dir), LU64("checkpoint", r.walk.checkpoint), LERR(&e));
+	}
 	start_plan(w, &r.walk);
 	TRY(leftovers_remove(w, &r.walk, err));
 	rc = wal_start(w, &e);

@@ -332,14 +332,22 @@ static errc walk_checkpoint(struct walk *k, struct err *err)
 		a->r->log = b->r->log = w->log;
 		a->r->any_log = b->r->any_log = false;
 	}
+	/* As long as what it replaces is there, finishing it was interrupted: a copy that is not there yet was never missed. */
+	bool finished = true;
+	for (size_t i = 0; i < w->n_files; i++)
+		finished = finished && w->files[i].number > w->checkpoint;
 	for (int i = 1; i >= 0; i--) {
 		const struct copy *c = i ? b : a;
-		event(k, (struct wal_event){.kind = c->there ? WAL_EVENT_CHECKPOINT : WAL_EVENT_MISSING,
-				 .path = c->path,
-				 .segment = w->checkpoint,
-				 .segment_last = w->checkpoint,
-				 .bytes = c->there ? c->r->size : 0,
-				 .why = "a copy of the checkpoint"});
+		w->checkpoint_missing[i] = !c->there;
+		struct wal_event e = {.path = c->path, .segment = w->checkpoint, .segment_last = w->checkpoint, .why = "a copy of the checkpoint"};
+		if (c->there) {
+			e.kind = WAL_EVENT_CHECKPOINT;
+			e.bytes = c->r->size;
+			event(k, e);
+		} else if (finished) {
+			e.kind = WAL_EVENT_MISSING;
+			event(k, e);
+		}
 		if (c->there && !(i ? b_ok : a_ok))
 			event(k, (struct wal_event){.kind = WAL_EVENT_DAMAGE,
 					 .path = c->path,
@@ -586,7 +594,8 @@ static errc walk_segment(struct walk *k, size_t index, struct err *err)
 			pending_end(k, false);
 	}
 	/* What no frame follows: torn at the log's end. Before a segment that took over the numbers, nothing is missed. */
-	if (k->hole.bytes > 0 && w->next_seq < limit_seq) {
+	bool taken_over = w->next_seq >= limit_seq || (limit_seq != UINT64_MAX && (limit_seq - w->next_seq) % WAL_SEQ_STEP == 0);
+	if (k->hole.bytes > 0 && !taken_over) {
 		if (!last || k->hole.seq < w->next_seq)
 			k->hole.frames = k->hole.samples = 0; /* the next segment counts */
 		event_hole(k, &k->hole, last);

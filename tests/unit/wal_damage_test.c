@@ -607,6 +607,6 @@ int main(void)
 	if (s)
 		seed = strtoull(s, NULL, 10);
 	print_message("seed %" PRIu64 "\n", seed);
-	log_setup(LOG_ERROR + 1, LOG_LOGFMT);
+	log_setup(getenv("VARVE_LOG") ? LOG_INFO : LOG_ERROR + 1, LOG_LOGFMT);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
