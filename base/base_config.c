@@ -285,6 +285,8 @@ errc config_expand_env(struct span in, struct arena *arena, struct span *out, st
 		TRY(expand_one(span_of(in.p + i, in.n - i), &b, &used, err));
 		i += used;
 	}
+	/* Only values of the environment make it longer, and none is near half the limit: what failed earlier is memory. */
+	CHECK(!b.failed || b.n > LIMIT_CONFIG_BYTES / 2, ERR_NOMEM, "no memory for %zu bytes of configuration", in.n);
 	CHECK(!b.failed, ERR_LIMIT, "text with its environment variables is above %" PRIu64 " bytes", LIMIT_CONFIG_BYTES);
 	char *copy = arena_cstr(arena, span_of(b.p ? (const char *)b.p : "", b.n));
 	CHECK(copy, ERR_NOMEM, "no memory for %zu bytes of configuration", b.n);

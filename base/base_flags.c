@@ -151,7 +151,7 @@ static struct flag *flag_find(struct flag_program *p, const char *name)
 	return NULL;
 }
 
-/* The nearest flag by spelling, else the only one that ends in ".word" ("--sync" for "--wal.sync"). */
+/* The nearest flag by spelling, else the only one that begins with the word or ends in ".word" ("--sync" for "--wal.sync"). */
 static const char *flag_suggest(struct flag_program *p, const char *word)
 {
 	static const char *const own[] = {"help", "help-all", "version"};
@@ -167,7 +167,8 @@ static const char *flag_suggest(struct flag_program *p, const char *word)
 		size_t hits = 0;
 		for (size_t i = 0; i < n; i++) {
 			const char *dot = strchr(names[i], '.');
-			if (dot && strcmp(dot + 1, word) == 0 && hits++ == 0)
+			bool begins = strlen(word) > 2 && strncmp(names[i], word, strlen(word)) == 0;
+			if ((begins || (dot && strcmp(dot + 1, word) == 0)) && hits++ == 0)
 				found = names[i];
 		}
 		if (hits != 1)
