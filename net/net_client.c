@@ -39,6 +39,7 @@ struct exchange {
 	uint64_t sent;
 	int64_t moved_ns; /* when the last byte went in either direction */
 	curl_off_t moved_bytes;
+	bool headers_whole;
 	errc rc; /* of our own callbacks; libcurl's error is only a consequence then */
 	struct err err;
 	char place[160]; /* "PUT http://host:port/path", without query */
@@ -181,8 +182,10 @@ static size_t take_header(char *p, size_t size, size_t n, void *arg)
 		line.n--;
 	if (span_has_prefix(line, SPAN("HTTP/"))) {
 		buf_clear(out); /* what came before belonged to an interim answer */
+		x->headers_whole = false;
 		return bytes;
 	}
+	x->headers_whole |= line.n == 0;
 	const char *colon = line.n ? memchr(line.p, ':', line.n) : NULL;
 	if (!colon)
 		return bytes;
@@ -337,15 +340,19 @@ static errc set_headers(const struct http_call *call, struct curl_slist **out, s
 	return list ? OK : err_set(err, ERR_NOMEM, "no memory for headers");
 }
 
-static errc code_of(CURLcode code)
+static errc code_of(CURL *easy, CURLcode code)
 {
+	long port = 0;
 	switch (code) {
 	case CURLE_OPERATION_TIMEDOUT:
 		return ERR_TIMEOUT;
 	case CURLE_OUT_OF_MEMORY:
 		return ERR_NOMEM;
-	case CURLE_URL_MALFORMAT:
 	case CURLE_UNSUPPORTED_PROTOCOL:
+		/* the URL's, or what an answer's first line says */
+		curl_easy_getinfo(easy, CURLINFO_PRIMARY_PORT, &port);
+		return port ? ERR_NET : ERR_INVALID;
+	case CURLE_URL_MALFORMAT:
 	case CURLE_BAD_FUNCTION_ARGUMENT:
 	case CURLE_SSL_CERTPROBLEM:
 	case CURLE_SSL_CACERT_BADFILE:
@@ -386,7 +393,10 @@ static errc run(struct exchange *x, struct err *err)
 		if (err)
 			err->id = x->err.id;
 	} else if (code != CURLE_OK) {
-		rc = err_set(err, code_of(code), "%s: %s", x->place, l->text[0] ? l->text : curl_easy_strerror(code));
+		rc = err_set(err, code_of(l->easy, code), "%s: %s", x->place, l->text[0] ? l->text : curl_easy_strerror(code));
+	} else if (!x->headers_whole) {
+		/* libcurl takes an answer that ends within its headers for one without a body */
+		rc = err_set(err, ERR_NET, "%s: the answer broke off within its headers", x->place);
 	}
 fail:
 	if (added)
