@@ -60,7 +60,8 @@ errc s3_error_class(int status, const char *code, bool head, bool *again)
 			return codes[i].rc;
 		}
 	}
-	*again = status >= 500 || status == 408 || status == 409 || status == 425 || status == 429;
+	/* HEAD can't say which: a request that timed out and a token that expired are both 400. */
+	*again = status >= 500 || (head && status == 400) || status == 408 || status == 409 || status == 425 || status == 429;
 	if (status == 501) {
 		*again = false;
 		return ERR_UNSUPPORTED;

@@ -49,14 +49,20 @@ void s3_request_free(struct s3_request *r)
 
 /* ---- one attempt ---- */
 
+/* The request's body, from the file or from memory. */
 static errc on_read(void *arg, void *buf, size_t n, size_t *got, struct err *err)
 {
 	struct s3_request *r = arg;
 	errc rc = OK;
-	(void)err;
-	uint64_t left = r->file_bytes - r->file_pos;
+	uint64_t left = (r->file_bytes ? r->file_bytes : r->body.n) - r->file_pos;
 	if (n > left)
 		n = (size_t)left;
+	if (!r->file_bytes) {
+		memcpy(buf, r->body.p + r->file_pos, n);
+		r->file_pos += n;
+		*got = n;
+		return OK;
+	}
 	TRY(io_pread(r->fd, buf, n, r->file_off + r->file_pos, got, &r->read_err));
 	if (*got < n)
 		rc = err_set(&r->read_err, ERR_CORRUPT, "the file became shorter while it was sent");
@@ -155,13 +161,14 @@ static errc request_sign(struct s3 *s, struct s3_request *r, const struct identi
 		.url = url,
 		.headers = lines,
 		.n_headers = n + 1,
-		.body = r->body,
+		.body = SPAN(""),
 		.arg = r,
 		.max_answer_bytes = r->max_answer_bytes};
-	if (r->file_bytes) {
+	/* Memory goes through the callback as well: a body that can't be rewound is not sent a second time behind our back when a kept
+	 * connection dies. Otherwise a conditional put could lose to itself, and maybe_done would not know. */
+	r->call.body_bytes = r->file_bytes ? r->file_bytes : r->body.n;
+	if (r->call.body_bytes)
 		r->call.read = on_read;
-		r->call.body_bytes = r->file_bytes;
-	}
 	if (r->into)
 		r->call.write = on_write;
 fail:
@@ -293,7 +300,7 @@ static errc judge(struct s3 *s, struct s3_request *r, const struct identity *id,
 		if (!r->skewed && cure_clock(s, r))
 			*next = NEXT_NOW;
 		r->skewed = true;
-	} else if (rc == ERR_DENIED && !r->renewed) {
+	} else if ((rc == ERR_DENIED || (head && r->call.status == 400)) && !r->renewed) {
 		if (cure_credentials(s, id))
 			*next = NEXT_NOW;
 		r->renewed = true;

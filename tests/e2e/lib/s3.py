@@ -3,6 +3,7 @@ import datetime
 import hashlib
 import hmac
 import http.client
+import time
 import urllib.parse
 import xml.etree.ElementTree as xml
 
@@ -44,6 +45,10 @@ class S3:
         return content
 
     def create_bucket(self, bucket):
+        for _ in range(100):
+            if self.request("PUT", f"/{bucket}")[0] != 503:  # MinIO is ready a moment before it is initialized
+                break
+            time.sleep(0.1)
         self._ok("PUT", f"/{bucket}", allowed=(200, 409))
 
     def list(self, bucket, prefix=""):
