@@ -84,6 +84,21 @@ fail:
 	return rc;
 }
 
+/* A block is durable when its name is, so the directory's own name must be. */
+static errc block_dir_make(const char *dir, struct err *err)
+{
+	errc rc = OK;
+	char parent[4096];
+	TRY(io_mkdirs(dir, err));
+	snprintf(parent, sizeof parent, "%s", dir);
+	char *slash = strrchr(parent, '/');
+	if (slash)
+		*slash = 0;
+	TRY(io_fsync_dir(!slash ? "." : slash == parent ? "/" : parent, err));
+fail:
+	return rc;
+}
+
 errc head_open(const struct head_config *cfg, struct head **out, struct err *err)
 {
 	errc rc = OK;
@@ -134,7 +149,7 @@ errc head_open(const struct head_config *cfg, struct head **out, struct err *err
 	}
 	TRY(head_symbols_init(&h->symbols, &h->memory_bytes, err));
 	TRY(chunk_dir_empty(h->cfg.chunk_dir, err));
-	TRY(io_mkdirs(h->cfg.block_dir, err));
+	TRY(block_dir_make(h->cfg.block_dir, err));
 	TRY(block_clean_dir(h->cfg.block_dir, err));
 	*out = h;
 	return OK;

@@ -1,0 +1,75 @@
+/* tests/support/head_lab.h - a head over a log on a simulated disk, and a plain dictionary that says what must be in it.
+ *
+ * The dictionary knows generations: a window that was cut does not know its samples any more, so a late one may be stored again; on
+ * every read the greater value wins. Calls assert (cmocka) as they go.
+ */
+#pragma once
+#include "head/head.h"
+#include "tests/support/sim.h"
+
+enum { LAB_TENANTS = 3 };
+
+struct lab_sample {
+	int64_t t;
+	uint64_t v;
+	uint32_t gen;
+};
+struct lab_series {
+	struct lab_sample *v; /* sorted by t, gen */
+	size_t n, cap;
+};
+
+struct lab {
+	struct sim *sim;
+	uint64_t seed;
+	struct wal *wal;
+	struct head *head;
+	struct head_config cfg;
+	uint64_t segment_bytes;
+	bool fatal;
+	uint32_t n_series; /* per tenant */
+	struct lab_series *series; /* tenant * n_series + k */
+	uint32_t gen;
+	/* blocks that on_block told, in order */
+	struct ulid *blocks;
+	size_t n_blocks, cap_blocks;
+	size_t cut_failures;
+	uint64_t stored, duplicates, refused; /* as the head said, summed */
+	bool quiet_model; /* batches are not entered into the dictionary */
+	pthread_mutex_t mu;
+};
+
+/* A fresh disk and an empty log. */
+void lab_open(struct lab *l, uint64_t seed, int64_t range_ms, uint64_t segment_bytes);
+/* Opens wal and head on the disk as it is and replays; known blocks are told first. */
+errc lab_start(struct lab *l, struct err *err);
+void lab_stop(struct lab *l);  /* in order */
+void lab_crash(struct lab *l, enum sim_loss loss); /* the power goes; then lab_start */
+void lab_free(struct lab *l);
+
+uint64_t lab_random(uint64_t *state);
+/* Canonical or, by `spelling`, another wire form of series k's labels. Appends. */
+void lab_wire(uint32_t k, uint32_t spelling, struct buf *out);
+const char *lab_tenant(uint32_t tenant);
+
+struct lab_batch {
+	uint32_t tenant;
+	uint32_t *series; /* of each head_series */
+	struct head_batch b;
+	struct head_sample *samples;
+	struct head_series *hs;
+	struct buf wire;
+	size_t *wire_at;
+	size_t n, n_samples, cap_samples, cap;
+};
+void lab_batch_begin(struct lab_batch *b, uint32_t tenant);
+void lab_batch_series(struct lab_batch *b, uint32_t k, uint32_t spelling);
+void lab_batch_sample(struct lab_batch *b, int64_t t, uint64_t v); /* to the series begun last */
+/* reserve, append, commit, wait; verdicts are held against the dictionary (unless quiet_model). */
+errc lab_send(struct lab *l, struct lab_batch *b, struct err *err);
+void lab_batch_free(struct lab_batch *b);
+
+/* Everything that head and blocks hold, merged, is what the dictionary holds. */
+void lab_check(struct lab *l);
+/* All windows become blocks. */
+void lab_flush(struct lab *l);
