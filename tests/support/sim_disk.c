@@ -46,7 +46,7 @@ void *xgrow(void *v, size_t n, size_t *cap, size_t size)
 	return p;
 }
 
-static char *xcopy(const char *s)
+char *xcopy(const char *s)
 {
 	size_t n = strlen(s) + 1;
 	return memcpy(xalloc(n), s, n);

@@ -1,5 +1,6 @@
-/* tests/support/sim_int.h - the simulated disk itself (sim_disk.c), under the calls and faults of sim_ops.c. */
+/* tests/support/sim_int.h - the simulated disk itself (sim_disk.c), the calls on it (sim_ops.c), and what a test steers (sim_life.c). */
 #pragma once
+#include <pthread.h>
 #include "tests/support/sim.h"
 
 enum { PAGE = 4096, SECTOR = 512 };
@@ -71,6 +72,7 @@ struct op {
 };
 
 void *xalloc(size_t n); /* zeroed; ends the program when memory is out */
+char *xcopy(const char *s);
 void *xgrow(void *v, size_t n, size_t *cap, size_t size);
 
 struct disk *disk_new(void);
@@ -93,3 +95,57 @@ void disk_account(struct disk *d, const bool *open);
 uint64_t disk_file_pages(const struct inode *f);
 
 uint64_t sim_random_next(uint64_t *state);
+
+enum {
+	FD_BASE = 1 << 20, /* far from real descriptors, so that mixing the two shows */
+	NAME_BYTES = 256,
+};
+
+struct file {
+	bool used;
+	bool dead; /* its descriptor was open when the power failed: the number never comes back */
+	uint32_t ino;
+	int flags;
+	char *path;
+	bool locked;
+};
+
+struct sim {
+	pthread_mutex_t mu; /* guards everything below */
+	struct disk *disk;
+	struct file *files; /* by fd - FD_BASE */
+	size_t n_files, cap_files;
+	uint64_t ops, syncs;
+	uint64_t capacity_pages;
+	int64_t sync_delay_ms;
+	uint64_t random;
+
+	uint64_t power_left; /* operations until the power fails; UINT64_MAX = it stays on */
+	bool off;
+
+	struct sim_fault fault;
+	uint64_t fault_seen, fault_hits;
+	bool fault_error_due; /* after a partial transfer */
+
+	bool frozen;
+	int64_t now_offset_ms, mono_offset_ns; /* on the real clocks; frozen: the clocks themselves */
+
+	struct sim_tape *tape;
+};
+
+struct sim_tape {
+	struct disk *start;
+	struct op *v;
+	size_t n, cap;
+	struct disk *at; /* the disk after the first `done` operations */
+	size_t done;
+	uint64_t done_ops; /* of them: failed syncs are on the tape without a number */
+};
+
+#define NEVER UINT64_MAX
+
+extern struct sim *sim_current;
+extern const struct io_ops sim_table;
+uint32_t sim_find(const struct disk *d, const char *path);
+/* After a name or descriptor went away: room comes back. */
+void sim_account_locked(struct sim *s);

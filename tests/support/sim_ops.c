@@ -1,4 +1,4 @@
-/* tests/support/sim_ops.c - the calls of base/io.h on the simulated disk: descriptors, errno, faults, power, clock, recording. */
+/* tests/support/sim_ops.c - the calls of base/io.h on the simulated disk: descriptors, errno, and where faults and the power cut strike. */
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -8,55 +8,7 @@
 #include <sys/mman.h>
 #include "tests/support/sim_int.h"
 
-enum {
-	FD_BASE = 1 << 20, /* far from real descriptors, so that mixing the two shows */
-	NAME_BYTES = 256,
-};
-
-struct file {
-	bool used;
-	bool dead; /* its descriptor was open when the power failed: the number never comes back */
-	uint32_t ino;
-	int flags;
-	char *path;
-	bool locked;
-};
-
-struct sim {
-	pthread_mutex_t mu; /* guards everything below */
-	struct disk *disk;
-	struct file *files; /* by fd - FD_BASE */
-	size_t n_files, cap_files;
-	uint64_t ops, syncs;
-	uint64_t capacity_pages;
-	int64_t sync_delay_ms;
-	uint64_t random;
-
-	uint64_t power_left; /* operations until the power fails; UINT64_MAX = it stays on */
-	bool off;
-
-	struct sim_fault fault;
-	uint64_t fault_seen, fault_hits;
-	bool fault_error_due; /* after a partial transfer */
-
-	bool frozen;
-	int64_t now_offset_ms, mono_offset_ns; /* on the real clocks; frozen: the clocks themselves */
-
-	struct sim_tape *tape;
-};
-
-struct sim_tape {
-	struct disk *start;
-	struct op *v;
-	size_t n, cap;
-	struct disk *at; /* the disk after the first `done` operations */
-	size_t done;
-	uint64_t done_ops; /* of them: failed syncs are on the tape without a number */
-};
-
-static struct sim *cur;
-
-static const uint64_t NEVER = UINT64_MAX;
+struct sim *sim_current;
 
 /* ---- paths ---- */
 
@@ -91,7 +43,7 @@ static bool resolve(const struct disk *d, const char *path, uint32_t *dir, char 
 	return true;
 }
 
-static uint32_t find(const struct disk *d, const char *path)
+uint32_t sim_find(const struct disk *d, const char *path)
 {
 	uint32_t dir;
 	char name[NAME_BYTES];
@@ -104,12 +56,6 @@ static uint32_t find(const struct disk *d, const char *path)
 }
 
 /* ---- what stands before and behind each call ---- */
-
-static char *copy_text(const char *s)
-{
-	size_t n = strlen(s) + 1;
-	return memcpy(xalloc(n), s, n);
-}
 
 static struct file *file_of(struct sim *s, int fd)
 {
@@ -195,7 +141,7 @@ static bool *open_inodes(struct sim *s)
 }
 
 /* After a name or descriptor went away: room comes back. */
-static void account(struct sim *s)
+void sim_account_locked(struct sim *s)
 {
 	if (s->capacity_pages == NEVER)
 		return;
@@ -216,8 +162,8 @@ static void perform(struct sim *s, const struct op *op)
 		struct op *copy = &t->v[t->n++];
 		*copy = *op;
 		for (int i = 0; i < 2; i++)
-			copy->name[i] = op->name[i] ? copy_text(op->name[i]) : NULL;
-		copy->path = copy_text(op->path ? op->path : "?");
+			copy->name[i] = op->name[i] ? xcopy(op->name[i]) : NULL;
+		copy->path = xcopy(op->path ? op->path : "?");
 		copy->data = op->data ? memcpy(xalloc((size_t)op->n), op->data, (size_t)op->n) : NULL;
 	}
 	if (!op->lost && s->power_left != NEVER && --s->power_left == 0)
@@ -240,13 +186,13 @@ static int file_open(struct sim *s, uint32_t ino, const char *path, int flags)
 		s->files = xgrow(s->files, s->n_files, &s->cap_files, sizeof *s->files);
 		s->n_files++;
 	}
-	s->files[i] = (struct file){.used = true, .ino = ino, .flags = flags, .path = copy_text(path)};
+	s->files[i] = (struct file){.used = true, .ino = ino, .flags = flags, .path = xcopy(path)};
 	return FD_BASE + (int)i;
 }
 
 static int sim_open(const char *path, int flags, mode_t mode)
 {
-	struct sim *s = cur;
+	struct sim *s = sim_current;
 	uint32_t dir;
 	char name[NAME_BYTES];
 	(void)mode;
@@ -278,20 +224,20 @@ static int sim_open(const char *path, int flags, mode_t mode)
 
 static int sim_close(int fd)
 {
-	struct sim *s = cur;
+	struct sim *s = sim_current;
 	pthread_mutex_lock(&s->mu);
 	struct file *f = file_of(s, fd);
 	if (!f)
 		return leave(s, -1);
 	free(f->path);
 	*f = (struct file){0};
-	account(s);
+	sim_account_locked(s);
 	return leave(s, 0);
 }
 
 static ssize_t sim_pread(int fd, void *buf, size_t n, off_t off)
 {
-	struct sim *s = cur;
+	struct sim *s = sim_current;
 	bool partial = false;
 	if (!enter_any(s, SIM_READ, NULL, fd, &partial))
 		return leave(s, -1);
@@ -318,7 +264,7 @@ static bool fits(struct sim *s, const struct inode *f, uint64_t end)
 
 static ssize_t sim_pwrite(int fd, const void *buf, size_t n, off_t off)
 {
-	struct sim *s = cur;
+	struct sim *s = sim_current;
 	bool partial = false;
 	if (!enter_any(s, SIM_WRITE, NULL, fd, &partial))
 		return leave(s, -1);
@@ -346,7 +292,7 @@ static ssize_t sim_pwrite(int fd, const void *buf, size_t n, off_t off)
 
 static int do_sync(int fd)
 {
-	struct sim *s = cur;
+	struct sim *s = sim_current;
 	pthread_mutex_lock(&s->mu);
 	int64_t delay = s->sync_delay_ms;
 	pthread_mutex_unlock(&s->mu);
@@ -374,7 +320,7 @@ static int do_sync(int fd)
 
 static int sim_ftruncate(int fd, off_t size)
 {
-	struct sim *s = cur;
+	struct sim *s = sim_current;
 	if (!enter_fd(s, SIM_SPACE, fd))
 		return leave(s, -1);
 	struct file *f = file_of(s, fd);
@@ -389,7 +335,7 @@ static int sim_ftruncate(int fd, off_t size)
 
 static int sim_fallocate(int fd, off_t off, off_t n)
 {
-	struct sim *s = cur;
+	struct sim *s = sim_current;
 	if (!enter_fd(s, SIM_SPACE, fd))
 		return leave(s, -1);
 	struct file *f = file_of(s, fd);
@@ -420,7 +366,7 @@ static void fill_stat(struct sim *s, uint32_t ino, struct stat *st)
 
 static int sim_fstat(int fd, struct stat *st)
 {
-	struct sim *s = cur;
+	struct sim *s = sim_current;
 	if (!enter_fd(s, SIM_LOOK, fd))
 		return leave(s, -1);
 	struct file *f = file_of(s, fd);
@@ -432,10 +378,10 @@ static int sim_fstat(int fd, struct stat *st)
 
 static int sim_stat(const char *path, struct stat *st)
 {
-	struct sim *s = cur;
+	struct sim *s = sim_current;
 	if (!enter(s, SIM_LOOK, path))
 		return leave(s, -1);
-	uint32_t ino = find(s->disk, path);
+	uint32_t ino = sim_find(s->disk, path);
 	if (ino == NO_INODE)
 		return leave(s, -1);
 	fill_stat(s, ino, st);
@@ -457,7 +403,7 @@ static bool is_inside(const struct disk *d, uint32_t dir, uint32_t above)
 
 static int sim_rename(const char *from, const char *to)
 {
-	struct sim *s = cur;
+	struct sim *s = sim_current;
 	struct disk *d = s->disk;
 	uint32_t dir[2];
 	char name[2][NAME_BYTES];
@@ -478,18 +424,18 @@ static int sim_rename(const char *from, const char *to)
 	if (d->v[a].is_dir && is_inside(d, dir[1], a))
 		return leave_errno(s, EINVAL);
 	perform(s, &(struct op){.kind = OP_RENAME, .ino = a, .dir = {dir[0], dir[1]}, .name = {name[0], name[1]}, .path = (char *)(uintptr_t)to});
-	account(s);
+	sim_account_locked(s);
 	return leave(s, 0);
 }
 
 static int sim_link(const char *from, const char *to)
 {
-	struct sim *s = cur;
+	struct sim *s = sim_current;
 	uint32_t dir;
 	char name[NAME_BYTES];
 	if (!enter(s, SIM_NAMES, to))
 		return leave(s, -1);
-	uint32_t a = find(s->disk, from);
+	uint32_t a = sim_find(s->disk, from);
 	if (a == NO_INODE || !resolve(s->disk, to, &dir, name))
 		return leave(s, -1);
 	if (s->disk->v[a].is_dir)
@@ -502,7 +448,7 @@ static int sim_link(const char *from, const char *to)
 
 static int remove_name(const char *path, bool is_dir)
 {
-	struct sim *s = cur;
+	struct sim *s = sim_current;
 	uint32_t dir;
 	char name[NAME_BYTES];
 	if (!enter(s, SIM_NAMES, path) || !resolve(s->disk, path, &dir, name))
@@ -515,7 +461,7 @@ static int remove_name(const char *path, bool is_dir)
 	if (ino == 0 || (is_dir && s->disk->v[ino].now.n > 0))
 		return leave_errno(s, ino == 0 ? EBUSY : ENOTEMPTY);
 	perform(s, &(struct op){.kind = is_dir ? OP_RMDIR : OP_UNLINK, .ino = ino, .dir = {dir}, .name = {name}, .path = (char *)(uintptr_t)path});
-	account(s);
+	sim_account_locked(s);
 	return leave(s, 0);
 }
 
@@ -531,7 +477,7 @@ static int sim_rmdir(const char *path)
 
 static int sim_mkdir(const char *path, mode_t mode)
 {
-	struct sim *s = cur;
+	struct sim *s = sim_current;
 	uint32_t dir;
 	char name[NAME_BYTES];
 	(void)mode;
@@ -547,10 +493,10 @@ static int sim_mkdir(const char *path, mode_t mode)
 
 static int sim_listdir(const char *path, char **names, size_t *names_bytes)
 {
-	struct sim *s = cur;
+	struct sim *s = sim_current;
 	if (!enter(s, SIM_LOOK, path))
 		return leave(s, -1);
-	uint32_t ino = find(s->disk, path);
+	uint32_t ino = sim_find(s->disk, path);
 	if (ino == NO_INODE)
 		return leave(s, -1);
 	if (!s->disk->v[ino].is_dir)
@@ -569,7 +515,7 @@ static int sim_listdir(const char *path, char **names, size_t *names_bytes)
 
 static void *sim_mmap_ro(int fd, size_t n)
 {
-	struct sim *s = cur;
+	struct sim *s = sim_current;
 	if (!enter_fd(s, SIM_READ, fd)) {
 		leave(s, -1);
 		return MAP_FAILED;
@@ -591,7 +537,7 @@ static void *sim_mmap_ro(int fd, size_t n)
 
 static int sim_flock_nb(int fd)
 {
-	struct sim *s = cur;
+	struct sim *s = sim_current;
 	if (!enter_fd(s, SIM_LOOK, fd))
 		return leave(s, -1);
 	struct file *f = file_of(s, fd);
@@ -606,10 +552,10 @@ static int sim_flock_nb(int fd)
 
 static int sim_statfs(const char *path, uint64_t *total_bytes, uint64_t *free_bytes)
 {
-	struct sim *s = cur;
+	struct sim *s = sim_current;
 	if (!enter(s, SIM_LOOK, path))
 		return leave(s, -1);
-	if (find(s->disk, path) == NO_INODE)
+	if (sim_find(s->disk, path) == NO_INODE)
 		return leave(s, -1);
 	uint64_t pages = s->capacity_pages == NEVER ? (UINT64_C(1) << 40) / PAGE : s->capacity_pages;
 	*total_bytes = pages * PAGE;
@@ -619,7 +565,7 @@ static int sim_statfs(const char *path, uint64_t *total_bytes, uint64_t *free_by
 
 static int64_t sim_now_ms(void)
 {
-	struct sim *s = cur;
+	struct sim *s = sim_current;
 	pthread_mutex_lock(&s->mu);
 	int64_t t = s->frozen ? s->now_offset_ms : io_posix.now_ms() + s->now_offset_ms;
 	pthread_mutex_unlock(&s->mu);
@@ -628,7 +574,7 @@ static int64_t sim_now_ms(void)
 
 static int64_t sim_mono_ns(void)
 {
-	struct sim *s = cur;
+	struct sim *s = sim_current;
 	pthread_mutex_lock(&s->mu);
 	int64_t t = s->frozen ? s->mono_offset_ns : io_posix.mono_ns() + s->mono_offset_ns;
 	pthread_mutex_unlock(&s->mu);
@@ -637,7 +583,7 @@ static int64_t sim_mono_ns(void)
 
 static void sim_sleep_ms(int64_t ms)
 {
-	struct sim *s = cur;
+	struct sim *s = sim_current;
 	pthread_mutex_lock(&s->mu);
 	bool frozen = s->frozen;
 	pthread_mutex_unlock(&s->mu);
@@ -649,14 +595,14 @@ static void sim_sleep_ms(int64_t ms)
 
 static void sim_random(void *p, size_t n)
 {
-	struct sim *s = cur;
+	struct sim *s = sim_current;
 	pthread_mutex_lock(&s->mu);
 	for (size_t i = 0; i < n; i++)
 		((uint8_t *)p)[i] = (uint8_t)(sim_random_next(&s->random) >> 32);
 	pthread_mutex_unlock(&s->mu);
 }
 
-static const struct io_ops sim_table = {
+const struct io_ops sim_table = {
 	.open = sim_open,
 	.close = sim_close,
 	.pread = sim_pread,
@@ -682,266 +628,3 @@ static const struct io_ops sim_table = {
 	.sleep_ms = sim_sleep_ms,
 	.random = sim_random,
 };
-
-/* ---- life ---- */
-
-static struct sim *sim_of(struct disk *d, uint64_t seed)
-{
-	struct sim *s = xalloc(sizeof *s);
-	pthread_mutex_init(&s->mu, NULL);
-	s->disk = d;
-	s->random = seed;
-	s->power_left = NEVER;
-	s->capacity_pages = NEVER;
-	return s;
-}
-
-struct sim *sim_new(uint64_t seed)
-{
-	struct sim *s = sim_of(disk_new(), seed);
-	sim_use(s);
-	return s;
-}
-
-void sim_use(struct sim *s)
-{
-	cur = s;
-	io_ops = s ? &sim_table : &io_posix;
-}
-
-static void forget_files(struct sim *s)
-{
-	for (size_t i = 0; i < s->n_files; i++) {
-		bool dead = s->files[i].used || s->files[i].dead;
-		free(s->files[i].path);
-		s->files[i] = (struct file){.dead = dead};
-	}
-}
-
-void sim_free(struct sim *s)
-{
-	if (!s)
-		return;
-	if (cur == s)
-		sim_use(NULL);
-	forget_files(s);
-	free(s->files);
-	sim_tape_free(s->tape);
-	disk_free(s->disk);
-	pthread_mutex_destroy(&s->mu);
-	free(s);
-}
-
-#define LOCKED(s, expr)                                                                                                                              \
-	({                                                                                                                                           \
-		pthread_mutex_lock(&(s)->mu);                                                                                                        \
-		__auto_type r_ = (expr);                                                                                                             \
-		pthread_mutex_unlock(&(s)->mu);                                                                                                      \
-		r_;                                                                                                                                  \
-	})
-
-uint64_t sim_ops(struct sim *s)
-{
-	return LOCKED(s, s->ops);
-}
-
-uint64_t sim_syncs(struct sim *s)
-{
-	return LOCKED(s, s->syncs);
-}
-
-size_t sim_open_fds(struct sim *s)
-{
-	size_t n = 0;
-	pthread_mutex_lock(&s->mu);
-	for (size_t i = 0; i < s->n_files; i++)
-		n += s->files[i].used;
-	pthread_mutex_unlock(&s->mu);
-	return n;
-}
-
-/* ---- power ---- */
-
-const char *sim_loss_name(enum sim_loss loss)
-{
-	static const char *const names[SIM_LOSSES] = {
-		"keep-all", "drop-all", "tear-sectors", "tear-pages", "drop-entries", "entries-first", "grow-zeros"};
-	return loss < SIM_LOSSES ? names[loss] : "?";
-}
-
-void sim_power_off_after(struct sim *s, uint64_t n)
-{
-	pthread_mutex_lock(&s->mu);
-	s->power_left = n;
-	s->off = n == 0;
-	pthread_mutex_unlock(&s->mu);
-}
-
-bool sim_power_is_off(struct sim *s)
-{
-	return LOCKED(s, s->off);
-}
-
-void sim_power_on(struct sim *s, enum sim_loss loss, uint64_t seed)
-{
-	pthread_mutex_lock(&s->mu);
-	ASSERT(!s->tape);
-	disk_crash(s->disk, loss, seed);
-	forget_files(s);
-	s->power_left = NEVER;
-	s->off = false;
-	s->fault = (struct sim_fault){0};
-	s->fault_error_due = false;
-	pthread_mutex_unlock(&s->mu);
-}
-
-/* ---- recording ---- */
-
-void sim_record(struct sim *s)
-{
-	pthread_mutex_lock(&s->mu);
-	ASSERT(!s->tape);
-	s->tape = xalloc(sizeof *s->tape);
-	s->tape->start = disk_clone(s->disk);
-	disk_settle(s->tape->start);
-	s->ops = 0;
-	pthread_mutex_unlock(&s->mu);
-}
-
-struct sim_tape *sim_tape_take(struct sim *s)
-{
-	pthread_mutex_lock(&s->mu);
-	struct sim_tape *t = s->tape;
-	s->tape = NULL;
-	pthread_mutex_unlock(&s->mu);
-	return t;
-}
-
-uint64_t sim_tape_len(const struct sim_tape *t)
-{
-	uint64_t n = 0;
-	for (size_t i = 0; i < t->n; i++)
-		n += !t->v[i].lost;
-	return n;
-}
-
-struct sim *sim_tape_crash(struct sim_tape *t, uint64_t k, enum sim_loss loss, uint64_t seed)
-{
-	if (!t->at || t->done_ops > k) {
-		disk_free(t->at);
-		t->at = disk_clone(t->start);
-		t->done = 0;
-		t->done_ops = 0;
-	}
-	while (t->done < t->n && t->done_ops + !t->v[t->done].lost <= k) {
-		const struct op *op = &t->v[t->done++];
-		t->done_ops += !op->lost;
-		disk_do(t->at, op);
-		if (op->kind == OP_SYNC && t->at->v[op->ino].is_dir)
-			disk_collect(t->at, NULL);
-	}
-	struct disk *d = disk_clone(t->at);
-	disk_crash(d, loss, seed ^ k * UINT64_C(0x9e3779b97f4a7c15));
-	return sim_of(d, seed ^ k);
-}
-
-char *sim_tape_text(const struct sim_tape *t, uint64_t k, char *out, size_t size)
-{
-	static const char *const kinds[] = {"create", "pwrite", "truncate", "allocate", "sync", "rename to", "link", "unlink", "mkdir", "rmdir"};
-	snprintf(out, size, "nothing");
-	for (size_t i = 0; i < t->n && k > 0; i++) {
-		const struct op *op = &t->v[i];
-		if (op->lost || --k > 0)
-			continue;
-		if (op->kind == OP_WRITE || op->kind == OP_ALLOCATE)
-			snprintf(out, size, "%s %s %" PRIu64 "+%" PRIu64, kinds[op->kind], op->path, op->off, op->n);
-		else if (op->kind == OP_TRUNCATE)
-			snprintf(out, size, "%s %s %" PRIu64, kinds[op->kind], op->path, op->n);
-		else
-			snprintf(out, size, "%s %s", kinds[op->kind], op->path);
-	}
-	return out;
-}
-
-void sim_tape_free(struct sim_tape *t)
-{
-	if (!t)
-		return;
-	for (size_t i = 0; i < t->n; i++) {
-		free(t->v[i].name[0]);
-		free(t->v[i].name[1]);
-		free(t->v[i].path);
-		free(t->v[i].data);
-	}
-	free(t->v);
-	disk_free(t->start);
-	disk_free(t->at);
-	free(t);
-}
-
-/* ---- faults and clock ---- */
-
-void sim_fault(struct sim *s, const struct sim_fault *f)
-{
-	pthread_mutex_lock(&s->mu);
-	s->fault = f ? *f : (struct sim_fault){0};
-	s->fault_seen = 0;
-	s->fault_hits = 0;
-	s->fault_error_due = false;
-	pthread_mutex_unlock(&s->mu);
-}
-
-uint64_t sim_fault_hits(struct sim *s)
-{
-	return LOCKED(s, s->fault_hits);
-}
-
-void sim_capacity(struct sim *s, uint64_t bytes)
-{
-	pthread_mutex_lock(&s->mu);
-	s->capacity_pages = bytes / PAGE;
-	account(s);
-	pthread_mutex_unlock(&s->mu);
-}
-
-void sim_sync_delay(struct sim *s, int64_t ms)
-{
-	pthread_mutex_lock(&s->mu);
-	s->sync_delay_ms = ms;
-	pthread_mutex_unlock(&s->mu);
-}
-
-bool sim_flip(struct sim *s, const char *path, uint64_t offset, uint8_t mask)
-{
-	pthread_mutex_lock(&s->mu);
-	uint32_t ino = find(s->disk, path);
-	bool done = ino != NO_INODE && disk_flip(&s->disk->v[ino], offset, mask);
-	pthread_mutex_unlock(&s->mu);
-	return done;
-}
-
-void sim_set_now(struct sim *s, int64_t now_ms)
-{
-	pthread_mutex_lock(&s->mu);
-	s->now_offset_ms = s->frozen ? now_ms : now_ms - io_posix.now_ms();
-	pthread_mutex_unlock(&s->mu);
-}
-
-void sim_freeze(struct sim *s)
-{
-	pthread_mutex_lock(&s->mu);
-	if (!s->frozen) {
-		s->now_offset_ms += io_posix.now_ms();
-		s->mono_offset_ns += io_posix.mono_ns();
-		s->frozen = true;
-	}
-	pthread_mutex_unlock(&s->mu);
-}
-
-void sim_advance(struct sim *s, int64_t ms)
-{
-	pthread_mutex_lock(&s->mu);
-	s->now_offset_ms += ms;
-	s->mono_offset_ns += ms * 1000000;
-	pthread_mutex_unlock(&s->mu);
-}
