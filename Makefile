@@ -206,7 +206,7 @@ crash: $(B)/varve $(call ready,$(TEST_READY))
 	@$(TEST_ENV) $(PYTHON) tests/crash/crash.py --kills $(N) $(if $(SEED),--seed $(SEED))
 bench: $(B)/varve $(patsubst %,$(B)/bench/%,$(BENCH)) $(call ready,venv prometheus)
 	@$(TEST_ENV) $(PYTHON) tests/bench/bench.py
-demo: $(B)/varve $(call ready,venv $(if $(filter minio,$(BUCKET)),minio))
+demo: $(B)/varve $(B)/bench/query_load $(call ready,venv $(if $(filter minio,$(BUCKET)),minio))
 	@$(TEST_ENV) $(PYTHON) tools/demo.py --bucket $(BUCKET)
 
 # ---- what is checked without running anything ----

@@ -67,7 +67,7 @@ static void block_cut(void *arg, const char *dir, const struct block_meta *meta,
 {
 	struct server *s = arg;
 	struct err err = {0};
-	log_info("block cut", LULID("block", meta->ulid), LSPAN("tenant", labels_get(meta->ext_labels, SPAN("tenant_id"))),
+	log_debug("block noted", LULID("block", meta->ulid), LSPAN("tenant", labels_get(meta->ext_labels, SPAN("tenant_id"))),
 		LI64("min_time", meta->mint), LI64("max_time", meta->maxt), LU64("series", meta->n_series), LU64("samples", meta->n_samples),
 		LU64("bytes", bytes), LSTR("dir", dir));
 	/* Not noted: the directory stays, and the background rescan notes it later. */
