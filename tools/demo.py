@@ -14,7 +14,7 @@ import sys
 import time
 import urllib.request
 
-SERIES, STEP, HOURS = 5000, 15, 6
+SERIES, STEP, HOURS = 5000, 30, 6
 ROUNDS = HOURS * 3600 // STEP
 BOLD, DIM, GREEN, RED, END = ("\033[1m", "\033[2m", "\033[32m", "\033[31m", "\033[0m") if sys.stdout.isatty() else ("",) * 5
 
@@ -119,13 +119,18 @@ class Demo:
         p = self.spawn(self.call_load("send", "--retry", "--progress=line"), stdout=subprocess.PIPE, text=True)
         killed = False
         result = None
+        shown = 0.0
         for line in p.stdout:
             words = line.split()
             if words and words[0] == "progress":
                 done, samples, rate = float(words[1]), int(words[3]), float(words[5])
                 bar = "#" * int(done * 40)
                 text = f"   [{bar:<40}] {done * 100:3.0f} %  {samples:>9,} samples acknowledged  {rate:>9,.0f}/s"
-                print("\r" + text if sys.stdout.isatty() else text, end="" if sys.stdout.isatty() else "\n", flush=True)
+                if sys.stdout.isatty():
+                    print("\r" + text, end="", flush=True)
+                elif done >= shown:
+                    say(text)
+                    shown = done + 0.1
                 if not killed and done >= 0.4:
                     killed = True
                     self.server.send_signal(signal.SIGKILL)
