@@ -35,12 +35,28 @@ fail:
 	return rc;
 }
 
-/* The directory itself must survive a power cut: so must each of its parents that is made here. */
+/* The directory that `path`'s last name stands in, in place. */
+static void parent_of(char *path)
+{
+	size_t n = strlen(path);
+	while (n > 1 && path[n - 1] == '/')
+		n--;
+	while (n > 0 && path[n - 1] != '/')
+		n--;
+	while (n > 1 && path[n - 1] == '/')
+		n--;
+	path[n] = 0;
+	if (n == 0)
+		memcpy(path, ".", 2);
+}
+
+/* The directory itself must survive a power cut, and each of its parents that is made here. One that was there is synced again: who made it may
+ * have been killed before that. */
 static errc dir_make(const char *dir, struct err *err)
 {
 	errc rc = OK;
 	struct io_stat st;
-	char path[WAL_PATH_BYTES];
+	char path[WAL_PATH_BYTES], parent[WAL_PATH_BYTES];
 	size_t n = strlen(dir);
 	for (size_t i = 1; i <= n; i++) {
 		if (dir[i] != '/' && dir[i] != 0)
@@ -48,16 +64,20 @@ static errc dir_make(const char *dir, struct err *err)
 		memcpy(path, dir, i);
 		path[i] = 0;
 		TRY(io_stat(path, &st, err));
-		if (st.exists)
+		if (st.exists && i < n)
 			continue;
-		TRY(io_mkdir(path, err));
-		size_t parent = i;
-		while (parent > 0 && path[parent - 1] != '/')
-			parent--;
-		while (parent > 1 && path[parent - 1] == '/')
-			parent--;
-		path[parent] = 0;
-		TRY(io_fsync_dir(parent > 0 ? path : ".", err));
+		memcpy(parent, path, i + 1);
+		parent_of(parent);
+		if (!st.exists)
+			TRY(io_mkdir(path, err));
+		rc = io_fsync_dir(parent, err);
+		if (rc != OK) {
+			/* Final, and the next start must not find a directory that only seems to be there. */
+			if (!st.exists)
+				(void)!io_rmdir(path, NULL);
+			rc = ERR_IO;
+			goto fail;
+		}
 	}
 fail:
 	return rc;

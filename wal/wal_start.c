@@ -49,6 +49,10 @@ static errc start_in_place(struct wal *w, struct err *err)
 	char path[WAL_PATH_BYTES];
 	int fd = -1;
 	uint64_t size;
+	/* Whoever named it may have been killed before that was synced. */
+	rc = io_fsync_dir(w->dir, err);
+	if (rc != OK)
+		return ERR_IO;
 	wal_path_segment(path, w->dir, w->start.from);
 	TRY(io_open(path, IO_READ | IO_WRITE, &fd, err));
 	TRY(io_size(fd, &size, err));
@@ -121,15 +125,19 @@ static errc start_anew(struct wal *w, struct err *err)
 	wal_header_put(bytes, h);
 	TRY(io_pwrite(fd, bytes, sizeof bytes, 0, err));
 	rc = io_fsync(fd, err);
-	if (rc == OK)
-		rc = io_rename(tmp, to, err);
-	if (rc == OK) {
-		written = false;
-		rc = io_fsync_dir(w->dir, err);
-		if (rc == ERR_NOSPACE)
-			rc = ERR_IO; /* a failed sync is final */
+	if (rc != OK) {
+		rc = ERR_IO;
+		goto fail;
 	}
-	TRY(rc);
+	TRY(io_rename(tmp, to, err));
+	written = false;
+	rc = io_fsync_dir(w->dir, err);
+	if (rc != OK) {
+		/* Final, and the next start must not go on in a file that only seems to have a name. */
+		(void)!io_unlink(to, NULL);
+		rc = ERR_IO;
+		goto fail;
+	}
 	wal_reader_free(&r);
 	return current_set(w, fd, size, off, err);
 fail:

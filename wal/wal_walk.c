@@ -511,8 +511,6 @@ static void segment_begin(struct walk *k, const struct wal_file *before)
 	uint64_t expected = before && before->number > w->checkpoint ? before->number : w->checkpoint;
 	uint64_t predecessor = f->state == WAL_HEADER_OK ? f->h.prev_segment : f->number - 1;
 	event(k, (struct wal_event){.kind = WAL_EVENT_SEGMENT, .segment = f->number, .bytes = f->size});
-	if (f->state == WAL_HEADER_DAMAGED)
-		event(k, (struct wal_event){.kind = WAL_EVENT_DAMAGE, .segment = f->number, .bytes = WAL_HEADER_BYTES, .why = "header"});
 	if (predecessor > expected && f->state != WAL_HEADER_ZERO)
 		event(k, (struct wal_event){
 				 .kind = WAL_EVENT_MISSING, .segment = expected + 1, .segment_last = predecessor, .why = "segments are not there"});
@@ -543,6 +541,21 @@ static void segment_begin(struct walk *k, const struct wal_file *before)
 	w->next_pos = f->h.pos;
 }
 
+/* Nothing is missing between what was read and a segment that begins with limit_seq: a later start took over the numbers. */
+static bool taken_over(const struct walk *k, uint64_t limit_seq)
+{
+	uint64_t next = k->w->next_seq;
+	return limit_seq != UINT64_MAX && (next >= limit_seq || (limit_seq - next) % WAL_SEQ_STEP == 0);
+}
+
+/* A header that is not there, though something is: judged like any other hole. */
+static void header_hole(struct walk *k, uint64_t limit_seq)
+{
+	ASSERT(k->n_pending == 0);
+	if (!taken_over(k, limit_seq))
+		k->pending[k->n_pending++] = (struct hole){.bytes = WAL_HEADER_BYTES, .why = "header"};
+}
+
 static errc walk_segment(struct walk *k, size_t index, struct err *err)
 {
 	errc rc = OK;
@@ -563,6 +576,8 @@ static errc walk_segment(struct walk *k, size_t index, struct err *err)
 	f->first_seq = f->state == WAL_HEADER_OK ? f->h.first_seq : w->next_seq;
 	f->first_sample = f->state == WAL_HEADER_OK ? f->h.first_sample : w->next_sample;
 	f->pos = w->next_pos;
+	if (f->state == WAL_HEADER_DAMAGED)
+		header_hole(k, limit_seq);
 	k->reader.off = WAL_HEADER_BYTES;
 	k->reader.segment = f->number;
 	k->reader.log = w->log;
@@ -585,7 +600,7 @@ static errc walk_segment(struct walk *k, size_t index, struct err *err)
 		if (item.kind == WAL_ITEM_END)
 			break;
 		if (!any && item.kind != WAL_ITEM_NOTHING)
-			event(k, (struct wal_event){.kind = WAL_EVENT_DAMAGE, .segment = f->number, .bytes = WAL_HEADER_BYTES, .why = "header"});
+			header_hole(k, limit_seq);
 		any |= item.kind != WAL_ITEM_NOTHING;
 		hole_add(k, &item);
 		if (item.kind != WAL_ITEM_NOTHING)
@@ -594,8 +609,7 @@ static errc walk_segment(struct walk *k, size_t index, struct err *err)
 			pending_end(k, false);
 	}
 	/* What no frame follows: torn at the log's end. Before a segment that took over the numbers, nothing is missed. */
-	bool taken_over = w->next_seq >= limit_seq || (limit_seq != UINT64_MAX && (limit_seq - w->next_seq) % WAL_SEQ_STEP == 0);
-	if (k->hole.bytes > 0 && !taken_over) {
+	if (k->hole.bytes > 0 && !taken_over(k, limit_seq)) {
 		if (!last || k->hole.seq < w->next_seq)
 			k->hole.frames = k->hole.samples = 0; /* the next segment counts */
 		event_hole(k, &k->hole, last);
