@@ -52,6 +52,9 @@ errc index_window(
 	size_t want = (size_t)n > ahead ? (size_t)n : ahead;
 	if (want > end - off)
 		want = (size_t)(end - off);
+	*p = (const uint8_t *)"";
+	if (want == 0)
+		return OK;
 	if (want > w->cap) {
 		uint8_t *more = realloc(w->p, want);
 		CHECK(more, ERR_NOMEM, "%s: %zu bytes at %" PRIu64, ix->label, want, off);
