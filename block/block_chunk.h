@@ -112,9 +112,13 @@ int float_winner(uint64_t a, uint64_t b);
 /* ---- appending histograms (encodings 2 and 3): for merging what others wrote ---- */
 
 struct hist_appender; /* an open chunk; memory from the arena */
-CHECKED errc hist_appender_new(enum sample_kind kind, struct arena *arena, struct hist_appender **out, struct err *err);
-/* *appended = false: the sample can't join this chunk (other kind, schema, threshold, bounds or spans, gauge/counter switch, after a stale one, a counter
- * reset, or the chunk is full): finish it and begin a new one with this sample. t above the last one's. The first append always joins. */
+/* `after`: the appender that refused the sample which begins this chunk, finished or not, else NULL. What it found decides whether the new chunk's
+ * header says reset, no reset or unknown; a gauge says so itself. */
+CHECKED errc hist_appender_new(
+	enum sample_kind kind, const struct hist_appender *after, struct arena *arena, struct hist_appender **out, struct err *err);
+/* *appended = false: the sample can't join this chunk (other kind, schema, threshold, bounds, or a bucket that its layout lacks, gauge/counter switch,
+ * after a stale one, a counter reset, or the chunk is full): finish it and begin a new one with this sample. t above the last one's. The first append
+ * always joins. */
 CHECKED errc hist_append(struct hist_appender *a, int64_t t, enum sample_kind kind, const struct histogram *h, bool *appended, struct err *err);
-/* The chunk's bytes, copied into `arena`. The appender is used up. */
+/* The chunk's bytes, copied into `arena`. Nothing may be appended afterwards. */
 CHECKED errc hist_appender_finish(struct hist_appender *a, struct arena *arena, struct chunk *out, struct err *err);

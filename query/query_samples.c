@@ -271,9 +271,7 @@ static errc encode_group(struct piece *pieces, size_t n, struct chunk_list *out,
 	struct xor_appender xor ;
 	struct chunk open = {.enc = CHUNK_XOR};
 	uint8_t bytes[XOR_CHUNK_ROOM];
-	struct buf hist;
-	struct hist_appender *ha = NULL;
-	buf_init(&hist, LIMIT_CHUNK_BYTES);
+	struct hist_appender *ha = NULL, *refused = NULL;
 	xor_appender_init(&xor);
 	samples_start(&it, pieces, n, INT64_MIN, INT64_MAX);
 	for (;;) {
@@ -296,6 +294,7 @@ static errc encode_group(struct piece *pieces, size_t n, struct chunk_list *out,
 			if (!appended) {
 				struct chunk c;
 				TRY(hist_appender_finish(ha, out->arena, &c, err));
+				refused = ha;
 				ha = NULL;
 				TRY(list_add(out, c, err));
 			}
@@ -303,18 +302,18 @@ static errc encode_group(struct piece *pieces, size_t n, struct chunk_list *out,
 		if (!more)
 			break;
 		if (floats) {
+			refused = NULL;
 			if (xor.n == 0)
 				open.mint = p.t;
 			xor_append(&xor, bytes, p.t, p.v);
 		} else if (!appended) {
-			TRY(hist_appender_new(p.kind, out->arena, &ha, err));
+			TRY(hist_appender_new(p.kind, refused, out->arena, &ha, err));
 			TRY(hist_append(ha, p.t, p.kind, p.h, &appended, err));
 			ASSERT(appended);
 		}
 	}
 fail:
 	samples_close(&it);
-	buf_free(&hist);
 	return rc;
 }
 

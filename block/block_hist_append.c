@@ -1,0 +1,436 @@
+/* block/block_hist_append.c - native histogram chunks (encodings 2 and 3): append. The bytes are those of block_chunk_hist.c.
+ *
+ * A sample joins the open chunk when nothing is lost by it and a reader may take it for a step of the same counter:
+ *
+ *   other kind, gauge into counter or back                      new chunk, header unknown (gauge: gauge)
+ *   hint reset; count, zero count or a bucket went down         new chunk, header reset; a bucket that is gone went down to 0
+ *   other schema, threshold or bounds; the last one is stale    new chunk, header unknown
+ *   a bucket that the chunk's layout lacks                      new chunk, header no reset: every old bucket was seen not to fall
+ *   65,535 samples, or 1024 bytes and 10 samples                new chunk, header no reset, or what the lines above say
+ *
+ * A staleness marker joins any chunk of its kind. Gauges are not looked at for resets. Buckets that the sample lacks and the layout has are filled in as
+ * zeros, so sources whose layouts differ in empty buckets share chunks. The reference would also write the chunk again with a wider layout;
+ * here the wider sample begins a chunk of its own: more bytes, the same samples.
+ *
+ * Source: Prometheus tsdb/chunkenc/{histogram,float_histogram,histogram_meta,varbit}.go.
+ */
+#include <math.h>
+#include "base/limits.h"
+#include "block/block_int.h"
+
+enum { HEADER_BYTES = 3, NO_WINDOW = 0xff, FULL_SAMPLES = UINT16_MAX, FULL_BYTES = 1024, FULL_BYTES_SAMPLES = 10 };
+enum { SCHEMA_CUSTOM = -53, BOUND_MAX = 33554430 };
+/* The header's two bits. */
+enum reset { RESET_UNKNOWN = 0, RESET_NONE = 1, RESET_YES = 2, RESET_GAUGE = 3 };
+enum { HINT_RESET = 1, HINT_GAUGE = 3 };
+
+/* One side's buckets in the chunk's layout. */
+struct side {
+	struct hist_span *spans;
+	uint32_t n_spans, n;
+	bool ordered;		   /* indexes ascend: other layouts can be compared */
+	int64_t *index;		   /* of each bucket */
+	uint64_t *abs;		   /* last counts: integers, or float bits */
+	uint64_t *next;		   /* of the sample at hand */
+	uint64_t *delta, *ddelta;  /* integers: as last stored, and its last change */
+	struct xor_window *window; /* floats */
+};
+
+struct hist_appender {
+	struct arena *arena;
+	enum sample_kind kind;
+	enum reset header;
+	enum reset refused; /* what the sample that could not join is to this chunk */
+	/* bits */
+	uint8_t *p;
+	size_t n_bytes, cap;
+	unsigned free_bits; /* in the last byte */
+	bool failed;
+	/* state */
+	uint32_t n;
+	int64_t mint, t;
+	uint64_t dt;
+	int32_t schema;
+	double zero_threshold;
+	uint64_t *custom;
+	uint32_t n_custom;
+	uint64_t count, zero_count, sum;
+	uint64_t dcount, dzero_count;
+	struct xor_window count_window, zero_count_window, sum_window;
+	struct side pos, neg;
+};
+
+/* ---- bits ---- */
+
+static void put_bits(struct hist_appender *a, uint64_t x, unsigned n)
+{
+	size_t need = a->n_bytes + 9;
+	if (need > a->cap && !a->failed) {
+		size_t cap = a->cap * 2 > need ? a->cap * 2 : need;
+		uint8_t *p = cap <= LIMIT_CHUNK_BYTES * 2 ? arena_alloc(a->arena, cap) : NULL;
+		a->failed = p == NULL;
+		if (p) {
+			memcpy(p, a->p, a->n_bytes);
+			a->p = p;
+			a->cap = cap;
+		}
+	}
+	if (a->failed)
+		return;
+	while (n > 0) {
+		if (a->free_bits == 0) {
+			a->p[a->n_bytes++] = 0;
+			a->free_bits = 8;
+		}
+		unsigned take = n < a->free_bits ? n : a->free_bits;
+		uint8_t piece = (uint8_t)(x >> (n - take) & ((1u << take) - 1));
+		a->p[a->n_bytes - 1] |= (uint8_t)(piece << (a->free_bits - take));
+		a->free_bits -= take;
+		n -= take;
+	}
+}
+
+static const uint8_t VB_BITS[9] = {0, 3, 6, 9, 12, 18, 25, 56, 64};
+
+/* The width's prefix: ones, closed by a zero but for the widest. */
+static void put_vb(struct hist_appender *a, unsigned ones, uint64_t x)
+{
+	if (ones < 8)
+		put_bits(a, (UINT64_C(1) << (ones + 1)) - 2, ones + 1);
+	else
+		put_bits(a, 0xff, 8);
+	put_bits(a, x, VB_BITS[ones]);
+}
+
+static void put_vbu(struct hist_appender *a, uint64_t x)
+{
+	unsigned ones = 0;
+	while (ones < 8 && x >> VB_BITS[ones] != 0)
+		ones++;
+	put_vb(a, ones, x);
+}
+
+static void put_vbi(struct hist_appender *a, uint64_t u)
+{
+	int64_t x = (int64_t)u;
+	unsigned ones = x != 0;
+	while (ones > 0 && ones < 8) {
+		int64_t top = INT64_C(1) << (VB_BITS[ones] - 1);
+		if (x >= -(top - 1) && x <= top)
+			break;
+		ones++;
+	}
+	put_vb(a, ones, u);
+}
+
+static void put_xor(struct hist_appender *a, struct xor_window *w, uint64_t old, uint64_t v)
+{
+	uint64_t d = old ^ v;
+	if (d == 0) {
+		put_bits(a, 0, 1);
+		return;
+	}
+	unsigned leading = (unsigned)__builtin_clzll(d), trailing = (unsigned)__builtin_ctzll(d);
+	if (leading > 31)
+		leading = 31;
+	if (w->leading != NO_WINDOW && leading >= w->leading && trailing >= w->trailing) {
+		put_bits(a, 2, 2);
+	} else {
+		*w = (struct xor_window){(uint8_t)leading, (uint8_t)trailing};
+		put_bits(a, 3u << 11 | leading << 6 | ((64 - leading - trailing) & 63), 13);
+	}
+	put_bits(a, d >> w->trailing, 64u - w->leading - w->trailing);
+}
+
+/* ---- layout ---- */
+
+static void put_zero_threshold(struct hist_appender *a, double x)
+{
+	int e;
+	if (f64_bits(x) == 0) {
+		put_bits(a, 0, 8);
+	} else if (frexp(x, &e) == 0.5 && e >= -242 && e <= 11) {
+		put_bits(a, (uint64_t)(e + 243), 8);
+	} else {
+		put_bits(a, 255, 8);
+		put_bits(a, f64_bits(x), 64);
+	}
+}
+
+static void put_bound(struct hist_appender *a, uint64_t bits)
+{
+	double x = f64_of_bits(bits), thousandths = round(x * 1000);
+	if (x * 1000 >= 0 && x * 1000 <= BOUND_MAX && f64_bits(thousandths / 1000) == bits) {
+		put_vbu(a, (uint64_t)thousandths + 1);
+	} else {
+		put_bits(a, 0, 1);
+		put_bits(a, bits, 64);
+	}
+}
+
+static errc side_init(struct hist_appender *a, struct side *s, const struct hist_span *spans, uint32_t n_spans, uint32_t n, struct err *err)
+{
+	errc rc = OK;
+	bool floats = a->kind == SAMPLE_FLOAT_HISTOGRAM;
+	uint64_t total = 0;
+	for (uint32_t i = 0; i < n_spans; i++)
+		total += spans[i].length;
+	CHECK(total == n && n <= LIMIT_HISTOGRAM_BUCKETS, ERR_INVALID, "a histogram with %u buckets and spans for %llu", n,
+		(unsigned long long)total);
+	s->spans = arena_calloc(a->arena, n_spans, sizeof *s->spans);
+	s->index = arena_calloc(a->arena, n, sizeof *s->index);
+	s->abs = arena_calloc(a->arena, n, sizeof *s->abs);
+	s->next = arena_calloc(a->arena, n, sizeof *s->next);
+	s->window = floats ? arena_calloc(a->arena, n, sizeof *s->window) : NULL;
+	s->delta = floats ? NULL : arena_calloc(a->arena, n, sizeof *s->delta);
+	s->ddelta = floats ? NULL : arena_calloc(a->arena, n, sizeof *s->ddelta);
+	CHECK(s->spans && s->index && s->abs && s->next && (floats ? s->window != NULL : s->delta && s->ddelta), ERR_NOMEM,
+		"no memory for a histogram of %u buckets", n);
+	s->n_spans = n_spans;
+	s->n = n;
+	s->ordered = true;
+	int64_t index = 0;
+	uint32_t k = 0;
+	put_vbu(a, n_spans);
+	for (uint32_t i = 0; i < n_spans; i++) {
+		s->spans[i] = spans[i];
+		put_vbu(a, spans[i].length);
+		put_vbi(a, (uint64_t)spans[i].offset);
+		s->ordered &= i == 0 || spans[i].offset >= 0;
+		index += spans[i].offset;
+		for (uint32_t j = 0; j < spans[i].length; j++)
+			s->index[k++] = index++;
+	}
+	for (k = 0; floats && k < n; k++)
+		s->window[k].leading = NO_WINDOW;
+fail:
+	return rc;
+}
+
+static errc layout_put(struct hist_appender *a, const struct histogram *h, struct err *err)
+{
+	errc rc = OK;
+	a->schema = h->schema;
+	a->zero_threshold = h->zero_threshold;
+	put_zero_threshold(a, h->zero_threshold);
+	put_vbi(a, (uint64_t)(int64_t)h->schema);
+	TRY(side_init(a, &a->pos, h->pos_spans, h->n_pos_spans, h->n_pos, err));
+	TRY(side_init(a, &a->neg, h->neg_spans, h->n_neg_spans, h->n_neg, err));
+	if (h->schema != SCHEMA_CUSTOM)
+		return OK;
+	a->custom = arena_calloc(a->arena, h->n_custom, sizeof *a->custom);
+	CHECK(a->custom, ERR_NOMEM, "no memory for %u histogram bounds", h->n_custom);
+	a->n_custom = h->n_custom;
+	put_vbu(a, h->n_custom);
+	for (uint32_t i = 0; i < h->n_custom; i++) {
+		a->custom[i] = h->custom[i];
+		put_bound(a, h->custom[i]);
+	}
+fail:
+	return rc;
+}
+
+/* ---- can it join? ---- */
+
+/* The sample's counts, absolute, into s->next by the chunk's layout. false: one that is not 0 has no place there. */
+static bool side_map(struct side *s, const struct hist_span *spans, uint32_t n_spans, const int64_t *ints, const uint64_t *floats, uint32_t n)
+{
+	bool same = n_spans == s->n_spans && n == s->n && (n_spans == 0 || memcmp(spans, s->spans, n_spans * sizeof *spans) == 0);
+	bool fits = true;
+	uint32_t at = 0, k = 0;
+	int64_t index = 0;
+	uint64_t abs = 0;
+	memset(s->next, 0, s->n * sizeof *s->next);
+	for (uint32_t i = 0; i < n_spans; i++) {
+		index += spans[i].offset;
+		fits &= same || i == 0 || spans[i].offset >= 0;
+		for (uint32_t j = 0; j < spans[i].length && k < n; j++, k++, index++) {
+			abs = ints ? abs + (uint64_t)ints[k] : floats[k];
+			while (!same && at < s->n && s->index[at] < index)
+				at++;
+			if (same || (at < s->n && s->index[at] == index))
+				s->next[same ? k : at] = abs;
+			else
+				fits &= abs == 0;
+		}
+	}
+	return fits && (same || s->ordered);
+}
+
+static bool fell(bool floats, uint64_t from, uint64_t to)
+{
+	return floats ? f64_of_bits(to) < f64_of_bits(from) : to < from;
+}
+
+static bool side_fell(const struct side *s, bool floats)
+{
+	for (uint32_t k = 0; k < s->n; k++)
+		if (floats ? fell(true, s->abs[k], s->next[k]) : (int64_t)s->next[k] < (int64_t)s->abs[k])
+			return true;
+	return false;
+}
+
+/* What the sample would be behind the chunk's last one: may it join, and if a new chunk begins with it, what is its header? */
+static bool joins(struct hist_appender *a, enum sample_kind kind, const struct histogram *h, enum reset *header)
+{
+	bool floats = kind == SAMPLE_FLOAT_HISTOGRAM, stale = h->sum == STALE_NAN_BITS, gauge = a->header == RESET_GAUGE;
+	*header = RESET_UNKNOWN;
+	if (kind != a->kind)
+		return false;
+	if (stale)
+		return true;
+	if (h->reset_hint == HINT_RESET && !gauge) {
+		*header = RESET_YES;
+		return false;
+	}
+	if (a->sum == STALE_NAN_BITS || gauge != (h->reset_hint == HINT_GAUGE))
+		return false;
+	if (h->schema != a->schema || f64_bits(h->zero_threshold) != f64_bits(a->zero_threshold) || h->n_custom != a->n_custom ||
+		(a->n_custom > 0 && memcmp(h->custom, a->custom, a->n_custom * sizeof *a->custom) != 0))
+		return false;
+	bool fits = side_map(&a->pos, h->pos_spans, h->n_pos_spans, floats ? NULL : h->i_pos, h->f_pos, h->n_pos);
+	fits &= side_map(&a->neg, h->neg_spans, h->n_neg_spans, floats ? NULL : h->i_neg, h->f_neg, h->n_neg);
+	if (!gauge && (fell(floats, a->count, floats ? h->f_count : h->i_count) ||
+			      fell(floats, a->zero_count, floats ? h->f_zero_count : h->i_zero_count) || side_fell(&a->pos, floats) ||
+			      side_fell(&a->neg, floats))) {
+		*header = RESET_YES;
+		return false;
+	}
+	*header = RESET_NONE;
+	return fits;
+}
+
+/* The most that one more sample takes. */
+static size_t sample_max_bytes(const struct hist_appender *a)
+{
+	return 64 + 10 * ((size_t)a->pos.n + a->neg.n);
+}
+
+static bool full(const struct hist_appender *a)
+{
+	return a->n >= FULL_SAMPLES || (a->n_bytes >= FULL_BYTES && a->n >= FULL_BYTES_SAMPLES) ||
+	       a->n_bytes + sample_max_bytes(a) > LIMIT_CHUNK_BYTES;
+}
+
+/* ---- samples ---- */
+
+static void put_count(struct hist_appender *a, uint64_t *last, uint64_t *change, uint64_t x, bool stale)
+{
+	if (a->n == 0) {
+		put_vbu(a, x);
+	} else {
+		uint64_t d = stale ? *change : x - *last;
+		put_vbi(a, d - *change);
+		*change = d;
+	}
+	*last = x;
+}
+
+static void put_float(struct hist_appender *a, struct xor_window *w, uint64_t *last, uint64_t v)
+{
+	if (a->n == 0)
+		put_bits(a, v, 64);
+	else
+		put_xor(a, w, *last, v);
+	*last = v;
+}
+
+static void put_side(struct hist_appender *a, struct side *s)
+{
+	uint64_t before = 0;
+	for (uint32_t k = 0; k < s->n; k++) {
+		if (a->kind == SAMPLE_FLOAT_HISTOGRAM) {
+			put_float(a, &s->window[k], &s->abs[k], s->next[k]);
+			continue;
+		}
+		uint64_t delta = s->next[k] - before, change = a->n == 0 ? 0 : delta - s->delta[k];
+		put_vbi(a, a->n == 0 ? delta : change - s->ddelta[k]);
+		s->delta[k] = delta;
+		s->ddelta[k] = change;
+		before = s->abs[k] = s->next[k];
+	}
+}
+
+static void put_sample(struct hist_appender *a, int64_t t, const struct histogram *h)
+{
+	bool stale = h->sum == STALE_NAN_BITS;
+	if (a->n == 0) {
+		a->mint = t;
+		put_vbi(a, (uint64_t)t);
+	} else {
+		uint64_t dt = (uint64_t)t - (uint64_t)a->t;
+		put_vbi(a, dt - a->dt);
+		a->dt = dt;
+	}
+	a->t = t;
+	if (a->kind == SAMPLE_FLOAT_HISTOGRAM) {
+		put_float(a, &a->count_window, &a->count, stale ? 0 : h->f_count);
+		put_float(a, &a->zero_count_window, &a->zero_count, stale ? 0 : h->f_zero_count);
+	} else {
+		put_count(a, &a->count, &a->dcount, stale ? 0 : h->i_count, stale);
+		put_count(a, &a->zero_count, &a->dzero_count, stale ? 0 : h->i_zero_count, stale);
+	}
+	put_float(a, &a->sum_window, &a->sum, h->sum);
+	if (!stale) {
+		put_side(a, &a->pos);
+		put_side(a, &a->neg);
+	}
+	a->n++;
+}
+
+errc hist_append(struct hist_appender *a, int64_t t, enum sample_kind kind, const struct histogram *h, bool *appended, struct err *err)
+{
+	errc rc = OK;
+	static const struct histogram empty = {.schema = 0};
+	*appended = false;
+	ASSERT(a->n == 0 || t > a->t);
+	ASSERT(a->n > 0 || kind == a->kind);
+	if (a->n == 0) {
+		if (h->reset_hint == HINT_GAUGE || h->reset_hint == HINT_RESET)
+			a->header = h->reset_hint == HINT_GAUGE ? RESET_GAUGE : RESET_YES;
+		bool floats = kind == SAMPLE_FLOAT_HISTOGRAM, stale = h->sum == STALE_NAN_BITS;
+		TRY(layout_put(a, stale ? &empty : h, err));
+		CHECK(a->n_bytes + sample_max_bytes(a) <= LIMIT_CHUNK_BYTES, ERR_LIMIT,
+			"a histogram of %u buckets does not fit a chunk of %llu bytes", a->pos.n + a->neg.n, (unsigned long long)LIMIT_CHUNK_BYTES);
+		if (!stale) {
+			(void)side_map(&a->pos, h->pos_spans, h->n_pos_spans, floats ? NULL : h->i_pos, h->f_pos, h->n_pos);
+			(void)side_map(&a->neg, h->neg_spans, h->n_neg_spans, floats ? NULL : h->i_neg, h->f_neg, h->n_neg);
+		}
+	} else if (!joins(a, kind, h, &a->refused) || full(a)) {
+		return OK;
+	}
+	put_sample(a, t, h);
+	CHECK(!a->failed, ERR_NOMEM, "no memory for a histogram chunk of %zu bytes", a->n_bytes);
+	*appended = true;
+fail:
+	return rc;
+}
+
+errc hist_appender_new(enum sample_kind kind, const struct hist_appender *after, struct arena *arena, struct hist_appender **out, struct err *err)
+{
+	ASSERT(kind != SAMPLE_FLOAT);
+	enum { FIRST_BYTES = 512 };
+	struct hist_appender *a = arena_calloc(arena, 1, sizeof *a);
+	uint8_t *p = arena_calloc(arena, 1, FIRST_BYTES);
+	if (!a || !p)
+		return err_set(err, ERR_NOMEM, "no memory for a histogram chunk");
+	*a = (struct hist_appender){.arena = arena, .kind = kind, .p = p, .cap = FIRST_BYTES, .n_bytes = HEADER_BYTES};
+	a->header = after ? after->refused : RESET_UNKNOWN;
+	a->count_window.leading = a->zero_count_window.leading = a->sum_window.leading = NO_WINDOW;
+	*out = a;
+	return OK;
+}
+
+errc hist_appender_finish(struct hist_appender *a, struct arena *arena, struct chunk *out, struct err *err)
+{
+	ASSERT(a->n > 0 && !a->failed);
+	a->p[0] = (uint8_t)(a->n >> 8);
+	a->p[1] = (uint8_t)a->n;
+	a->p[2] = (uint8_t)(a->header << 6);
+	struct span data = arena_dup(arena, span_of(a->p, a->n_bytes));
+	if (!data.p)
+		return err_set(err, ERR_NOMEM, "no memory for a histogram chunk of %zu bytes", a->n_bytes);
+	*out = (struct chunk){
+		.mint = a->mint, .maxt = a->t, .enc = a->kind == SAMPLE_FLOAT_HISTOGRAM ? CHUNK_FLOAT_HISTOGRAM : CHUNK_HISTOGRAM, .data = data};
+	return OK;
+}
