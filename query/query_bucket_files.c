@@ -16,6 +16,7 @@ struct bucket_files {
 	uint64_t index_size;	  /* guarded by mu; 0 = unknown */
 	struct block_file *files; /* constant */
 	size_t n_files;
+	bool has_tombstones; /* meta.json counts some: the list of files, which is Thanos', never names their file */
 	struct arena arena;
 };
 
@@ -39,11 +40,10 @@ static errc files_size(struct block_files *base, const char *rel_path, uint64_t 
 			*size = f->files[i].size_bytes;
 			return OK;
 		}
-	/* With a list of files that does not name it there is none (tombstones, mostly): no request is needed to know. */
-	if (f->n_files > 0 && strcmp(rel_path, "tombstones") != 0 && strcmp(rel_path, "index") != 0)
+	/* With a list of files that does not name it there is none: no request is needed to know. */
+	bool may_be_there = strcmp(rel_path, "index") == 0 || (f->has_tombstones && strcmp(rel_path, "tombstones") == 0);
+	if (f->n_files > 0 && !may_be_there)
 		return err_set(err, ERR_NOTFOUND, "block %s has no file %s", ulid_text(f->ulid).s, rel_path);
-	if (f->n_files > 0 && strcmp(rel_path, "tombstones") == 0)
-		return err_set(err, ERR_NOTFOUND, "block %s has no tombstones", ulid_text(f->ulid).s);
 	snprintf(key, sizeof key, "%s/%s", ulid_text(f->ulid).s, rel_path);
 	return bucket_size(f->q->cfg.bucket, key, size, err);
 }
@@ -107,6 +107,7 @@ errc bucket_files_open(struct query *q, const struct block_meta *meta, struct bl
 		return err_set(err, ERR_NOMEM, "no memory for a block's files");
 	}
 	f->n_files = meta->n_files;
+	f->has_tombstones = meta->n_tombstones > 0;
 	*out = &f->base;
 	return OK;
 }
