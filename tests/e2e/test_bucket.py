@@ -117,8 +117,6 @@ def test_reads_come_from_the_bucket_when_nothing_is_local(bucket, spawn):
     server = on_bucket(spawn, bucket.objstore_yaml()).start()
     want = filled(server)
     server.flush()
-    procs.wait_for(lambda: not list((server.data / "blocks").glob("*/meta.json")), 60, "local copies of shipped blocks are removed")
-    assert inner(server) == want
     server.stop()
     shutil.rmtree(server.data)  # a new node, the same bucket
     server.start()

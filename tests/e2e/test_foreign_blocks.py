@@ -23,6 +23,19 @@ def put_thanos_section(block_dir, external):
     path.write_text(json.dumps(meta))
 
 
+def as_read(dump, external):
+    """A block's series as a read shows them: the block's external labels on each, and the tenant it belongs to."""
+    return {tsdb.with_external(k, {"tenant_id": "default-tenant", **external}): v for k, v in dump.items()}
+
+
+def same(got, want):
+    """== with words that fit on a screen."""
+    assert set(got) == set(want)
+    for k in want:
+        more, less = [s for s in got[k] if s not in want[k]], [s for s in want[k] if s not in got[k]]
+        assert got[k] == want[k], f"{k}: {len(more)} samples too many {more[:2]}, {len(less)} missing {less[:2]}"
+
+
 def put_block(server, block_dir):
     """meta.json last, as uploads go."""
     target = server.bucket_dir / pathlib.Path(block_dir).name
@@ -116,7 +129,7 @@ def test_blocks_of_promtool_are_found_by_the_audit(varve, tmp_path):
         put_block(server, p)
     listed = wait_listed(server, [pathlib.Path(p).name for p in paths])
     assert {b["tenant"] for b in listed.values()} == {"imported"}
-    expect = {tsdb.with_external(k, {"cluster_of": "elsewhere", "tenant_id": "imported"}): v for k, v in want.items()}
+    expect = as_read(want, {"cluster_of": "elsewhere", "tenant_id": "imported"})
     for accept in ((remote.SAMPLES,), (remote.STREAMED,)):
         assert server.read("imported", accept=accept) == expect
     assert server.read() == {}
@@ -129,7 +142,7 @@ def test_a_block_without_a_tenant_belongs_to_the_default_one(varve, tmp_path):
         put_thanos_section(p, {"replica": "0"})
         put_block(server, p)
     wait_listed(server, [pathlib.Path(p).name for p in paths])
-    assert server.read() == {tsdb.with_external(k, {"replica": "0"}): v for k, v in want.items()}
+    assert server.read() == as_read(want, {"replica": "0"})
 
 
 def test_external_labels_win_over_a_series_own(varve, tmp_path):
@@ -139,7 +152,7 @@ def test_external_labels_win_over_a_series_own(varve, tmp_path):
         put_thanos_section(p, {"cluster": "outer"})
         put_block(server, p)
     wait_listed(server, [pathlib.Path(p).name for p in paths])
-    assert server.read() == {tsdb.with_external(k, {"cluster": "outer"}): v for k, v in want.items()}
+    assert server.read() == as_read(want, {"cluster": "outer"})
     assert server.read(matchers=[("=", "cluster", "test")]) == {}
     assert len(server.read(matchers=[("=", "cluster", "outer")])) == len(want)
 
@@ -194,9 +207,9 @@ def test_blocks_of_a_real_prometheus_with_histograms_and_tombstones(varve, spawn
         put_thanos_section(p, {"replica": "p"})
         put_block(server, p)
     wait_listed(server, [pathlib.Path(p).name for p in paths])
-    want = {tsdb.with_external(k, {"replica": "p"}): v for k, v in whole.items()}
+    want = as_read(whole, {"replica": "p"})
     for accept in ((remote.SAMPLES,), (remote.STREAMED,)):
-        assert server.read(accept=accept) == want
+        same(server.read(accept=accept), want)
 
 
 def test_what_is_not_a_block_is_left_alone(varve, tmp_path):
@@ -214,7 +227,7 @@ def test_what_is_not_a_block_is_left_alone(varve, tmp_path):
     (broken / "meta.json").write_text("{ this is not json")
     wait_listed(server, [pathlib.Path(p).name for p in paths])
     time.sleep(2.5)
-    assert server.read() == {tsdb.with_external(k, {"replica": "0"}): v for k, v in want.items()}
+    assert server.read() == as_read(want, {"replica": "0"})
     states = {b["ulid"]: b["state"] for b in server.bucket_ls()}
     assert "01BX5ZZKBKACTAV9WEVGEMMVRZ" not in states or states["01BX5ZZKBKACTAV9WEVGEMMVRZ"] != "live"
     assert states.get("01BX5ZZKBKACTAV9WEVGEMMVS0", "quarantined") == "quarantined"

@@ -449,3 +449,19 @@ class FakeS3:
 
 class _Planned(Exception):
     pass
+
+
+def main():
+    """For tests in C (python3 -m lib.fake_s3, in tests/e2e): prints the port; a line "hang OP KEY SECONDS" on stdin plans one; ends with stdin."""
+    import sys
+    fake = FakeS3(page=100).start()
+    print(fake.port, flush=True)
+    for line in sys.stdin:
+        words = line.split()
+        if words[0] == "hang":
+            fake.plan(words[1], Hang(float(words[3])), key=words[2])
+        print("ok", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -327,7 +327,14 @@ class MinIO(Process):
                    env={"MINIO_ROOT_USER": self.access_key, "MINIO_ROOT_PASSWORD": self.secret_key, "MINIO_BROWSER": "off", "MINIO_UPDATE": "off",
                         "MINIO_CALLHOME_ENABLE": "off", "HOME": str(self.dir)})
         self.wait_url(f"http://127.0.0.1:{self.port}/minio/health/ready", timeout)
-        self.s3.create_bucket(self.bucket)
+
+        def created():  # it says ready before it is
+            try:
+                self.s3.create_bucket(self.bucket)
+                return True
+            except OSError:
+                return False
+        wait_for(created, timeout, "MinIO makes a bucket")
         return self
 
     def objstore_yaml(self, prefix=""):
