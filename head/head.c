@@ -12,14 +12,15 @@ static void metrics_open(struct head_metrics *m)
 	m->memory = metric_gauge("varve_head_memory_bytes", "Bytes that the head holds; --head.max-memory is their limit");
 	m->appended = metric_counter("varve_head_samples_appended_total", "Samples stored");
 	m->duplicate = metric_counter("varve_head_samples_duplicate_total", "Samples that were there already, same time and value");
-	m->late = metric_counter("varve_head_samples_out_of_order_total", "Samples stored that were not newer than their series' newest in the window");
+	m->late =
+		metric_counter("varve_head_samples_out_of_order_total", "Samples stored that were not newer than their series' newest in the window");
 	m->created = metric_counter("varve_head_series_created_total", "Series made");
 	m->cut = metric_counter("varve_head_blocks_cut_total", "Windows written as blocks");
 	m->cut_failures = metric_counter("varve_head_cut_failures_total", "Cuts of a window that failed and are tried again");
 	m->cut_seconds = metric_histogram("varve_head_cut_duration_seconds", "Time to write a window as a block", cut_seconds_bounds,
 		sizeof cut_seconds_bounds / sizeof *cut_seconds_bounds);
-	m->unknown = metric_counter("varve_head_replay_unknown_series_samples_total",
-		"Samples in the log whose series' definitions were lost to damage");
+	m->unknown =
+		metric_counter("varve_head_replay_unknown_series_samples_total", "Samples in the log whose series' definitions were lost to damage");
 	m->checkpoints = metric_counter("varve_head_checkpoints_total", "Checkpoints of the log written");
 	m->chunk_write_failures = metric_counter("varve_head_chunk_write_failures_total", "Writes of full chunks that failed; they stay in memory");
 	static const enum errid ids[] = {ERRID_PROTOBUF, ERRID_NO_METRIC_NAME, ERRID_EMPTY_LABEL_NAME, ERRID_DUPLICATE_LABEL, ERRID_LABEL_UTF8,

@@ -27,14 +27,14 @@
 struct head;
 
 struct head_config {
-	const char *chunk_dir;	  /* per-window chunk files; emptied at open: the log rebuilds them */
-	const char *block_dir;	  /* where finished blocks appear as <ULID> */
-	struct wal *wal;	  /* borrowed, outlives the head */
-	int64_t block_range_ms;	  /* window length; 1m .. 24h */
-	int64_t cut_delay_ms;	  /* after a window's end and after its last sample arrived */
-	int64_t max_age_ms;	  /* after its first sample arrived, at the latest */
-	uint64_t max_memory_bytes;/* above 80 %: cut the largest early; above: head_append says ERR_AGAIN / HEAD_MEMORY */
-	uint64_t wal_max_bytes;	  /* above: cut the windows that hold the oldest segments */
+	const char *chunk_dir;	   /* per-window chunk files; emptied at open: the log rebuilds them */
+	const char *block_dir;	   /* where finished blocks appear as <ULID> */
+	struct wal *wal;	   /* borrowed, outlives the head */
+	int64_t block_range_ms;	   /* window length; 1m .. 24h */
+	int64_t cut_delay_ms;	   /* after a window's end and after its last sample arrived */
+	int64_t max_age_ms;	   /* after its first sample arrived, at the latest */
+	uint64_t max_memory_bytes; /* above 80 %: cut the largest early; above: head_append says ERR_AGAIN / HEAD_MEMORY */
+	uint64_t wal_max_bytes;	   /* above: cut the windows that hold the oldest segments */
 	struct labels_limits labels;
 	struct labels ext_labels; /* --label pairs; tenant_id is added per tenant; copied */
 	struct span node;	  /* who writes blocks: meta.json extensions */
@@ -66,15 +66,15 @@ struct head_sample {
 };
 
 struct head_series {
-	struct span wire;	/* label fields as they came (base/labels.h), borrowed for the call */
-	uint32_t n_labels;	/* label fields in wire */
-	uint32_t first, n;	/* its samples in the batch */
+	struct span wire;  /* label fields as they came (base/labels.h), borrowed for the call */
+	uint32_t n_labels; /* label fields in wire */
+	uint32_t first, n; /* its samples in the batch */
 	/* out: per series verdict; the counts of a request are sums over these */
-	enum errid refused_id;	/* first reason in this series; ERRID_NONE: nothing refused */
-	uint32_t stored;	/* accepted and in the log record */
-	uint32_t duplicate;	/* same series, time and value again: success */
+	enum errid refused_id; /* first reason in this series; ERRID_NONE: nothing refused */
+	uint32_t stored;       /* accepted and in the log record */
+	uint32_t duplicate;    /* same series, time and value again: success */
 	uint32_t refused;
-	int64_t refused_t;	/* time of its first refused sample */
+	int64_t refused_t; /* time of its first refused sample */
 };
 
 struct head_batch {
@@ -98,14 +98,16 @@ size_t head_batch_bound(const struct head *h, const struct head_batch *b);
  * caller MUST then wal_commit the ticket with these records (records->n may be 0), *n_logged samples. Everything decided stands: OK even
  * when all was refused. ERR_AGAIN (id HEAD_MEMORY): over the memory limit, nothing was stored; ERR_NOMEM: an allocation failed; series
  * before it are stored (records hold them; commit them), the rest is not: answer 503. Any thread. */
-CHECKED errc head_append(struct head *h, const struct wal_ticket *ticket, struct head_batch *b, struct buf *records, uint32_t *n_logged, struct err *err);
+CHECKED errc head_append(
+	struct head *h, const struct wal_ticket *ticket, struct head_batch *b, struct buf *records, uint32_t *n_logged, struct err *err);
 
 /* ---- reading ---- */
 
 /* Sources over every window of the tenant that overlaps [mint, maxt] (closed), open or being cut, pinned; array from the arena, newest state
  * of each at the time of the call of select. A window stays pinned over its cut. An empty tenant (n = 0) means every tenant is refused:
  * pass the name. */
-CHECKED errc head_sources(struct head *h, struct span tenant, int64_t mint, int64_t maxt, struct arena *arena, struct source ***out, size_t *n, struct err *err);
+CHECKED errc head_sources(
+	struct head *h, struct span tenant, int64_t mint, int64_t maxt, struct arena *arena, struct source ***out, size_t *n, struct err *err);
 
 /* ---- life ---- */
 
@@ -116,13 +118,13 @@ CHECKED errc head_flush(struct head *h, struct err *err);
 bool head_cut_settled(struct head *h, struct ulid block);
 
 struct head_status {
-	uint64_t series;	/* in the table */
-	uint64_t windows;	/* open */
+	uint64_t series;  /* in the table */
+	uint64_t windows; /* open */
 	uint64_t cutting;
 	uint64_t memory_bytes;
 	uint64_t samples_in_memory;
 	uint64_t chunk_file_bytes;
-	int64_t min_t, max_t;	/* of open windows; INT64_MAX / INT64_MIN when none */
+	int64_t min_t, max_t; /* of open windows; INT64_MAX / INT64_MIN when none */
 };
 void head_status(struct head *h, struct head_status *out);
 

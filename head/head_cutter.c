@@ -89,7 +89,8 @@ static struct window *next_due(struct head *h, enum why *why)
 	}
 	/* A head that is full of series and symbols gains nothing from blocks of a few samples each. */
 	uint64_t held = head_memory(h);
-	if (!pick && largest && atomic_load(&largest->memory_bytes) >= h->cfg.max_memory_bytes / 64 && held > h->cfg.max_memory_bytes / 5 * 4 && held - freeing > h->cfg.max_memory_bytes / 5 * 4) {
+	if (!pick && largest && atomic_load(&largest->memory_bytes) >= h->cfg.max_memory_bytes / 64 && held > h->cfg.max_memory_bytes / 5 * 4 &&
+		held - freeing > h->cfg.max_memory_bytes / 5 * 4) {
 		pick = largest;
 		*why = DUE_MEMORY;
 	}
@@ -302,7 +303,8 @@ static void announce_replayed(struct head *h)
 	for (size_t i = 0; i < h->n_announces; i++) {
 		struct err err = {0};
 		if (head_cut_announce(h, h->announces[i].cut.block, h->announces[i].bytes, &err) != OK)
-			log_error("a block that replay cut was not announced; the next start finds it", LULID("block", h->announces[i].cut.block), LERR(&err));
+			log_error("a block that replay cut was not announced; the next start finds it", LULID("block", h->announces[i].cut.block),
+				LERR(&err));
 		else
 			metric_add(h->m.cut, 1);
 	}
@@ -419,9 +421,10 @@ errc head_flush(struct head *h, struct err *err)
 		while (!v[i].w->gone && v[i].w->failures == v[i].failures && !atomic_load(&h->stop))
 			pthread_cond_wait(&h->done, &h->windows_mu);
 		if (!v[i].w->gone)
-			rc = atomic_load(&h->stop) ? err_set(err, ERR_CANCELED, "stopping")
-						   : err_set(err, v[i].w->last_error, "window %s of tenant %s could not be cut (see the log); it is tried again",
-							     ulid_text(v[i].w->ulid).s, v[i].w->tenant->name);
+			rc = atomic_load(&h->stop)
+				     ? err_set(err, ERR_CANCELED, "stopping")
+				     : err_set(err, v[i].w->last_error, "window %s of tenant %s could not be cut (see the log); it is tried again",
+					       ulid_text(v[i].w->ulid).s, v[i].w->tenant->name);
 	}
 	pthread_mutex_unlock(&h->windows_mu);
 	for (uint32_t i = 0; i < n; i++)

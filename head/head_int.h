@@ -22,12 +22,13 @@
 /* ---- fixed limits of the head ---- */
 
 #define HEAD_RANGE_MIN_MS INT64_C(60000)
-#define HEAD_RANGE_MAX_MS INT64_C(86400000)   /* times inside a window are 32-bit offsets */
-#define HEAD_LOG_GROUP_BYTES (1 * MIB)	      /* a record, or a group of definitions and samples, is closed at this size: what one
+#define HEAD_RANGE_MAX_MS INT64_C(86400000) /* times inside a window are 32-bit offsets */
+#define HEAD_LOG_GROUP_BYTES                                                                                                                         \
+	(1 * MIB)			   /* a record, or a group of definitions and samples, is closed at this size: what one
 						 damaged frame drags along stays small, and it is far below a frame */
-#define HEAD_SERIES_WIRE_BYTES (1 * MIB)      /* a series' canonical labels, whatever the flags allow: a group holds at least one */
-#define HEAD_CUT_BYTES_PER_S (256 * MIB)      /* block bytes per second while cutting: a disk that also takes the log's syncs */
-#define HEAD_CHUNK_BUFFER_BYTES (64 * KIB)    /* chunk file write size of a large window; a small one writes 4 KiB at a time */
+#define HEAD_SERIES_WIRE_BYTES (1 * MIB)   /* a series' canonical labels, whatever the flags allow: a group holds at least one */
+#define HEAD_CUT_BYTES_PER_S (256 * MIB)   /* block bytes per second while cutting: a disk that also takes the log's syncs */
+#define HEAD_CHUNK_BUFFER_BYTES (64 * KIB) /* chunk file write size of a large window; a small one writes 4 KiB at a time */
 enum {
 	HEAD_SHARDS_MAX = 256,
 	HEAD_ALIASES_PER_SERIES = 4, /* spellings of one label set that are found without decoding; senders have one */
@@ -62,9 +63,9 @@ struct head_pool {
 };
 void head_pool_init(struct head_pool *p, _Atomic uint64_t *total, _Atomic uint64_t *total2);
 void head_pool_destroy(struct head_pool *p);
-void *head_pool_alloc(struct head_pool *p, size_t n);	  /* aligned to 8, not zeroed; NULL: out of memory */
+void *head_pool_alloc(struct head_pool *p, size_t n);	     /* aligned to 8, not zeroed; NULL: out of memory */
 void head_pool_free(struct head_pool *p, void *v, size_t n); /* n as given to alloc */
-size_t head_pool_round(size_t n);			  /* what alloc(n) really gives */
+size_t head_pool_round(size_t n);			     /* what alloc(n) really gives */
 
 /* ---- strings and label pairs, shared by all tenants (head_symbols.c) ---- */
 
@@ -135,8 +136,8 @@ struct alias {
 	struct series *series;
 	uint64_t ref;
 	struct hash128 hash;
-	uint32_t shard; /* of the series */
-	uint32_t at;	/* index in its own shard's list */
+	uint32_t shard;	  /* of the series */
+	uint32_t at;	  /* index in its own shard's list */
 	struct span wire; /* HEAD_VERIFY only */
 };
 
@@ -228,7 +229,7 @@ struct wseries {
 	struct series *series;
 	uint8_t *bytes; /* the open chunk's payload */
 	struct leaf *leaves;
-	struct xor_appender app;   /* n == 0: no open chunk */
+	struct xor_appender app;    /* n == 0: no open chunk */
 	struct chunk_cutter cutter; /* start: the open chunk's first time */
 	uint32_t n_leaves, cap_leaves;
 	uint32_t cap_bytes;
@@ -241,8 +242,8 @@ struct window;
 struct wpart;
 /* Under the shard's lock, t inside the window. FAILED: err says why, nothing was changed. winner: a conflict is decided by float_winner
  * (replay) instead of refused. *late is set when t was not behind all others. */
-enum insert_verdict head_leaf_insert_locked(struct window *w, struct shard *sh, struct wpart *part, struct wseries *ws, int64_t t, uint64_t v,
-	bool winner, bool *late, struct err *err);
+enum insert_verdict head_leaf_insert_locked(
+	struct window *w, struct shard *sh, struct wpart *part, struct wseries *ws, int64_t t, uint64_t v, bool winner, bool *late, struct err *err);
 /* The samples of a leaf into out (HEAD_RAW_SAMPLES + 1 entries). bytes: room for a chunk's record. */
 CHECKED errc head_leaf_decode(struct window *w, const struct leaf *l, struct chunk_sample *out, uint8_t *bytes, size_t *n, struct err *err);
 /* Order, disjointness and counts; for tests. */
@@ -297,8 +298,8 @@ struct window {
 	enum window_state state;
 	/* head->windows_mu */
 	struct window *prev, *next;
-	bool cut_now;  /* flush, memory or log size ask for it */
-	bool gone;     /* has left its tenant's list */
+	bool cut_now; /* flush, memory or log size ask for it */
+	bool gone;    /* has left its tenant's list */
 	uint32_t failures;
 	errc last_error;
 	int64_t retry_at_ns;

@@ -106,12 +106,8 @@ static enum insert_verdict append(struct window *w, struct wpart *part, struct w
 		uint64_t off;
 		if (leaves_room(part, ws, 1, err) != OK || head_chunkfile_append(&w->file, ref_of(ws), &full, &off, err) != OK)
 			return INSERT_FAILED;
-		ws->leaves[ws->n_leaves++] = (struct leaf){.mint = rel(w, full.mint),
-			.maxt = rel(w, full.maxt),
-			.len = ws->app.n_bytes,
-			.n = ws->app.n,
-			.kind = LEAF_FILE,
-			.off = off};
+		ws->leaves[ws->n_leaves++] = (struct leaf){
+			.mint = rel(w, full.mint), .maxt = rel(w, full.maxt), .len = ws->app.n_bytes, .n = ws->app.n, .kind = LEAF_FILE, .off = off};
 		open_drop(part, ws);
 	}
 	if (open_room(part, ws, (ws->app.n ? ws->app.n_bytes : XOR_HEADER_BYTES) + XOR_APPEND_MAX_BYTES, err) != OK)
@@ -287,8 +283,7 @@ static void leaf_seal(struct window *w, struct shard *sh, struct wpart *part, st
 	xor_appender_init(&a);
 	for (uint32_t k = 0; k < l->n; k++)
 		xor_append(&a, sh->scratch_bytes, l->raw[k].t, l->raw[k].v);
-	struct chunk c = {
-		.mint = leaf_mint(w, l), .maxt = leaf_maxt(w, l), .enc = CHUNK_XOR, .data = span_of(sh->scratch_bytes, a.n_bytes)};
+	struct chunk c = {.mint = leaf_mint(w, l), .maxt = leaf_maxt(w, l), .enc = CHUNK_XOR, .data = span_of(sh->scratch_bytes, a.n_bytes)};
 	uint64_t off;
 	if (head_chunkfile_append(&w->file, ref_of(ws), &c, &off, NULL) != OK)
 		return;
@@ -330,8 +325,8 @@ static enum insert_verdict same_time(uint64_t have, uint64_t v, bool winner, boo
 	return *replace ? INSERT_STORED : INSERT_DUPLICATE;
 }
 
-enum insert_verdict head_leaf_insert_locked(struct window *w, struct shard *sh, struct wpart *part, struct wseries *ws, int64_t t, uint64_t v,
-	bool winner, bool *late, struct err *err)
+enum insert_verdict head_leaf_insert_locked(
+	struct window *w, struct shard *sh, struct wpart *part, struct wseries *ws, int64_t t, uint64_t v, bool winner, bool *late, struct err *err)
 {
 	ASSERT(t >= w->start && t - w->start < w->range);
 	bool replace;
@@ -354,8 +349,7 @@ enum insert_verdict head_leaf_insert_locked(struct window *w, struct shard *sh, 
 			sh->scratch[at].v = v;
 			return open_to_raw(w, part, ws, sh->scratch, (uint32_t)n, err) == OK ? INSERT_STORED : INSERT_FAILED;
 		}
-		if (open_to_raw(w, part, ws, sh->scratch, (uint32_t)n, err) != OK ||
-			raw_put(w, part, ws, ws->n_leaves - 1, t, v, err) != OK)
+		if (open_to_raw(w, part, ws, sh->scratch, (uint32_t)n, err) != OK || raw_put(w, part, ws, ws->n_leaves - 1, t, v, err) != OK)
 			return INSERT_FAILED;
 		seal_some(w, sh, part, ws, t);
 		return INSERT_STORED;
@@ -415,7 +409,8 @@ bool head_leaf_sane(struct window *w, const struct wseries *ws)
 		size_t n;
 		if (head_leaf_decode(w, l, v, bytes, &n, NULL) != OK || n == 0 || n > HEAD_RAW_SAMPLES)
 			return false;
-		if (v[0].t != leaf_mint(w, l) || v[n - 1].t != leaf_maxt(w, l) || (l->kind == LEAF_RAW && !l->touched) || (l->touched && !ws->touched))
+		if (v[0].t != leaf_mint(w, l) || v[n - 1].t != leaf_maxt(w, l) || (l->kind == LEAF_RAW && !l->touched) ||
+			(l->touched && !ws->touched))
 			return false;
 		for (size_t k = 0; k < n; last = v[k++].t)
 			if (v[k].t <= last)

@@ -148,7 +148,8 @@ static errc match(struct window *w, const struct matcher *m, size_t n, struct ma
 		TRY(postings_select(&ix.base, m, n, &arena, &found, err));
 		if (out->cap - out->n < found.n) {
 			size_t cap = out->n + found.n + out->cap / 2;
-			CHECK(cap * sizeof *out->v <= LIMIT_QUERY_MEMORY_BYTES, ERR_LIMIT, "the query matches more than %zu series", out->n + found.n);
+			CHECK(cap * sizeof *out->v <= LIMIT_QUERY_MEMORY_BYTES, ERR_LIMIT, "the query matches more than %zu series",
+				out->n + found.n);
 			struct match_item *v = realloc(out->v, cap * sizeof *v);
 			CHECK(v, ERR_NOMEM, "no memory for a query");
 			out->v = v;
@@ -493,7 +494,8 @@ static void source_release(struct source *base)
 
 static const struct source_ops source_ops = {source_select, source_names, source_values, source_release};
 
-errc head_sources(struct head *h, struct span tenant, int64_t mint, int64_t maxt, struct arena *arena, struct source ***out, size_t *n, struct err *err)
+errc head_sources(
+	struct head *h, struct span tenant, int64_t mint, int64_t maxt, struct arena *arena, struct source ***out, size_t *n, struct err *err)
 {
 	errc rc = OK;
 	*out = NULL;
@@ -510,7 +512,8 @@ errc head_sources(struct head *h, struct span tenant, int64_t mint, int64_t maxt
 			continue;
 		struct head_source *s = malloc(sizeof *s);
 		CHECK(s, ERR_NOMEM, "no memory for a query");
-		*s = (struct head_source){.base = {.ops = &source_ops, .ulid = w->ulid, .mint = w->start, .maxt = w->start + w->range, .kind = "head"},
+		*s = (struct head_source){
+			.base = {.ops = &source_ops, .ulid = w->ulid, .mint = w->start, .maxt = w->start + w->range, .kind = "head"},
 			.w = head_window_ref(w)};
 		(*out)[(*n)++] = &s->base;
 	}

@@ -106,7 +106,7 @@ void lab_open(struct lab *l, uint64_t seed, int64_t range_ms, uint64_t segment_b
 	l->sim = sim_new(seed);
 	assert_int_equal(io_mkdirs("data", NULL), OK);
 	assert_int_equal(io_fsync_dir("/", NULL), OK);
-	l->series = calloc((size_t)LAB_TENANTS * 10000, sizeof *l->series);
+	l->series = calloc((size_t)LAB_TENANTS * LAB_SERIES, sizeof *l->series);
 	static struct label ext[] = {{{"replica", 7}, {"r1", 2}}};
 	l->cfg = (struct head_config){
 		.chunk_dir = "data/head",
@@ -202,7 +202,7 @@ void lab_free(struct lab *l)
 {
 	if (l->head)
 		lab_stop(l);
-	for (size_t i = 0; i < (size_t)LAB_TENANTS * 10000; i++)
+	for (size_t i = 0; i < (size_t)LAB_TENANTS * LAB_SERIES; i++)
 		free(l->series[i].v);
 	free(l->series);
 	free(l->blocks);
@@ -265,9 +265,9 @@ static size_t lower(const struct lab_series *s, int64_t t, uint32_t gen)
 	return a;
 }
 
-static int model_put(struct lab *l, uint32_t tenant, uint32_t k, int64_t t, uint64_t v)
+int lab_model_put(struct lab *l, uint32_t tenant, uint32_t k, int64_t t, uint64_t v)
 {
-	struct lab_series *s = &l->series[tenant * 10000 + k];
+	struct lab_series *s = &l->series[tenant * LAB_SERIES + k];
 	size_t at = lower(s, t, l->gen);
 	if (at < s->n && s->v[at].t == t && s->v[at].gen == l->gen)
 		return s->v[at].v == v ? 1 : 2;
@@ -276,7 +276,7 @@ static int model_put(struct lab *l, uint32_t tenant, uint32_t k, int64_t t, uint
 		s->v = realloc(s->v, s->cap * sizeof *s->v);
 	}
 	memmove(&s->v[at + 1], &s->v[at], (s->n - at) * sizeof *s->v);
-	s->v[at] = (struct lab_sample){t, v, l->gen};
+	s->v[at] = (struct lab_sample){t, v, l->gen, sim_ops(l->sim)};
 	s->n++;
 	return 0;
 }
@@ -314,6 +314,7 @@ errc lab_send(struct lab *l, struct lab_batch *b, struct err *err)
 		return verdict;
 	}
 	uint64_t stored = 0;
+	pthread_mutex_lock(&l->mu);
 	for (size_t i = 0; i < b->n; i++) {
 		const struct head_series *hs = &b->hs[i];
 		assert_int_equal(hs->stored + hs->duplicate + hs->refused, hs->n);
@@ -322,6 +323,7 @@ errc lab_send(struct lab *l, struct lab_batch *b, struct err *err)
 		l->refused += hs->refused;
 	}
 	l->stored += stored;
+	pthread_mutex_unlock(&l->mu);
 	assert_int_equal(stored, n_logged);
 	if (l->quiet_model)
 		return rc;
@@ -329,7 +331,7 @@ errc lab_send(struct lab *l, struct lab_batch *b, struct err *err)
 		const struct head_series *hs = &b->hs[i];
 		uint32_t want[3] = {0};
 		for (uint32_t k = 0; k < hs->n; k++)
-			want[model_put(l, b->tenant, b->series[i], b->samples[hs->first + k].t, b->samples[hs->first + k].v)]++;
+			want[lab_model_put(l, b->tenant, b->series[i], b->samples[hs->first + k].t, b->samples[hs->first + k].v)]++;
 		if (hs->stored != want[0] || hs->duplicate != want[1] || hs->refused != want[2])
 			fail_msg("series %u: stored %u duplicate %u refused %u, want %u %u %u", b->series[i], hs->stored, hs->duplicate, hs->refused,
 				want[0], want[1], want[2]);
@@ -340,11 +342,6 @@ errc lab_send(struct lab *l, struct lab_batch *b, struct err *err)
 
 /* ---- reading ---- */
 
-struct found {
-	struct lab_sample *v;
-	size_t n, cap;
-};
-
 static int by_time(const void *a, const void *b)
 {
 	const struct lab_sample *x = a, *y = b;
@@ -353,7 +350,7 @@ static int by_time(const void *a, const void *b)
 	return -float_winner(x->v, y->v);
 }
 
-static void read_source(struct lab *l, uint32_t tenant, struct source *src, struct found *found)
+static void read_source(struct lab *l, uint32_t tenant, struct source *src, struct lab_series *found)
 {
 	struct arena a, chunks;
 	struct err err = {0};
@@ -398,7 +395,7 @@ static void read_source(struct lab *l, uint32_t tenant, struct source *src, stru
 		}
 		buf_clear(&before);
 		buf_put(&before, wire.p, wire.n);
-		struct found *f = &found[tenant * 10000 + k];
+		struct lab_series *f = &found[tenant * LAB_SERIES + k];
 		assert_true(v.n_chunks > 0);
 		int64_t end = INT64_MIN;
 		for (size_t c = 0; c < v.n_chunks; c++) {
@@ -414,7 +411,7 @@ static void read_source(struct lab *l, uint32_t tenant, struct source *src, stru
 					f->cap = f->cap * 2 + 16;
 					f->v = realloc(f->v, f->cap * sizeof *f->v);
 				}
-				f->v[f->n++] = (struct lab_sample){s[i].t, s[i].v, 0};
+				f->v[f->n++] = (struct lab_sample){.t = s[i].t, .v = s[i].v};
 			}
 		}
 	}
@@ -426,7 +423,7 @@ static void read_source(struct lab *l, uint32_t tenant, struct source *src, stru
 	arena_free(&chunks);
 }
 
-static void read_block(struct lab *l, struct ulid u, struct found *found)
+static void read_block(struct lab *l, struct ulid u, struct lab_series *found)
 {
 	struct arena a;
 	struct err err = {0};
@@ -456,13 +453,13 @@ static void read_block(struct lab *l, struct ulid u, struct found *found)
 	arena_free(&a);
 }
 
-void lab_check(struct lab *l)
+struct lab_series *lab_gather(struct lab *l)
 {
-	struct found *found = calloc((size_t)LAB_TENANTS * 10000, sizeof *found);
+	struct lab_series *found = calloc((size_t)LAB_TENANTS * LAB_SERIES, sizeof *found);
 	struct err err = {0};
 	struct arena a;
 	arena_init(&a, 16 * MIB);
-	struct ulid seen[256];
+	struct ulid seen[1024];
 	size_t n_seen = 0;
 	for (uint32_t t = 0; t < LAB_TENANTS; t++) {
 		struct source **v;
@@ -470,7 +467,7 @@ void lab_check(struct lab *l)
 		assert_int_equal(head_sources(l->head, span_cstr(lab_tenant(t)), INT64_MIN, INT64_MAX, &a, &v, &n, &err), OK);
 		for (size_t i = 0; i < n; i++) {
 			read_source(l, t, v[i], found);
-			assert_true(n_seen < 256);
+			assert_true(n_seen < 1024);
 			seen[n_seen++] = v[i]->ulid;
 			v[i]->ops->release(v[i]);
 		}
@@ -480,15 +477,32 @@ void lab_check(struct lab *l)
 		bool dup = false;
 		for (size_t k = 0; k < n_seen; k++)
 			dup = dup || ulid_eq(seen[k], l->blocks[i]);
+		for (size_t k = 0; k < i; k++)
+			dup = dup || ulid_eq(l->blocks[k], l->blocks[i]);
 		if (!dup)
 			read_block(l, l->blocks[i], found);
 	}
 	pthread_mutex_unlock(&l->mu);
-	for (uint32_t s = 0; s < LAB_TENANTS * 10000; s++) {
-		struct found *f = &found[s];
+	for (uint32_t s = 0; s < LAB_TENANTS * LAB_SERIES; s++)
+		if (found[s].n > 1)
+			qsort(found[s].v, found[s].n, sizeof *found[s].v, by_time);
+	arena_free(&a);
+	return found;
+}
+
+void lab_gather_free(struct lab_series *found)
+{
+	for (uint32_t s = 0; s < LAB_TENANTS * LAB_SERIES; s++)
+		free(found[s].v);
+	free(found);
+}
+
+void lab_check(struct lab *l)
+{
+	struct lab_series *found = lab_gather(l);
+	for (uint32_t s = 0; s < LAB_TENANTS * LAB_SERIES; s++) {
+		struct lab_series *f = &found[s];
 		struct lab_series *m = &l->series[s];
-		if (f->n > 1)
-			qsort(f->v, f->n, sizeof *f->v, by_time);
 		size_t nf = 0, i = 0;
 		for (size_t k = 0; k < f->n; k++)
 			if (k == 0 || f->v[k].t != f->v[nf - 1].t)
@@ -500,15 +514,50 @@ void lab_check(struct lab *l)
 				if (float_winner(m->v[k].v, best) > 0)
 					best = m->v[k].v;
 			if (i >= nf || f->v[i].t != t || f->v[i].v != best)
-				fail_msg("series %u sample %zu: have t=%lld v=%llx of %zu, want t=%lld v=%llx", s, i, i < nf ? (long long)f->v[i].t : -1LL,
-					i < nf ? (unsigned long long)f->v[i].v : 0ULL, nf, (long long)t, (unsigned long long)best);
+				fail_msg("series %u sample %zu: have t=%lld v=%llx of %zu, want t=%lld v=%llx", s, i,
+					i < nf ? (long long)f->v[i].t : -1LL, i < nf ? (unsigned long long)f->v[i].v : 0ULL, nf, (long long)t,
+					(unsigned long long)best);
 		}
 		if (i != nf)
 			fail_msg("series %u: %zu samples that nobody sent, the first t=%lld", s, nf - i, (long long)f->v[i].t);
-		free(f->v);
 	}
-	free(found);
-	arena_free(&a);
+	lab_gather_free(found);
+}
+
+void lab_check_exact(struct lab *l, uint64_t upto)
+{
+	struct lab_series *found = lab_gather(l);
+	for (uint32_t s = 0; s < LAB_TENANTS * LAB_SERIES; s++) {
+		const struct lab_series *f = &found[s], *m = &l->series[s];
+		size_t i = 0;
+		for (size_t k = 0; k < m->n; k++) {
+			if (i < f->n && f->v[i].t < m->v[k].t)
+				fail_msg("series %u: t=%lld was never sent, or is there twice", s, (long long)f->v[i].t);
+			if (i < f->n && f->v[i].t == m->v[k].t && f->v[i].v == m->v[k].v)
+				i++;
+			else if (m->v[k].acked <= upto)
+				fail_msg("series %u: t=%lld was acknowledged (op %llu of %llu) and is lost", s, (long long)m->v[k].t,
+					(unsigned long long)m->v[k].acked, (unsigned long long)upto);
+		}
+		if (i != f->n)
+			fail_msg("series %u: t=%lld was never sent, or is there twice", s, (long long)f->v[i].t);
+	}
+	lab_gather_free(found);
+}
+
+void lab_forget_blocks(struct lab *l)
+{
+	for (size_t i = 0; i < l->n_blocks; i++)
+		assert_int_equal(block_remove("data/blocks", l->blocks[i], NULL), OK);
+	l->n_blocks = 0;
+	for (uint32_t s = 0; s < LAB_TENANTS * LAB_SERIES; s++) {
+		size_t n = 0;
+		struct lab_series *m = &l->series[s];
+		for (size_t k = 0; k < m->n; k++)
+			if (m->v[k].gen == l->gen)
+				m->v[n++] = m->v[k];
+		m->n = n;
+	}
 }
 
 void lab_flush(struct lab *l)

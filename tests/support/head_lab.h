@@ -4,6 +4,7 @@
  * every read the greater value wins. Calls assert (cmocka) as they go.
  */
 #pragma once
+#include <pthread.h>
 #include "head/head.h"
 #include "tests/support/sim.h"
 
@@ -13,6 +14,7 @@ struct lab_sample {
 	int64_t t;
 	uint64_t v;
 	uint32_t gen;
+	uint64_t acked; /* sim_ops when it was acknowledged */
 };
 struct lab_series {
 	struct lab_sample *v; /* sorted by t, gen */
@@ -27,7 +29,7 @@ struct lab {
 	struct head_config cfg;
 	uint64_t segment_bytes;
 	bool fatal;
-	uint32_t n_series; /* per tenant */
+	uint32_t n_series;	   /* per tenant */
 	struct lab_series *series; /* tenant * n_series + k */
 	uint32_t gen;
 	/* blocks that on_block told, in order */
@@ -35,7 +37,7 @@ struct lab {
 	size_t n_blocks, cap_blocks;
 	size_t cut_failures;
 	uint64_t stored, duplicates, refused; /* as the head said, summed */
-	bool quiet_model; /* batches are not entered into the dictionary */
+	bool quiet_model;		      /* batches are not entered into the dictionary */
 	pthread_mutex_t mu;
 };
 
@@ -43,7 +45,7 @@ struct lab {
 void lab_open(struct lab *l, uint64_t seed, int64_t range_ms, uint64_t segment_bytes);
 /* Opens wal and head on the disk as it is and replays; known blocks are told first. */
 errc lab_start(struct lab *l, struct err *err);
-void lab_stop(struct lab *l);  /* in order */
+void lab_stop(struct lab *l);			   /* in order */
 void lab_crash(struct lab *l, enum sim_loss loss); /* the power goes; then lab_start */
 void lab_free(struct lab *l);
 
@@ -69,7 +71,19 @@ void lab_batch_sample(struct lab_batch *b, int64_t t, uint64_t v); /* to the ser
 errc lab_send(struct lab *l, struct lab_batch *b, struct err *err);
 void lab_batch_free(struct lab_batch *b);
 
+/* 0: new, 1: a duplicate, 2: another value is there; only 0 enters it. */
+int lab_model_put(struct lab *l, uint32_t tenant, uint32_t k, int64_t t, uint64_t v);
+
 /* Everything that head and blocks hold, merged, is what the dictionary holds. */
 void lab_check(struct lab *l);
+/* What is there, from every source once (a window and its block have one ULID), unsorted and not merged: lab_series of
+ * LAB_TENANTS * LAB_SERIES entries. */
+enum { LAB_SERIES = 10000 };
+struct lab_series *lab_gather(struct lab *l);
+void lab_gather_free(struct lab_series *found);
+/* Each sample with acked <= upto is there; nothing is there that was not sent, and nothing twice. For runs that send nothing twice. */
+void lab_check_exact(struct lab *l, uint64_t upto);
+/* Removes the blocks' directories, and their samples from the dictionary. */
+void lab_forget_blocks(struct lab *l);
 /* All windows become blocks. */
 void lab_flush(struct lab *l);

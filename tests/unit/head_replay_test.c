@@ -1,0 +1,241 @@
+/* What a restart finds: windows bigger than memory, cuts at every moment, segments that went, blocks that are shipped and gone.
+ */
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <cmocka.h>
+#include "base/limits.h"
+#include "tests/support/head_lab.h"
+
+enum { RANGE = 600000 };
+static const int64_t T0 = INT64_C(1700000000000) / RANGE * RANGE;
+
+static bool full(void)
+{
+	const char *s = getenv("VARVE_FULL");
+	return s && *s == '1';
+}
+
+static void must_start(struct lab *l)
+{
+	struct err err = {0};
+	if (lab_start(l, &err) != OK)
+		fail_msg("start: %s", err.msg);
+}
+
+/* `per` samples for each of n series of a tenant, from *clock on. */
+static void send(struct lab *l, uint32_t tenant, uint32_t first, uint32_t n, uint32_t per, int64_t step, int64_t *clock, uint64_t *r)
+{
+	struct lab_batch b;
+	struct err err = {0};
+	lab_batch_begin(&b, tenant);
+	for (uint32_t k = first; k < first + n; k++) {
+		lab_batch_series(&b, k, 0);
+		for (uint32_t i = 0; i < per; i++)
+			lab_batch_sample(&b, *clock + (int64_t)i * step, lab_random(r));
+	}
+	*clock += (int64_t)per * step;
+	if (lab_send(l, &b, &err) != OK)
+		fail_msg("send: %s", err.msg);
+	lab_batch_free(&b);
+}
+
+static void a_log_bigger_than_memory(void **state)
+{
+	(void)state;
+	struct lab l;
+	uint64_t r = 5;
+	int64_t clock = T0;
+	lab_open(&l, 1, RANGE, 4 * MIB);
+	l.n_series = 100;
+	must_start(&l);
+	for (uint32_t i = 0; i < 300; i++) {
+		int64_t at = clock;
+		send(&l, i % 2, 0, 100, 10, 1000, &at, &r);
+		clock += 9000; /* the next batch of the tenant comes in order, windows overlap */
+		if (i % 2)
+			clock += 2000;
+	}
+	lab_check_exact(&l, UINT64_MAX);
+	struct head_status before, after;
+	head_status(l.head, &before);
+	l.cfg.max_memory_bytes = before.memory_bytes / 3;
+	for (uint32_t round = 0; round < 3; round++) {
+		lab_crash(&l, SIM_KEEP_ALL);
+		must_start(&l);
+		head_status(l.head, &after);
+		assert_true(after.memory_bytes < before.memory_bytes / 2);
+		assert_true(l.n_blocks > 0);
+		lab_check_exact(&l, UINT64_MAX);
+	}
+	lab_flush(&l);
+	lab_check_exact(&l, UINT64_MAX);
+	lab_crash(&l, SIM_DROP_ALL);
+	l.cfg.max_memory_bytes = GIB;
+	must_start(&l);
+	head_status(l.head, &after);
+	assert_int_equal(after.windows, 0);
+	lab_check_exact(&l, UINT64_MAX);
+	lab_free(&l);
+}
+
+/* A cut record that stands later in the log is known before a window would be cut for want of memory. */
+static void what_is_a_block_already_is_not_cut_again(void **state)
+{
+	(void)state;
+	struct lab l;
+	uint64_t r = 6;
+	int64_t clock = T0;
+	lab_open(&l, 2, RANGE, 4 * MIB);
+	l.n_series = 100;
+	must_start(&l);
+	for (uint32_t i = 0; i < 60; i++)
+		send(&l, 0, 0, 100, 10, 500, &clock, &r);
+	struct head_status st;
+	head_status(l.head, &st);
+	lab_flush(&l);
+	clock = T0 + 10 * RANGE;
+	for (uint32_t i = 0; i < 20; i++)
+		send(&l, 0, 0, 100, 10, 500, &clock, &r);
+	lab_forget_blocks(&l); /* shipped and removed; the log alone knows */
+	l.cfg.max_memory_bytes = st.memory_bytes / 2;
+	lab_crash(&l, SIM_KEEP_ALL);
+	must_start(&l);
+	lab_check_exact(&l, UINT64_MAX);
+	lab_free(&l);
+}
+
+static void wait_for(struct lab *l, bool (*cond)(struct lab *l))
+{
+	for (int i = 0; i < 5000 && !cond(l); i++)
+		io_sleep_ms(1);
+	assert_true(cond(l));
+}
+
+static uint64_t first_before;
+
+static bool segments_went(struct lab *l)
+{
+	struct wal_status st;
+	wal_status(l->wal, &st);
+	return st.segment_first > first_before;
+}
+
+static bool all_settled(struct lab *l)
+{
+	for (size_t i = 0; i < l->n_blocks; i++)
+		if (!head_cut_settled(l->head, l->blocks[i]))
+			return false;
+	return true;
+}
+
+/* Segments go, definitions of long-lived series with them; the checkpoint has what is needed. */
+static void checkpoints_keep_what_is_needed(void **state)
+{
+	(void)state;
+	struct lab l;
+	uint64_t r = 7;
+	int64_t clock = T0;
+	lab_open(&l, 3, RANGE, 1 * MIB);
+	l.n_series = 400;
+	must_start(&l);
+	for (uint32_t round = 0; round < 3; round++) {
+		/* Tenant 1 has a window that stays open from the beginning of the round, with series of its own. */
+		struct wal_status st;
+		wal_status(l.wal, &st);
+		first_before = st.segment_first;
+		for (uint32_t i = 0; i < 40; i++)
+			send(&l, 0, 0, 400, 10, 100, &clock, &r);
+		lab_flush(&l);
+		int64_t other = T0 + round * 1000;
+		send(&l, 1, 0, 300, 1, 1, &other, &r);
+		for (uint32_t i = 0; i < 10; i++)
+			send(&l, 0, 0, 400, 10, 100, &clock, &r);
+		wait_for(&l, segments_went);
+		lab_check_exact(&l, UINT64_MAX);
+		lab_crash(&l, (enum sim_loss)(round % SIM_LOSSES));
+		must_start(&l);
+		lab_check_exact(&l, UINT64_MAX);
+	}
+	/* A series that was settled before the restart still is known after the next one. */
+	for (uint32_t i = 0; i < 5; i++)
+		send(&l, 0, 0, 400, 10, 100, &clock, &r);
+	lab_crash(&l, SIM_DROP_ALL);
+	must_start(&l);
+	lab_check_exact(&l, UINT64_MAX);
+	/* Blocks whose cut is settled may go. */
+	lab_flush(&l);
+	for (uint32_t i = 0; i < 20 && !all_settled(&l); i++) {
+		for (uint32_t k = 0; k < 10; k++)
+			send(&l, 2, 0, 400, 10, 100, &clock, &r);
+		io_sleep_ms(600);
+	}
+	wait_for(&l, all_settled);
+	lab_forget_blocks(&l);
+	lab_crash(&l, SIM_DROP_ALL);
+	must_start(&l);
+	lab_check_exact(&l, UINT64_MAX);
+	lab_free(&l);
+}
+
+/* The power goes after any operation of: append, cut, append, rotate, checkpoint. */
+static void power_cut_anywhere(void **state)
+{
+	(void)state;
+	struct lab l;
+	uint64_t r = 8;
+	int64_t clock = T0;
+	lab_open(&l, 4, RANGE, 1 * MIB);
+	l.n_series = 60;
+	sim_record(l.sim);
+	must_start(&l);
+	for (uint32_t round = 0; round < 3; round++) {
+		for (uint32_t i = 0; i < 8; i++)
+			send(&l, i % 3, 0, 60, 70, 200, &clock, &r);
+		lab_flush(&l);
+		for (uint32_t i = 0; i < 12; i++)
+			send(&l, i % 2, 20, 40, 90, 100, &clock, &r);
+		io_sleep_ms(50);
+	}
+	struct wal_status st;
+	wal_status(l.wal, &st);
+	lab_stop(&l);
+	struct sim_tape *tape = sim_tape_take(l.sim);
+	struct sim *whole = l.sim;
+	uint64_t n = sim_tape_len(tape), states = 0, every = full() ? 1 : n * SIM_LOSSES / 300 + 1, skip = 3;
+	for (uint64_t k = 4; k <= n; k++) {
+		for (int loss = 0; loss < SIM_LOSSES; loss++) {
+			if (skip++ % every)
+				continue;
+			l.sim = sim_tape_crash(tape, k, (enum sim_loss)loss, k);
+			sim_use(l.sim);
+			struct err err = {0};
+			char text[200];
+			if (lab_start(&l, &err) != OK)
+				fail_msg("after %s, %s: %s", sim_tape_text(tape, k, text, sizeof text), sim_loss_name((enum sim_loss)loss), err.msg);
+			lab_check_exact(&l, k);
+			lab_stop(&l);
+			sim_free(l.sim);
+			states++;
+		}
+	}
+	printf("%llu states of %llu operations, %llu segments\n", (unsigned long long)states, (unsigned long long)n,
+		(unsigned long long)st.segment_now);
+	sim_tape_free(tape);
+	l.sim = whole;
+	sim_use(whole);
+	lab_free(&l);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(a_log_bigger_than_memory),
+		cmocka_unit_test(what_is_a_block_already_is_not_cut_again),
+		cmocka_unit_test(checkpoints_keep_what_is_needed),
+		cmocka_unit_test(power_cut_anywhere),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
