@@ -374,7 +374,7 @@ struct pair {
 	struct span name;
 };
 
-/* How many series have this value. */
+/* Which series have this value. */
 static errc pair_count(void *arg, struct span value, struct err *err)
 {
 	errc rc = OK;
@@ -383,16 +383,20 @@ static errc pair_count(void *arg, struct span value, struct err *err)
 	struct matcher m;
 	struct series_iter *it = NULL;
 	struct select_options opt = EVERYTHING;
-	size_t n = 0;
 	opt.skip_chunks = true;
 	arena_init(&a, MIB);
 	TRY(matcher_init(&m, MATCH_EQ, x->name, value, &a, err));
 	TRY(x->s->ops->select(x->s, &m, 1, &opt, &it, err));
-	for (bool more = true; more; n += more) {
+	buf_printf(x->out, "%.*s=%.*s:", SPAN_ARG(x->name), SPAN_ARG(value));
+	for (;;) {
 		struct series_view view;
+		bool more;
 		TRY(it->ops->next(it, &view, &more, err));
+		if (!more)
+			break;
+		buf_printf(x->out, " %.*s", SPAN_ARG(labels_get(view.labels, SPAN("id"))));
 	}
-	buf_printf(x->out, "%.*s=%.*s: %zu\n", SPAN_ARG(x->name), SPAN_ARG(value), n);
+	buf_printf(x->out, "\n");
 fail:
 	if (it)
 		it->ops->close(it);

@@ -260,6 +260,31 @@ static void lies_with_good_checksums(void **state)
 	t = verify(&f);
 	assert_int_equal(t.n, 0);
 
+	/* the list of all, two of them changed about */
+	uint8_t *everyone = index->p + ix.all_off;
+	assert_int_equal(get_be32(everyone + 4), 6);
+	put_be32(everyone + 8, all.v[1]);
+	put_be32(everyone + 12, all.v[0]);
+	put_be32(everyone + 32, crc32c(0, everyone + 4, 28));
+	t = verify(&f);
+	assert_told(&t, "do not ascend");
+	put_be32(everyone + 8, all.v[0]);
+	put_be32(everyone + 12, all.v[1]);
+	/* one of them outside of the series */
+	put_be32(everyone + 28, all.v[5] + 1000);
+	put_be32(everyone + 32, crc32c(0, everyone + 4, 28));
+	t = verify(&f);
+	assert_told(&t, "name series outside of");
+	/* one of them where none begins */
+	put_be32(everyone + 28, all.v[5] + 1);
+	put_be32(everyone + 32, crc32c(0, everyone + 4, 28));
+	t = verify(&f);
+	assert_told(&t, "is not in the list of all");
+	assert_told(&t, "where none begins");
+	put_be32(everyone + 28, all.v[5]);
+	put_be32(everyone + 32, crc32c(0, everyone + 4, 28));
+	assert_int_equal(verify(&f).n, 0);
+
 	/* the first series' first chunk begins a millisecond later: the varint behind labels and counts */
 	uint8_t *entry = index->p + (get_be64(toc + 8) + 15) / 16 * 16;
 	struct rd rd = rd_of(entry, 200);
