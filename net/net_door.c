@@ -233,28 +233,27 @@ static void conn_watch(struct http_server *s, struct net_conn *c, int64_t now)
 {
 	int64_t request_ns = s->cfg.request_timeout_ms * 1000000, idle_ns = s->cfg.idle_timeout_ms * 1000000;
 	uint32_t phase = atomic_load_explicit(&c->phase, memory_order_acquire);
-	int64_t age = now - atomic_load_explicit(&c->since_ns, memory_order_relaxed);
+	int64_t since = atomic_load_explicit(&c->since_ns, memory_order_relaxed);
+	uint64_t sent = atomic_load_explicit(&c->sent_bytes, memory_order_relaxed);
 	struct metric *m = NULL;
-	if (phase == CONN_READING && age > request_ns) {
+	if (phase == CONN_READING && now - since > request_ns) {
 		m = net_metrics.timeouts_read;
-	} else if (phase == CONN_IDLE && age > request_ns + idle_ns) {
+	} else if (phase == CONN_IDLE && now - since > request_ns + idle_ns) {
 		m = net_metrics.timeouts_read;
 	} else if (phase == CONN_ANSWERING) {
-		uint64_t sent = atomic_load_explicit(&c->sent_bytes, memory_order_relaxed);
-		if (c->seen_ns == 0 || sent - c->seen_bytes >= LIMIT_HTTP_SLOW_READER_BYTES) {
+		if (c->seen_since_ns != since || sent - c->seen_bytes >= LIMIT_HTTP_SLOW_READER_BYTES) {
+			c->seen_since_ns = since; /* another answer than the last time, or the same and it moves */
 			c->seen_ns = now;
 			c->seen_bytes = sent;
 		} else if (now - c->seen_ns > request_ns) {
 			m = net_metrics.timeouts_write;
 		}
 	}
-	if (phase != CONN_ANSWERING)
-		c->seen_ns = 0;
 	if (m) {
 		metric_add(m, 1);
 		log_debug("slow client, connection broken off", LSTR("client", c->client));
 		shutdown(c->fd, SHUT_RDWR);
-		c->seen_ns = 0;
+		conn_phase(c, CONN_RUNNING); /* once is enough */
 	}
 }
 

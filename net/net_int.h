@@ -69,7 +69,7 @@ struct net_web {
 	struct net_tls_config tls;
 	struct net_user *users; /* sorted by name */
 	size_t n_users;
-	char dummy_setting[32]; /* a bcrypt setting as dear as the dearest user's, for names that are not there */
+	char dummy_setting[64]; /* a bcrypt setting as dear as the dearest user's, for names that are not there */
 	struct net_header *headers;
 	size_t n_headers;
 	struct net_file_stamp stamps[4];
@@ -124,7 +124,7 @@ struct net_conn {
 	_Atomic uint64_t sent_bytes;
 	/* door only */
 	uint64_t seen_bytes;
-	int64_t seen_ns;
+	int64_t seen_ns, seen_since_ns;
 	/* loop only */
 	bool linger; /* something unread may be there: read it away before closing, or the answer is lost with a reset */
 };

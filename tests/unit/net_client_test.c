@@ -302,7 +302,7 @@ static void echo(void *arg, struct http_request *r)
 	http_answer(r, http_method(r) == HTTP_GET && http_body(r).n == 0 ? 201 : 200, "application/octet-stream", http_body(r));
 }
 
-static void *volatile hung;
+static _Atomic(struct http_request *) hung;
 static void hang(void *arg, struct http_request *r)
 {
 	(void)arg;
