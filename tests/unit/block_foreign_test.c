@@ -20,8 +20,8 @@ static struct source *source_open(const char *dir, struct arena *a, struct block
 	struct err err = {0};
 	struct span json;
 	struct block_files *files;
-	struct block *b;
-	struct source *s;
+	struct block *b = NULL;
+	struct source *s = NULL;
 	if (io_read_file(arena_printf(a, "%s/meta.json", dir), MIB, a, &json, &err) || block_meta_parse(dir, json, a, meta, &err) ||
 		block_files_dir(dir, &files, &err) || block_open(files, meta, NULL, &b, &err) || block_source(b, "bucket", &s, &err))
 		fail_msg("%s", err.msg);

@@ -122,9 +122,7 @@ static size_t select_agrees(const struct fixture *f, const struct matcher *m, si
 
 static const char *const selectors[] = {"{id=~\".+\"}", "metric_3_total", "{__name__=\"metric_3_total\",instance=\"host-0:9100\"}",
 	"{instance=~\"host-1.*\"}", "{id=~\"1|5|77|nothing\"}", "{id!=\"3\",job=\"node\"}", "{job=\"node\",long=\"\"}", "{job=\"node\",long!=\"\"}",
-	"{id=~\".*7\"}", "{job=\"other\"}", "{nothing=\"x\"}", "{job=\"node\",__name__!~\"metric_1.*\"}",
-	"{\"stra\xc3\x9f"
-	"e\"=~\".*1.*\"}",
+	"{id=~\".*7\"}", "{job=\"other\"}", "{nothing=\"x\"}", "{job=\"node\",__name__!~\"metric_1.*\"}", "{\"stra\\u00dfe\"=~\".*1.*\"}",
 	"{z_39=~\"1|2\",z_0!=\"\"}"};
 enum { SELECTORS = sizeof selectors / sizeof *selectors };
 
@@ -722,8 +720,8 @@ struct counts {
 static void golden_read(const char *dir, const struct block_meta *meta, struct counts *c)
 {
 	struct block_files *files;
-	struct block *b;
-	struct source *s;
+	struct block *b = NULL;
+	struct source *s = NULL;
 	struct series_iter *it;
 	struct err err = {0};
 	struct arena a;
