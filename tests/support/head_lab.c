@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <cmocka.h>
+#include "tests/support/fail_alloc.h"
 #include "tests/support/head_lab.h"
 #include "head/head_int.h"
 
@@ -80,6 +81,7 @@ static void on_block(void *arg, const char *dir, const struct block_meta *meta, 
 {
 	struct lab *l = arg;
 	(void)dir, (void)bytes;
+	fail_alloc_pause();
 	pthread_mutex_lock(&l->mu);
 	if (l->n_blocks == l->cap_blocks) {
 		l->cap_blocks = l->cap_blocks * 2 + 16;
@@ -87,6 +89,7 @@ static void on_block(void *arg, const char *dir, const struct block_meta *meta, 
 	}
 	l->blocks[l->n_blocks++] = meta->ulid;
 	pthread_mutex_unlock(&l->mu);
+	fail_alloc_resume();
 }
 
 static void on_cut_failed(void *arg, const struct err *why)
