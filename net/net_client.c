@@ -200,7 +200,10 @@ static size_t take_header(char *p, size_t size, size_t n, void *arg)
 	buf_span(out, value);
 	buf_u8(out, '\n');
 	if (out->failed) {
-		x->rc = err_set(&x->err, ERR_LIMIT, "the answer's headers have more than %zu bytes", out->max);
+		if (out->n + bytes + 2 > out->max)
+			x->rc = err_set(&x->err, ERR_LIMIT, "the answer's headers have more than %zu bytes", out->max);
+		else
+			x->rc = err_set(&x->err, ERR_NOMEM, "no memory for the answer's headers");
 		return 0;
 	}
 	return bytes;

@@ -54,8 +54,11 @@ void *request_begin(void *cls, const char *uri, struct MHD_Connection *mhd)
 	snprintf(r->id, sizeof r->id, "%08x-%" PRIx64, s->id_prefix, atomic_fetch_add_explicit(&s->id_counter, 1, memory_order_relaxed));
 	arena_init(&r->arena, s->cfg.max_inflight_bytes);
 	r->target = arena_dup(&r->arena, span_cstr(uri ? uri : ""));
-	if (!r->target.p)
-		r->target = SPAN("");
+	if (!r->target.p) {
+		arena_free(&r->arena);
+		free(r);
+		return NULL;
+	}
 	r->path = r->target;
 	atomic_fetch_add(&s->active, 1);
 	conn_phase(c, CONN_READING);

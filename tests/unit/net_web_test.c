@@ -188,7 +188,7 @@ static void guessing_slows_nobody(void **state)
 	(void)state;
 	char salt[64], config[300];
 	struct crypt_data data = {0};
-	snprintf(salt, sizeof salt, "$2y$08$%.22s", OTHER + 7);
+	snprintf(salt, sizeof salt, "$2y$08$%.22s", &OTHER[7]);
 	snprintf(config, sizeof config, "basic_auth_users:\n  alice: %s\n", crypt_r("secret", salt, &data));
 	struct http_server *s = serve(config);
 	uint16_t port = http_server_port(s);
