@@ -117,7 +117,7 @@ static errc toc_read(struct index_header *ix, const struct block_index_ranges *r
 	TRY(piece_read(ix, 0, sizeof header, header, err));
 	CHECK(get_be32(header) == INDEX_MAGIC, ERR_CORRUPT, "%s: begins with %08" PRIx32 ", an index with %08" PRIx32, ix->label, get_be32(header),
 		INDEX_MAGIC);
-	CHECK(header[4] != 1, ERR_UNSUPPORTED, "%s: index version 1 (Prometheus before 2.0) is not read", ix->label);
+	CHECK(header[4] != 1, ERR_UNSUPPORTED, "%s: index version 1 (Prometheus of 2017) is not read", ix->label);
 	CHECK(header[4] == 2 || header[4] == 3, ERR_UNSUPPORTED, "%s: index version %u is not one that this build reads", ix->label, header[4]);
 fail:
 	return rc;

@@ -3,9 +3,9 @@
  *     postings_select ──▶ references ──▶ a batch: series entries of neighbouring references out of one read
  *                                          └▶ the chunks that overlap, sorted by place, neighbours out of one read, CRC each
  *
- * A batch ends at BATCH_SERIES series or about BATCH_BYTES of chunks (or what the caller says), so memory is bounded by the batch, or by one series where that is
- * more. Series entries do not say how long their chunks are: a chunk is taken to end where the next one begins, the last of a series
- * to be as long as its longest, and what turns out longer is read again alone.
+ * A batch ends at BATCH_SERIES series or about BATCH_BYTES of chunks (or what the caller says), so memory is bounded by the batch, or by one
+ * series where that is more. Series entries do not say how long their chunks are: a chunk is taken to end where the next one begins, the last
+ * of a series to be as long as its longest, and what turns out longer is read again alone.
  */
 #include <inttypes.h>
 #include <stdio.h>
