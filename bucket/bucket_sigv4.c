@@ -182,6 +182,7 @@ errc sigv4_sign(const struct sigv4_request *r, struct arena *arena, struct sigv4
 		put_trimmed(&text, headers[i]->value);
 		buf_u8(&text, '\n');
 	}
+	CHECK(!names.failed, ERR_NOMEM, "signing a request: out of memory");
 	buf_u8(&text, '\n');
 	buf_put(&text, names.p, names.n);
 	buf_printf(&text, "\n%s", r->payload_sha256);
