@@ -113,10 +113,15 @@ struct wal_reader {
 	uint32_t log;
 	bool any_log; /* no header says which log: believe the first frame */
 	uint64_t buf_off;
-	size_t buf_n;
+	size_t buf_n, cap;
 	uint8_t *buf;
 	uint64_t bad_reads; /* pages that could not be read; they count as zeros */
 };
+
+#define WAL_READER_INIT                                                                                                                              \
+	{                                                                                                                                            \
+		.fd = -1                                                                                                                             \
+	}
 
 enum wal_item_kind { WAL_ITEM_FRAME, WAL_ITEM_BAD_PAYLOAD, WAL_ITEM_NOTHING, WAL_ITEM_END };
 
@@ -128,7 +133,7 @@ struct wal_item {
 	const uint8_t *stored;	   /* FRAME: until the next call */
 };
 
-CHECKED errc wal_reader_open(struct wal_reader *r, const char *path, struct err *err); /* zero-initialise r first; keeps its buffer */
+CHECKED errc wal_reader_open(struct wal_reader *r, const char *path, struct err *err); /* r: WAL_READER_INIT; keeps its buffer */
 CHECKED errc wal_reader_next(struct wal_reader *r, struct wal_item *item, struct err *err);
 /* Up to n bytes at off, from the buffer: *got < n only at the end of the file. */
 CHECKED errc wal_reader_peek(struct wal_reader *r, uint64_t off, size_t n, const uint8_t **p, size_t *got, struct err *err);
@@ -195,6 +200,7 @@ struct wal_walk {
 	struct wal_walk_end {
 		size_t file;			/* index in files; n_files: no segment at all */
 		bool first;			/* no frame was seen */
+		uint64_t seen_seq;		/* highest number seen in it */
 		bool clean;			/* the last frame says that the writer left in order */
 		uint64_t off;			/* behind its last valid frame */
 		uint64_t data_end;		/* behind its last byte that is not zero */
@@ -292,7 +298,7 @@ struct wal {
 	bool has_syncer, has_preparer;
 	bool replayed;
 
-	struct metric *m_fsyncs, *m_fsync_seconds, *m_bytes, *m_frames, *m_frames_lost, *m_samples_lost, *m_segments, *m_size, *m_no_space,
+	struct metric *m_fsyncs, *m_fsync_seconds, *m_bytes, *m_frames, *m_frames_lost, *m_samples_lost, *m_segments, *m_size, *m_no_space, *m_waits,
 		*m_samples, *m_raw_bytes, *m_damaged;
 };
 

@@ -97,6 +97,7 @@ static void wal_metrics(struct wal *w)
 	w->m_damaged = metric_counter("varve_wal_damaged_ranges_total", "Damaged byte ranges and missing segments that replay found");
 	w->m_segments = metric_gauge("varve_wal_segments", "Log segments, with prepared ones");
 	w->m_size = metric_gauge("varve_wal_size_bytes", "Log segments' size on disk, preallocated ones whole");
+	w->m_waits = metric_gauge("varve_wal_no_space", "1 while a write of the log waits for room on disk");
 	w->m_no_space = metric_counter("varve_wal_no_space_total", "Times that the log found no room on disk");
 }
 

@@ -13,13 +13,17 @@ errc wal_reader_open(struct wal_reader *r, const char *path, struct err *err)
 {
 	errc rc = OK;
 	r->fd = -1;
-	if (!r->buf) {
-		r->buf = malloc(READER_BUF_BYTES);
-		CHECK(r->buf, ERR_NOMEM, "%s: no memory for reading", path);
-	}
 	TRY(io_open(path, IO_READ, &r->fd, err));
 	TRY(io_size(r->fd, &r->size, err));
 	CHECK(r->size <= INT64_MAX, ERR_CORRUPT, "%s: %" PRIu64 " bytes are no log file", path, r->size);
+	size_t cap = r->size < READER_BUF_BYTES ? (size_t)r->size + 1 : READER_BUF_BYTES;
+	if (r->cap < cap) {
+		free(r->buf);
+		r->cap = 0;
+		r->buf = malloc(cap);
+		CHECK(r->buf, ERR_NOMEM, "%s: no memory for reading", path);
+		r->cap = cap;
+	}
 	r->off = 0;
 	r->buf_off = 0;
 	r->buf_n = 0;
@@ -38,10 +42,10 @@ void wal_reader_close(struct wal_reader *r)
 
 void wal_reader_free(struct wal_reader *r)
 {
-	if (r->buf)
-		wal_reader_close(r);
+	wal_reader_close(r);
 	free(r->buf);
 	r->buf = NULL;
+	r->cap = 0;
 }
 
 /* Page by page, so that one bad sector costs itself. */
@@ -69,7 +73,7 @@ errc wal_reader_peek(struct wal_reader *r, uint64_t off, size_t n, const uint8_t
 			keep = (size_t)(r->buf_off + r->buf_n - off);
 			memmove(r->buf, r->buf + (off - r->buf_off), keep);
 		}
-		size_t want = READER_BUF_BYTES - keep;
+		size_t want = r->cap - keep;
 		if (want > left - keep)
 			want = (size_t)(left - keep);
 		size_t have = 0;

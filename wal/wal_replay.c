@@ -153,6 +153,18 @@ static void start_plan(struct wal *w, const struct wal_walk *walk)
 	};
 }
 
+/* Numbers that leave no room to go on were not written by a log: better to stop than to write what no reader believes. */
+static errc numbers_check(const struct wal *w, const struct wal_walk *walk, struct err *err)
+{
+	errc rc = OK;
+	const uint64_t most = INT64_MAX / 2;
+	CHECK(walk->next_seq < most && walk->next_sample < most && walk->next_pos < most && walk->max_name < most, ERR_CORRUPT,
+		"%s: frame %" PRIu64 ", sample %" PRIu64 ", position %" PRIu64 ", segment %" PRIu64 ": no log gets that far", w->dir, walk->next_seq,
+		walk->next_sample, walk->next_pos, walk->max_name);
+fail:
+	return rc;
+}
+
 /* What a crash or an interrupted checkpoint left behind. Failing to remove costs disk, nothing else. */
 static errc leftovers_remove(struct wal *w, const struct wal_walk *walk, struct err *err)
 {
@@ -218,6 +230,7 @@ errc wal_replay(struct wal *w, errc (*frame)(void *arg, const struct wal_frame *
 	int64_t start = io_mono_ms();
 	struct err e = {0};
 	TRY(wal_walk_run(&r.walk, err));
+	TRY(numbers_check(w, &r.walk, err));
 	metric_add(w->m_frames_lost, r.walk.frames_lost);
 	metric_add(w->m_samples_lost, r.walk.samples_lost);
 
@@ -234,6 +247,7 @@ errc wal_replay(struct wal *w, errc (*frame)(void *arg, const struct wal_frame *
 	if (rc == ERR_NOSPACE) {
 		/* The syncer tries on; reading works meanwhile. */
 		w->no_space = true;
+		metric_set(w->m_waits, 1);
 		w->why = e;
 		log_warn("the log has no room: writes wait", LSTR("dir", w->dir), LERR(&e));
 	} else if (rc != OK) {

@@ -99,7 +99,7 @@ static errc start_anew(struct wal *w, struct err *err)
 	struct wal_start *st = &w->start;
 	struct wal_header *h = &st->header;
 	char from[WAL_PATH_BYTES], to[WAL_PATH_BYTES], tmp[WAL_PATH_BYTES];
-	struct wal_reader r = {.fd = -1};
+	struct wal_reader r = WAL_READER_INIT;
 	int fd = -1;
 	bool written = false;
 	uint64_t off = WAL_HEADER_BYTES, size = w->segment_bytes;

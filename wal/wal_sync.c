@@ -60,6 +60,7 @@ static bool wait_for_room(struct wal *w, const struct err *why, int64_t *since_m
 	}
 	w->why = *why;
 	w->no_space = true;
+	metric_set(w->m_waits, 1);
 	w->poked = false;
 	pthread_cond_broadcast(&w->room);
 	pthread_mutex_unlock(&w->mu);
@@ -83,6 +84,7 @@ static void room_again(struct wal *w, int64_t since_ms)
 	bool was = w->no_space;
 	w->no_space = false;
 	w->why = (struct err){0};
+	metric_set(w->m_waits, 0);
 	pthread_mutex_unlock(&w->mu);
 	if (was)
 		log_info("the log has room again", LSTR("dir", w->dir), LI64("after_ms", io_mono_ms() - since_ms));

@@ -26,12 +26,30 @@ struct walk {
 	struct wal_walk *w;
 	struct wal_reader reader, reader_b;
 	uint8_t *raw; /* a decompressed frame */
+	size_t raw_cap;
 	struct wal_file *file;
 	char path[WAL_PATH_BYTES];
 	struct hole hole; /* before the next frame; bytes 0: none */
 	struct hole pending[WALK_PENDING];
 	size_t n_pending;
 };
+
+/* Room for a frame's records: at most LIMIT_WAL_FRAME_BYTES, as its header was checked for. */
+static errc raw_room(struct walk *k, size_t n, struct err *err)
+{
+	if (n <= k->raw_cap)
+		return OK;
+	size_t cap = 64 * 1024;
+	while (cap < n)
+		cap *= 2;
+	free(k->raw);
+	k->raw_cap = 0;
+	k->raw = malloc(cap);
+	if (!k->raw)
+		return err_set(err, ERR_NOMEM, "%s: a frame of %zu bytes", k->path, n);
+	k->raw_cap = cap;
+	return OK;
+}
 
 static void event(struct walk *k, struct wal_event e)
 {
@@ -290,6 +308,9 @@ static errc checkpoint_frame(struct walk *k, struct copy *c, struct err *err)
 {
 	struct wal_walk *w = k->w;
 	struct wal_frame f = {.segment = w->checkpoint, .offset = c->item.offset};
+	errc rc = raw_room(k, c->item.h.raw, err);
+	if (rc != OK)
+		return rc;
 	w->bytes += c->item.bytes;
 	if (!wal_frame_unpack(&c->item.h, c->item.stored, k->raw, &f.payload)) {
 		w->frames_lost++;
@@ -387,6 +408,11 @@ static errc walk_checkpoint(struct walk *k, struct err *err)
 		complete = c->item.h.flags & WAL_FRAME_END;
 		TRY(checkpoint_frame(k, c, err));
 	}
+	for (int i = 0; i < 2; i++) {
+		const struct copy *c = i ? b : a;
+		if (w->log == 0 && c->there && !c->r->any_log)
+			w->log = c->r->log; /* headers gone: as its frames say */
+	}
 	if (!complete) {
 		w->checkpoint_whole = false;
 		w->frames_lost++;
@@ -398,10 +424,8 @@ static errc walk_checkpoint(struct walk *k, struct err *err)
 				 .why = "the end is missing in both copies of the checkpoint"});
 	}
 fail:
-	if (k->reader.buf)
-		wal_reader_close(&k->reader);
-	if (k->reader_b.buf)
-		wal_reader_close(&k->reader_b);
+	wal_reader_close(&k->reader);
+	wal_reader_close(&k->reader_b);
 	return rc;
 }
 
@@ -413,6 +437,14 @@ static errc segment_frame(struct walk *k, const struct wal_item *item, uint64_t 
 	const struct wal_frame_header *h = &item->h;
 	struct wal_walk_end *end = &w->end;
 	const struct wal_header *file = k->file->state == WAL_HEADER_OK ? &k->file->h : NULL;
+
+	/* Numbers ascend in a segment, from its header's on: anything else was not written by a log. */
+	if (h->seq <= end->seen_seq) {
+		if (item->kind == WAL_ITEM_FRAME)
+			end->off = end->data_end = item->offset + item->bytes;
+		return OK;
+	}
+	end->seen_seq = h->seq;
 
 	/* What a header says about syncs holds even when its payload is damaged. */
 	if (h->durable > end->durable || end->first) {
@@ -461,6 +493,9 @@ static errc segment_frame(struct walk *k, const struct wal_item *item, uint64_t 
 	w->next_sample = h->first_sample + h->samples;
 	w->last_seq = h->seq;
 	w->last_crc = h->header_crc;
+	errc rc = raw_room(k, h->raw, err);
+	if (rc != OK)
+		return rc;
 	if (!wal_frame_unpack(h, item->stored, k->raw, &f.payload)) {
 		w->frames_lost++;
 		w->samples_lost += h->samples;
@@ -584,6 +619,8 @@ static errc walk_segment(struct walk *k, size_t index, struct err *err)
 	k->reader.any_log = w->log == 0;
 	k->hole = (struct hole){0};
 	struct wal_walk_end begin = {.file = index,
+		.first = true,
+		.seen_seq = f->state == WAL_HEADER_OK ? f->h.first_seq - 1 : 0,
 		.off = WAL_HEADER_BYTES,
 		.data_end = WAL_HEADER_BYTES,
 		.settled_seq = w->last_seq,
@@ -636,8 +673,7 @@ errc wal_walk_run(struct wal_walk *w, struct err *err)
 	k->w = w;
 	arena_init(&w->arena, WALK_ARENA_BYTES);
 	w->next_seq = 1;
-	k->raw = malloc(LIMIT_WAL_FRAME_BYTES);
-	CHECK(k->raw, ERR_NOMEM, "%s: no memory for reading the log", w->dir);
+	k->reader = k->reader_b = (struct wal_reader)WAL_READER_INIT;
 	TRY(walk_list(k, err));
 	TRY(walk_checkpoint(k, err));
 	walk_drop_foreign(k);
