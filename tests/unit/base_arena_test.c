@@ -55,6 +55,23 @@ static void pieces_are_disjoint_and_aligned(void **state)
 	arena_free(&a);
 }
 
+/* The first piece may be of any size: what comes next is beside it. */
+static void the_first_piece_is_nobodys_neighbour(void **state)
+{
+	(void)state;
+	for (size_t n = 0; n < 20000; n += 61) {
+		struct arena a;
+		arena_init(&a, 1 << 20);
+		uint8_t *first = arena_alloc(&a, n);
+		memset(first, 1, n);
+		for (size_t i = 0; i < 30; i++)
+			memset(arena_alloc(&a, n / 3 + 8), 2, n / 3 + 8);
+		for (size_t i = 0; i < n; i++)
+			assert_int_equal(first[i], 1);
+		arena_free(&a);
+	}
+}
+
 static void the_maximum_holds(void **state)
 {
 	(void)state;
@@ -128,6 +145,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(pieces_are_disjoint_and_aligned),
+		cmocka_unit_test(the_first_piece_is_nobodys_neighbour),
 		cmocka_unit_test(the_maximum_holds),
 		cmocka_unit_test(texts_are_copied),
 		cmocka_unit_test(a_failed_malloc_leaves_the_arena_usable),

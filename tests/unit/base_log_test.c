@@ -139,6 +139,27 @@ static void long_lines_are_cut(void **state)
 	}
 }
 
+/* Every length around the line's end: whole JSON, with the last field or with the word that it is missing. */
+static void the_cut_is_exact(void **state)
+{
+	(void)state;
+	static char big[2100];
+	memset(big, 'x', sizeof big);
+	for (size_t len = 1800; len < sizeof big; len++) {
+		size_t n;
+		catch_stderr();
+		log_setup(LOG_INFO, LOG_JSON);
+		log_info("x", LSPAN("a", span_of(big, 2040)), LSPAN("b", span_of(big, 2040)), LSPAN("c", span_of(big, 2040)),
+			LSPAN("d", span_of(big, len)), LU64("e", 1));
+		char *text = caught(&n);
+		json_t *j = json_loads(text, 0, NULL);
+		assert_non_null(j);
+		assert_int_equal(json_object_get(j, "e") == NULL, json_is_true(json_object_get(j, "truncated")));
+		json_decref(j);
+		free(text);
+	}
+}
+
 static void *shout(void *arg)
 {
 	for (int i = 0; i < 500; i++)
@@ -194,6 +215,7 @@ int main(void)
 		cmocka_unit_test(lines_look_as_promised),
 		cmocka_unit_test(values_cannot_break_out),
 		cmocka_unit_test(long_lines_are_cut),
+		cmocka_unit_test(the_cut_is_exact),
 		cmocka_unit_test(threads_do_not_mix_lines),
 		cmocka_unit_test(levels_and_formats_are_words),
 	};
