@@ -10,7 +10,7 @@
  */
 #include "head/head_int.h"
 
-enum { CTX_KEPT = 64, PREFETCH = 8, CTX_KEPT_SAMPLES = 262144 };
+enum { CTX_KEPT = 64, PREFETCH = 32, CTX_KEPT_SAMPLES = 262144 };
 
 /* ---- contexts ---- */
 
@@ -333,11 +333,58 @@ struct alias_seen {
 	uint32_t i, shard;
 };
 
+/* Looked up, and on their way into the cache. */
+struct known {
+	struct series *series;
+	uint32_t i;
+};
+
+/* Finds order[a..b) and keeps what is known; a million series are never in the cache, so each step asks for the next one's lines first. */
+static uint32_t find_known_locked(
+	struct append_ctx *c, struct shard *sh, uint32_t a, uint32_t b, struct known *out, struct alias_seen *aliases, uint32_t *n_aliases)
+{
+	struct head *h = c->head;
+	uint32_t n = 0;
+	for (uint32_t k = a; k < b && sh->slots; k++)
+		__builtin_prefetch(&sh->slots[c->hashes[c->order[k]].lo & sh->mask]);
+	for (uint32_t k = a; k < b; k++) {
+		uint32_t i = c->order[k];
+		uintptr_t p = head_table_find_locked(h, sh, c->hashes[i], c->tenant->idx, c->batch->series[i].wire);
+		if (LIKELY(p && !(p & 1))) {
+			out[n++] = (struct known){(struct series *)p, i};
+			__builtin_prefetch((void *)p);
+			continue;
+		}
+		struct alias *al = p ? (struct alias *)(p - 1) : NULL;
+		if (al && atomic_load_explicit(&al->series->ref, memory_order_relaxed) == al->ref) {
+			aliases[(*n_aliases)++] = (struct alias_seen){al->series, al->ref, i, al->shard};
+			continue;
+		}
+		if (al)
+			head_alias_remove_locked(sh, al);
+		c->missed[i] = 1;
+	}
+	for (uint32_t k = 0; k < n; k++) {
+		const struct wseries *ws = out[k].series->ws;
+		if (LIKELY(ws != NULL)) {
+			__builtin_prefetch(ws, 1);
+			__builtin_prefetch((const char *)ws + 64, 1);
+		}
+	}
+	for (uint32_t k = 0; k < n; k++) {
+		const struct wseries *ws = out[k].series->ws;
+		if (LIKELY(ws != NULL))
+			__builtin_prefetch(ws->bytes + ws->app.n_bytes, 1);
+	}
+	return n;
+}
+
 static errc pass_known(struct append_ctx *c, uint32_t n, struct alias_seen *aliases, uint32_t *n_aliases, struct err *err)
 {
 	errc rc = OK;
 	struct head *h = c->head;
 	uint32_t begin[HEAD_SHARDS_MAX + 1];
+	struct known known[PREFETCH];
 	by_shard(c, n, shard_by_hash, begin);
 	for (uint32_t shard = 0; shard < h->n_shards && rc == OK; shard++) {
 		uint32_t a = begin[shard], b = begin[shard + 1];
@@ -345,23 +392,11 @@ static errc pass_known(struct append_ctx *c, uint32_t n, struct alias_seen *alia
 			continue;
 		struct shard *sh = &h->shards[shard];
 		pthread_mutex_lock(&sh->mu);
-		for (uint32_t k = a; k < b && rc == OK; k++) {
-			if (k + PREFETCH < b && sh->slots)
-				__builtin_prefetch(&sh->slots[c->hashes[c->order[k + PREFETCH]].lo & sh->mask]);
-			uint32_t i = c->order[k];
-			uintptr_t p = head_table_find_locked(h, sh, c->hashes[i], c->tenant->idx, c->batch->series[i].wire);
-			if (p && !(p & 1)) {
-				rc = append_series_locked(c, sh, shard, (struct series *)p, i, c->batch->series[i].wire, err);
-				continue;
-			}
-			struct alias *al = p ? (struct alias *)(p - 1) : NULL;
-			if (al && atomic_load_explicit(&al->series->ref, memory_order_relaxed) == al->ref) {
-				aliases[(*n_aliases)++] = (struct alias_seen){al->series, al->ref, i, al->shard};
-				continue;
-			}
-			if (al)
-				head_alias_remove_locked(sh, al);
-			c->missed[i] = 1;
+		for (; a < b && rc == OK; a += PREFETCH) {
+			uint32_t end = b - a < PREFETCH ? b : a + PREFETCH;
+			uint32_t m = find_known_locked(c, sh, a, end, known, aliases, n_aliases);
+			for (uint32_t k = 0; k < m && rc == OK; k++)
+				rc = append_series_locked(c, sh, shard, known[k].series, known[k].i, c->batch->series[known[k].i].wire, err);
 		}
 		pthread_mutex_unlock(&sh->mu);
 	}

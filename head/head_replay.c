@@ -46,14 +46,18 @@ static struct replay_state *state_of(struct head *h)
 
 /* ---- tables ---- */
 
+/* MurmurHash3's finalizer (public domain). */
 static uint64_t spread(uint64_t x)
 {
-	return x * UINT64_C(0x9e3779b97f4a7c15) >> 20;
+	x = (x ^ x >> 33) * UINT64_C(0xff51afd7ed558ccd);
+	x = (x ^ x >> 33) * UINT64_C(0xc4ceb9fe1a85ec53);
+	return x ^ x >> 33;
 }
 
 static struct ref_slot *ref_slot(struct replay_state *r, uint64_t ref)
 {
-	uint64_t i = spread(ref) & r->ref_mask;
+	/* Refs come in runs: eight in a row stand side by side. */
+	uint64_t i = (spread(ref >> 3) << 3 | (ref & 7)) & r->ref_mask;
 	while (r->refs[i].ref && r->refs[i].ref != ref)
 		i = (i + 1) & r->ref_mask;
 	return &r->refs[i];
@@ -297,6 +301,74 @@ static errc replay_window(struct place *p, const struct wal_window *ww, struct t
 	return rc;
 }
 
+enum { REPLAY_BATCH = 128 };
+struct replay_item {
+	struct wal_sample s;
+	struct series *series;
+	uint32_t shard;
+};
+
+/* Keeps those of known series, in order; asks for the cache lines that insertion will touch. */
+static uint32_t items_find(struct replay_state *r, const struct tenant *tn, struct replay_item *v, uint32_t n, uint64_t *unknown)
+{
+	uint32_t m = 0;
+	for (uint32_t i = 0; i < n; i++) {
+		const struct ref_slot *slot = r->refs ? ref_slot(r, v[i].s.ref) : NULL;
+		if (!slot || !slot->ref || slot->series->tenant != tn->idx) {
+			(*unknown)++;
+			continue;
+		}
+		v[m++] = (struct replay_item){v[i].s, slot->series, slot->shard};
+	}
+	for (uint32_t i = 0; i < m; i++) {
+		const struct wseries *ws = v[i].series->ws;
+		if (ws) {
+			__builtin_prefetch(ws, 1);
+			__builtin_prefetch((const char *)ws + 64, 1);
+		}
+	}
+	for (uint32_t i = 0; i < m; i++) {
+		const struct wseries *ws = v[i].series->ws;
+		if (ws)
+			__builtin_prefetch(ws->bytes + ws->app.n_bytes, 1);
+	}
+	return m;
+}
+
+/* Samples of neighbouring refs are in all shards: all locks are held for a batch, instead of one for each sample. */
+static errc items_insert(struct head *h, struct window *w, const struct replay_item *v, uint32_t n, uint64_t *stored, struct err *err)
+{
+	errc rc = OK;
+	for (uint32_t i = 0; i < h->n_shards; i++)
+		pthread_mutex_lock(&h->shards[i].mu);
+	for (uint32_t i = 0; i < n; i++) {
+		struct shard *sh = &h->shards[v[i].shard];
+		struct series *se = v[i].series;
+		const struct wal_sample *s = &v[i].s;
+		bool late;
+		enum insert_verdict verdict = INSERT_FAILED;
+		if (!se->ws || se->ws_window != w->serial) {
+			se->ws = head_window_series_locked(w, sh, v[i].shard, se, err);
+			se->ws_window = w->serial;
+		}
+		struct wpart *part = w->parts[v[i].shard].p;
+		if (se->ws)
+			verdict = head_leaf_insert_locked(w, sh, part, se->ws, s->t, s->v, true, &late, err);
+		if (verdict == INSERT_STORED) {
+			part->n_samples++;
+			part->min_t = s->t < part->min_t ? s->t : part->min_t;
+			part->max_t = s->t > part->max_t ? s->t : part->max_t;
+			(*stored)++;
+		} else if (verdict == INSERT_FAILED) {
+			rc = err && err->code ? err->code : ERR_NOMEM;
+			break;
+		}
+	}
+	for (uint32_t i = 0; i < h->n_shards; i++)
+		pthread_mutex_unlock(&h->shards[i].mu);
+	return rc;
+}
+
 static errc replay_samples(struct place *p, struct span body, struct err *err)
 {
 	errc rc = OK;
@@ -320,46 +392,23 @@ static errc replay_samples(struct place *p, struct span body, struct err *err)
 	if (!e->w)
 		TRY(replay_window(p, &d.w, tn, e, err));
 	struct window *w = e->w;
-	struct wal_sample s;
-	bool ok;
+	struct replay_item v[REPLAY_BATCH];
+	bool ok = true, more = true;
 	uint64_t unknown = 0, stored = 0;
-	struct ref_slot *slot = NULL;
-	while (wal_samples_next(&d, &s, &ok)) {
-		if (s.t < w->start || s.t - w->start >= w->range) {
-			damage(p, "a sample outside its window");
-			continue;
-		}
-		if (!slot || slot->ref != s.ref) {
-			slot = r->refs ? ref_slot(r, s.ref) : NULL;
-			if (!slot || !slot->ref || slot->series->tenant != tn->idx) {
-				slot = NULL;
-				unknown++;
+	while (more && rc == OK) {
+		uint32_t n = 0;
+		struct wal_sample s;
+		while (n < REPLAY_BATCH && (more = wal_samples_next(&d, &s, &ok))) {
+			if (s.t < w->start || s.t - w->start >= w->range) {
+				damage(p, "a sample outside its window");
 				continue;
 			}
+			v[n++] = (struct replay_item){.s = s};
+			if (r->refs)
+				__builtin_prefetch(&r->refs[spread(s.ref) & r->ref_mask]);
 		}
-		struct shard *sh = &h->shards[slot->shard];
-		struct series *se = slot->series;
-		bool late;
-		enum insert_verdict verdict = INSERT_FAILED;
-		pthread_mutex_lock(&sh->mu);
-		if (!se->ws || se->ws_window != w->serial) {
-			se->ws = head_window_series_locked(w, sh, slot->shard, se, err);
-			se->ws_window = w->serial;
-		}
-		struct wpart *part = w->parts[slot->shard].p;
-		if (se->ws)
-			verdict = head_leaf_insert_locked(w, sh, part, se->ws, s.t, s.v, true, &late, err);
-		if (verdict == INSERT_STORED) {
-			part->n_samples++;
-			part->min_t = s.t < part->min_t ? s.t : part->min_t;
-			part->max_t = s.t > part->max_t ? s.t : part->max_t;
-			stored++;
-		}
-		pthread_mutex_unlock(&sh->mu);
-		if (verdict == INSERT_FAILED) {
-			rc = err && err->code ? err->code : ERR_NOMEM;
-			break;
-		}
+		n = items_find(r, tn, v, n, &unknown);
+		rc = items_insert(h, w, v, n, &stored, err);
 	}
 	if (rc == OK && !ok)
 		damage(p, "samples cut short");

@@ -10,7 +10,7 @@
  * has an alias in the shard of its own hash. An alias knows its series' ref; refs are never given twice and structs of series are
  * never unmapped, so a stale alias shows by itself and is removed when it is met, or swept after a window's end.
  *
- * Slots: open addressing, linear, backward shift on removal; grown at 3/4.
+ * Slots: open addressing, linear, backward shift on removal; grown at 4/5.
  */
 #include <xxhash.h>
 #include "head/head_int.h"
@@ -114,7 +114,7 @@ static bool table_grow(struct head *h, struct shard *sh)
 
 static bool table_add(struct head *h, struct shard *sh, struct hash128 x, uintptr_t p)
 {
-	if ((!sh->slots || sh->n_slots_used + 1 > (sh->mask + 1) / 4 * 3) && !table_grow(h, sh))
+	if ((!sh->slots || sh->n_slots_used + 1 > (sh->mask + 1) / 5 * 4) && !table_grow(h, sh))
 		return false;
 	uint64_t i = x.lo & sh->mask;
 	while (sh->slots[i].p)

@@ -1,0 +1,191 @@
+/* bench: needs head
+ *
+ * What the head costs by itself: new series, known series, memory, replay, cut. Without HTTP, snappy and protobuf.
+ *
+ *     head_bench DIR [series=200000] [rounds=20] [batch=2000]
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+#include "base/limits.h"
+#include "base/log.h"
+#include "base/io.h"
+#include "head/head.h"
+
+static double cpu_s(void)
+{
+	struct timespec ts;
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &ts); /* the bench is no part of the server: no seam */
+	return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
+}
+
+static double wall_s(void)
+{
+	return (double)io_mono_ns() / 1e9;
+}
+
+static double rss_mb(void)
+{
+	FILE *f = fopen("/proc/self/statm", "r");
+	long pages = 0, resident = 0;
+	if (!f || fscanf(f, "%ld %ld", &pages, &resident) != 2)
+		resident = 0;
+	if (f)
+		fclose(f);
+	return (double)resident * 4096 / 1e6;
+}
+
+static void must(errc rc, const struct err *err)
+{
+	if (rc == OK)
+		return;
+	fprintf(stderr, "%s\n", err->msg);
+	exit(1);
+}
+
+static struct wal *wal;
+static struct head *head;
+static char dir[1024];
+static uint64_t block_bytes;
+
+static void on_block(void *arg, const char *path, const struct block_meta *meta, uint64_t bytes)
+{
+	(void)arg, (void)path, (void)meta;
+	block_bytes = bytes;
+}
+
+static void start(void)
+{
+	struct err err = {0};
+	static char w[1100], c[1100], b[1100];
+	snprintf(w, sizeof w, "%s/wal", dir);
+	snprintf(c, sizeof c, "%s/head", dir);
+	snprintf(b, sizeof b, "%s/blocks", dir);
+	struct wal_config wc = {.dir = w, .sync = WAL_SYNC_ACK, .segment_bytes = LIMIT_WAL_SEGMENT_BYTES};
+	must(wal_open(&wc, &wal, &err), &err);
+	struct head_config hc = {
+		.chunk_dir = c,
+		.block_dir = b,
+		.wal = wal,
+		.block_range_ms = 7200000,
+		.cut_delay_ms = INT64_C(1) << 60,
+		.max_age_ms = INT64_C(1) << 60,
+		.max_memory_bytes = 16 * GIB,
+		.wal_max_bytes = 64 * GIB,
+		.labels = {64, 1024, 4096},
+		.node = SPAN("bench"),
+		.on_block = on_block,
+	};
+	must(head_open(&hc, &head, &err), &err);
+	must(wal_replay(wal, head_replay_frame, head, NULL, NULL, &err), &err);
+	must(head_start(head, &err), &err);
+}
+
+int main(int argc, char **argv)
+{
+	if (argc < 2)
+		return 1;
+	snprintf(dir, sizeof dir, "%s", argv[1]);
+	uint32_t n = argc > 2 ? (uint32_t)atoi(argv[2]) : 200000, rounds = argc > 3 ? (uint32_t)atoi(argv[3]) : 20;
+	uint32_t batch = argc > 4 ? (uint32_t)atoi(argv[4]) : 2000;
+	struct err err = {0};
+	log_setup(LOG_WARN, LOG_LOGFMT);
+	must(io_mkdirs(dir, &err), &err);
+	start();
+
+	/* 10 labels, about 310 bytes, 500 series a target. */
+	struct buf wire;
+	buf_init(&wire, 16 * GIB);
+	size_t *at = malloc(((size_t)n + 1) * sizeof *at);
+	for (uint32_t i = 0; i < n; i++) {
+		char v[10][64];
+		uint32_t target = i / 500, metric = i % 500;
+		snprintf(v[0], 64, "process_something_%u_seconds_total", metric % 100);
+		snprintf(v[1], 64, "eu-central-1");
+		snprintf(v[2], 64, "kube-prod-%u", target % 10);
+		snprintf(v[3], 64, "container-%u", metric % 20);
+		snprintf(v[4], 64, "/api/v1/handler/%u", metric / 100);
+		snprintf(v[5], 64, "10.%u.%u.%u:9100", target >> 16 & 255, target >> 8 & 255, target & 255);
+		snprintf(v[6], 64, "kubernetes-service-endpoints");
+		snprintf(v[7], 64, "monitoring-%u", target % 50);
+		snprintf(v[8], 64, "pod-%08x-%04x", target * 2654435761u, target & 0xffff);
+		snprintf(v[9], 64, "service-%u", target % 200);
+		static const char *const names[10] = {
+			"__name__", "availability_zone", "cluster", "container", "handler", "instance", "job", "namespace", "pod", "service"};
+		struct label l[10];
+		for (int k = 0; k < 10; k++)
+			l[k] = (struct label){span_cstr(names[k]), span_cstr(v[k])};
+		at[i] = wire.n;
+		labels_to_wire((struct labels){l, 10}, &wire);
+	}
+	at[n] = wire.n;
+	struct head_series *hs = malloc(batch * sizeof *hs);
+	struct head_sample *samples = malloc(batch * sizeof *samples);
+	struct buf records;
+	buf_init(&records, GIB);
+	double rss0 = rss_mb();
+	printf("%u series, %.0f bytes each, batches of %u\n", n, (double)wire.n / n, batch);
+	int64_t t0 = INT64_C(1700000000000) / 7200000 * 7200000;
+	double cpu = 0, append = 0;
+	for (uint32_t round = 0; round < rounds; round++) {
+		if (round <= 1) {
+			cpu = cpu_s();
+			append = 0;
+		}
+		for (uint32_t i = 0; i < n; i += batch) {
+			uint32_t m = n - i < batch ? n - i : batch;
+			for (uint32_t k = 0; k < m; k++) {
+				uint32_t s = i + k;
+				hs[k] = (struct head_series){.wire = span_of(wire.p + at[s], at[s + 1] - at[s]), .first = k, .n = 1};
+				double x = s % 10 < 4 ? (double)(s % 7) : s % 10 < 9 ? (double)s + round * 15 : 1.0 / (1 + s % 97 + round);
+				samples[k] = (struct head_sample){t0 + (int64_t)round * 15000 + s / 500 % 1000, f64_bits(x)};
+			}
+			struct head_batch b = {.tenant = SPAN("default-tenant"), .series = hs, .n_series = m, .samples = samples, .n_samples = m,
+				.min_t = INT64_MIN, .max_t = INT64_MAX, .now_ms = io_now_ms()};
+			struct wal_ticket t;
+			uint32_t logged;
+			must(wal_reserve(wal, head_batch_bound(head, &b), &t, &err), &err);
+			if (records.cap < t.bytes)
+				buf_reserve(&records, t.bytes);
+			buf_clear(&records);
+			double a = cpu_s();
+			must(head_append(head, &t, &b, &records, &logged, &err), &err);
+			append += cpu_s() - a;
+			if (logged != m)
+				return 1;
+			if (i + batch >= n)
+				must(wal_commit_wait(wal, &t, span_of(records.p, records.n), logged, &err), &err);
+			else
+				wal_commit(wal, &t, span_of(records.p, records.n), logged, NULL, NULL);
+		}
+		if (round == 0)
+			printf("new series:   %6.0f ns in head_append, %6.0f ns all CPU; %4.0f B resident a series\n", append / n * 1e9,
+				(cpu_s() - cpu) / n * 1e9, (rss_mb() - rss0) * 1e6 / n);
+	}
+	if (rounds > 1)
+		printf("known series: %6.0f ns in head_append, %6.0f ns all CPU\n", append / n / (rounds - 1) * 1e9, (cpu_s() - cpu) / n / (rounds - 1) * 1e9);
+	struct head_status st;
+	struct wal_status ws;
+	head_status(head, &st);
+	wal_status(wal, &ws);
+	printf("after %u rounds: %.0f B resident a series, head says %.0f; chunk file %.1f B and log %.1f B a sample\n", rounds, (rss_mb() - rss0) * 1e6 / n,
+		(double)st.memory_bytes / n, (double)st.chunk_file_bytes / n / rounds, (double)ws.pos / n / rounds);
+	head_close(head);
+	wal_close(wal);
+
+	double w0 = wall_s();
+	cpu = cpu_s();
+	start();
+	printf("replay: %.2f s wall, %.2f s CPU, %.0f ns a sample\n", wall_s() - w0, cpu_s() - cpu, (cpu_s() - cpu) / n / rounds * 1e9);
+	head_status(head, &st);
+	printf("after replay: head says %.0f B a series\n", (double)st.memory_bytes / n);
+	cpu = cpu_s();
+	w0 = wall_s();
+	double before = rss_mb();
+	must(head_flush(head, &err), &err);
+	printf("cut: %.2f s wall, %.2f us CPU a series, %.2f B a sample; resident %.0f -> %.0f MB\n", wall_s() - w0, (cpu_s() - cpu) / n * 1e6,
+		(double)block_bytes / n / rounds, before, rss_mb());
+	head_close(head);
+	wal_close(wal);
+	return 0;
+}
