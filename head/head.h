@@ -14,8 +14,10 @@
  * Invariants: a sample is refused or in exactly one open window and in the caller's log record; two samples of one series at one
  * time are never both in a window; a window's memory goes away whole.
  *
- * Threads: append, snapshot and status from any thread; open, replay, start, close by the owner. No lock is held across I/O on the
- * append path but the chunk file's own write of full chunks.
+ * Threads: append, sources, flush and status from any thread; open, replay, start, close by the owner. Across I/O the append path holds a
+ * lock only to write full chunks, or to read one back that a late sample falls into.
+ *
+ * What a request says of one series twice is judged known spelling first, then in its order; a retry gives the same verdicts.
  */
 #pragma once
 #include "base/labels.h"
@@ -39,7 +41,9 @@ struct head_config {
 	struct labels ext_labels; /* --label pairs; tenant_id is added per tenant; copied */
 	struct span node;	  /* who writes blocks: meta.json extensions */
 	uint32_t shards;	  /* 0 = a power of two from the cores */
-	/* From the cutter thread when a block is complete and its cut record is durable. The block's directory is `dir`. */
+	/* From the cutter thread when a block is complete and its cut is durable: by the log's record, or, while the log has no room, by the
+	 * block's own meta.json (head_cut_settled says false until the record is there). The block's directory is `dir`. Blocks that replay
+	 * cut are told before head_start returns. */
 	void (*on_block)(void *arg, const char *dir, const struct block_meta *meta, uint64_t bytes);
 	void *on_block_arg;
 	/* From the cutter thread when cutting fails (disk full, I/O): it is tried again; NULL allowed. */
@@ -53,9 +57,10 @@ CHECKED errc head_open(const struct head_config *cfg, struct head **out, struct 
 /* Says that `window` (up to a frame, or WAL_CUT_ALL) is already in block `block`: its records are skipped. Called for local blocks with
  * has_varve before wal_replay; the log's own cut records do the same from inside. */
 CHECKED errc head_known_cut(struct head *h, const struct wal_cut *cut, struct err *err);
-/* For wal_replay: arg is the head. Cuts windows when memory runs low, so a log bigger than memory replays. */
+/* For wal_replay: arg is the head. Cuts windows in part when memory runs low, so a log bigger than memory replays: such a block has a ULID
+ * of its own, and meta.json says which window and up to which frame. */
 errc head_replay_frame(void *head, const struct wal_frame *f, struct err *err);
-/* Replay is over: starts the cutter. */
+/* Replay is over (wal_replay has returned, also for an empty log): starts the cutter. */
 CHECKED errc head_start(struct head *h, struct err *err);
 
 /* ---- append ---- */
@@ -114,7 +119,8 @@ CHECKED errc head_sources(
 /* Cuts every window now (new samples go to new windows) and returns when all blocks are written and on_block was called for each. */
 CHECKED errc head_flush(struct head *h, struct err *err);
 
-/* The block's cut can't be forgotten by any one damaged frame, or its window's samples left the log: the local directory may go. */
+/* The block's cut can't be forgotten by any one damaged frame, or its window's samples left the log: the local directory may go. A block
+ * that this head does not know is settled. */
 bool head_cut_settled(struct head *h, struct ulid block);
 
 struct head_status {
