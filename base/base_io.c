@@ -134,6 +134,16 @@ errc io_size(int fd, uint64_t *size, struct err *err)
 	return OK;
 }
 
+uint64_t io_next_data(int fd, uint64_t off, uint64_t size)
+{
+	if (!io_ops->next_data || off >= size)
+		return off;
+	off_t at = io_ops->next_data(fd, (off_t)off);
+	if (at < 0)
+		return errno == ENXIO ? size : off;
+	return (uint64_t)at > size ? size : (uint64_t)at;
+}
+
 errc io_rename(const char *from, const char *to, struct err *err)
 {
 	return io_ops->rename(from, to) == 0 ? OK : err_errno(err, errno, "rename %s to %s", from, to);

@@ -77,6 +77,11 @@ static int posix_listdir(const char *path, char **names, size_t *names_bytes)
 	return count;
 }
 
+static off_t posix_next_data(int fd, off_t off)
+{
+	return lseek(fd, off, SEEK_DATA);
+}
+
 static void *posix_mmap_ro(int fd, size_t n)
 {
 	return mmap(NULL, n, PROT_READ, MAP_SHARED, fd, 0);
@@ -151,6 +156,7 @@ const struct io_ops io_posix = {
 	.mkdir = mkdir,
 	.rmdir = rmdir,
 	.listdir = posix_listdir,
+	.next_data = posix_next_data,
 	.mmap_ro = posix_mmap_ro,
 	.munmap = munmap,
 	.flock_nb = posix_flock_nb,

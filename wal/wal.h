@@ -214,6 +214,7 @@ struct wal_samples_dec {
 	size_t n;
 	struct rd r, times; /* private, as all that follows */
 	const uint8_t *values;
+	uint64_t block[8];
 	size_t i;
 	struct wal_sample prev;
 };

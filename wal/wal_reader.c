@@ -136,6 +136,11 @@ static errc reader_resync(struct wal_reader *r, struct wal_item *item, struct er
 		off += i;
 		if (found)
 			break;
+		/* What follows the frames of the newest segment was allocated and never written: a hundred MiB that need not be read. */
+		if (data_end < off) {
+			uint64_t data = io_next_data(r->fd, off, r->size) & ~UINT64_C(7);
+			off = data > off ? data : off;
+		}
 		if (off + WAL_FRAME_BYTES > r->size) {
 			for (; i < got; i++) {
 				if (p[i] != 0)

@@ -7,7 +7,7 @@
  *   WAL_CUT      16 bytes window, 16 bytes block, uvarint upto_seq
  *   WAL_GROUP    records, none of them a group: frames end at record borders, so these stay together
  *
- * Lengths written here are 4 bytes wide whatever their value (a uvarint may be padded), so that a record is encoded in one pass. n comes first
+ * Lengths of records and columns are written 4 bytes wide whatever their value (a uvarint may be padded), so that a record is encoded in one pass. n comes first
  * because the log itself counts samples. Columns and planes are what LZ4, which follows, finds repetitions in: a scrape's refs rise by
  * one, its times repeat, and the low bytes of small integers are zero.
  */
@@ -110,23 +110,48 @@ size_t wal_samples_bound(size_t tenant_bytes, size_t n)
 	return records * (SAMPLES_HEAD_BYTES + tenant_bytes) + n * SAMPLE_MAX_BYTES;
 }
 
-static size_t column_bytes(const struct wal_sample *s, size_t n, bool times)
+/* Byte k of row i and byte i of row k change places: 8 values become 8 bytes of 8 planes, and back. */
+static inline void transpose(uint64_t a[8])
 {
-	size_t bytes = 0;
-	uint64_t before = 0;
-	for (size_t i = 0; i < n; i++) {
-		uint64_t x = times ? (uint64_t)s[i].t : s[i].ref;
-		bytes += uvarint_size(zigzag_encode((int64_t)(x - before)));
-		before = x;
+	for (size_t i = 0; i < 4; i++) {
+		uint64_t t = ((a[i] >> 32) ^ a[i + 4]) & UINT64_C(0x00000000ffffffff);
+		a[i + 4] ^= t;
+		a[i] ^= t << 32;
 	}
-	return bytes;
+	for (size_t i = 0; i < 8; i += i % 2 ? 3 : 1) {
+		uint64_t t = ((a[i] >> 16) ^ a[i + 2]) & UINT64_C(0x0000ffff0000ffff);
+		a[i + 2] ^= t;
+		a[i] ^= t << 16;
+	}
+	for (size_t i = 0; i < 8; i += 2) {
+		uint64_t t = ((a[i] >> 8) ^ a[i + 1]) & UINT64_C(0x00ff00ff00ff00ff);
+		a[i + 1] ^= t;
+		a[i] ^= t << 8;
+	}
 }
 
+static void planes_put(uint8_t *out, const struct wal_sample *s, size_t n)
+{
+	size_t i = 0;
+	for (; i + 8 <= n; i += 8) {
+		uint64_t a[8];
+		for (size_t k = 0; k < 8; k++)
+			a[k] = s[i + k].v;
+		transpose(a);
+		for (size_t k = 0; k < 8; k++)
+			put_le64(out + k * n + i, a[k]);
+	}
+	for (; i < n; i++) {
+		for (size_t k = 0; k < 8; k++)
+			out[k * n + i] = (uint8_t)(s[i].v >> (8 * k));
+	}
+}
+
+/* One pass over each column; room for the widest was asked for, so nothing is checked on the way. */
 static void samples_put_one(struct buf *out, const struct wal_window *w, const struct wal_sample *s, size_t n)
 {
 	size_t start = out->n;
-	size_t ref_bytes = column_bytes(s, n, false), time_bytes = column_bytes(s, n, true);
-	if (!buf_reserve(out, SAMPLES_HEAD_BYTES + w->tenant.n + ref_bytes + time_bytes + 8 * n))
+	if (!buf_reserve(out, SAMPLES_HEAD_BYTES + w->tenant.n + n * SAMPLE_MAX_BYTES))
 		return;
 	uint8_t *p = out->p + start;
 	*p = WAL_SAMPLES;
@@ -139,21 +164,26 @@ static void samples_put_one(struct buf *out, const struct wal_window *w, const s
 	p += 16;
 	p = put_varint(p, w->start_ms);
 	p = put_uvarint(p, (uint64_t)w->range_ms);
-	p = put_uvarint(p, ref_bytes);
-	p = put_uvarint(p, time_bytes);
+	uint8_t *lengths = p;
+	p += 8;
 
-	uint64_t ref = 0, t = 0;
-	uint8_t *q = p + ref_bytes, *v = q + time_bytes;
+	uint8_t *column = p;
+	uint64_t before = 0;
 	for (size_t i = 0; i < n; i++) {
-		p = put_varint(p, (int64_t)(s[i].ref - ref));
-		ref = s[i].ref;
-		q = put_varint(q, (int64_t)((uint64_t)s[i].t - t));
-		t = (uint64_t)s[i].t;
-		for (size_t k = 0; k < 8; k++)
-			v[k * n + i] = (uint8_t)(s[i].v >> (8 * k));
+		p = put_varint(p, (int64_t)(s[i].ref - before));
+		before = s[i].ref;
 	}
-	ASSERT(q == v);
-	out->n = (size_t)(v + 8 * n - out->p);
+	length_put(lengths, (size_t)(p - column));
+	column = p;
+	before = 0;
+	for (size_t i = 0; i < n; i++) {
+		p = put_varint(p, (int64_t)((uint64_t)s[i].t - before));
+		before = (uint64_t)s[i].t;
+	}
+	length_put(lengths + 4, (size_t)(p - column));
+	planes_put(p, s, n);
+	p += 8 * n;
+	out->n = (size_t)(p - out->p);
 	length_put(out->p + start + 1, out->n - start - RECORD_HEAD_BYTES);
 }
 
@@ -199,10 +229,18 @@ bool wal_samples_next(struct wal_samples_dec *d, struct wal_sample *s, bool *ok)
 	*ok = d->r.ok && d->times.ok;
 	if (!*ok)
 		return false;
-	uint64_t v = 0;
-	for (size_t k = 0; k < 8; k++)
-		v |= (uint64_t)d->values[k * d->n + d->i] << (8 * k);
-	d->prev.v = v;
+	if (d->i % 8 == 0 && d->i + 8 <= d->n) {
+		for (size_t k = 0; k < 8; k++)
+			d->block[k] = get_le64(d->values + k * d->n + d->i);
+		transpose(d->block);
+	} else if (d->i % 8 == 0) {
+		memset(d->block, 0, sizeof d->block);
+		for (size_t k = 0; k < 8; k++) {
+			for (size_t i = d->i; i < d->n; i++)
+				d->block[i % 8] |= (uint64_t)d->values[k * d->n + i] << (8 * k);
+		}
+	}
+	d->prev.v = d->block[d->i % 8];
 	d->i++;
 	*s = d->prev;
 	return true;
