@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include "base/io.h"
+#include "base/limits.h"
 #include "base/log.h"
 #include "bucket/bucket_catalog_int.h"
 
@@ -154,22 +155,42 @@ errc catalog_complete(struct catalog *c, int64_t timeout_ms, struct err *err)
 
 /* ---- this node's blocks ---- */
 
+/* meta.json as it stands or will stand in the bucket, and the list of objects that follows from it. */
+static errc meta_text(const struct block_meta *meta, struct buf *json, struct buf *objects, struct err *err)
+{
+	errc rc = block_meta_write(meta, json);
+	if (rc == OK)
+		catalog_objects_of(meta, json->n, objects);
+	if (rc == OK && objects->failed)
+		rc = ERR_NOMEM;
+	if (rc != OK)
+		err_set(err, rc, "catalog: meta.json of %s %s", ulid_text(meta->ulid).s,
+			rc == ERR_INVALID ? "has text that is not UTF-8" : "does not fit its memory");
+	return rc;
+}
+
 errc catalog_add_local(struct catalog *c, const struct block_meta *meta, uint64_t bytes, struct err *err)
 {
 	errc rc = OK;
 	struct catalog_conn *conn = NULL;
-	struct buf json;
-	buf_init(&json, (size_t)64 << 20);
-	TRY(block_meta_write(meta, &json));
-	CHECK(!json.failed, ERR_NOMEM, "catalog: no memory for a meta.json");
+	struct buf json, objects;
+	buf_init(&json, LIMIT_META_JSON_BYTES);
+	buf_init(&objects, LIMIT_META_JSON_BYTES);
+	TRY(meta_text(meta, &json, &objects, err));
 	TRY(catalog_take(c, &conn, err));
 	/* A directory whose block is in the bucket already (a rebuilt catalog) is as good as shipped; the shipper looks after it. */
-	const struct catalog_put p = {.meta = meta, .json = span_of(json.p, json.n), .bytes = bytes, .state = BLOCK_LOCAL, .meta_size = json.n};
+	const struct catalog_put p = {.meta = meta,
+		.json = span_of(json.p, json.n),
+		.bytes = bytes,
+		.state = BLOCK_LOCAL,
+		.meta_size = json.n,
+		.objects = span_of(objects.p, objects.n)};
 	TRY(catalog_run(conn, "BEGIN IMMEDIATE", err));
 	TRY(catalog_end(conn, catalog_put_local(c, conn, &p, err), err));
 fail:
 	catalog_give(c, conn);
 	buf_free(&json);
+	buf_free(&objects);
 	return rc;
 }
 
@@ -204,12 +225,17 @@ errc catalog_uploaded(struct catalog *c, const struct block_meta *meta, uint64_t
 	static const char live[] = "UPDATE local_blocks SET state='live', reason='', added_at=?2 WHERE ulid=?1";
 	errc rc = OK;
 	struct catalog_conn *conn = NULL;
-	struct buf json;
-	buf_init(&json, (size_t)64 << 20);
-	TRY(block_meta_write(meta, &json));
-	CHECK(!json.failed, ERR_NOMEM, "catalog: no memory for a meta.json");
+	struct buf json, objects;
+	buf_init(&json, LIMIT_META_JSON_BYTES);
+	buf_init(&objects, LIMIT_META_JSON_BYTES);
+	TRY(meta_text(meta, &json, &objects, err));
 	TRY(catalog_take(c, &conn, err));
-	const struct catalog_put p = {.meta = meta, .json = span_of(json.p, json.n), .bytes = bytes, .state = BLOCK_LIVE, .meta_size = json.n};
+	const struct catalog_put p = {.meta = meta,
+		.json = span_of(json.p, json.n),
+		.bytes = bytes,
+		.state = BLOCK_LIVE,
+		.meta_size = json.n,
+		.objects = span_of(objects.p, objects.n)};
 	TRY(catalog_run(conn, "BEGIN IMMEDIATE", err));
 	rc = catalog_put_block(c, conn, &p, err);
 	sqlite3_stmt *st = rc == OK ? catalog_stmt(conn, live, err) : NULL;
@@ -226,6 +252,7 @@ errc catalog_uploaded(struct catalog *c, const struct block_meta *meta, uint64_t
 fail:
 	catalog_give(c, conn);
 	buf_free(&json);
+	buf_free(&objects);
 	return rc;
 }
 
@@ -311,7 +338,9 @@ errc catalog_pending(struct catalog *c, struct arena *arena, struct catalog_bloc
 
 errc catalog_local_live(struct catalog *c, struct arena *arena, struct catalog_block **out, size_t *n, struct err *err)
 {
-	static const char sql[] = "SELECT " BLOCK_COLUMNS ", 1, 1 FROM local_blocks WHERE state='live' ORDER BY added_at, ulid";
+	static const char sql[] =
+		"SELECT " BLOCK_COLUMNS ", 1, 1 FROM local_blocks b WHERE state='live' AND EXISTS (SELECT 1 FROM blocks g WHERE g.ulid=b.ulid AND "
+		"g.state='live' AND g.missing=0) ORDER BY added_at, ulid";
 	return list(c, sql, NULL, NULL, arena, out, n, err);
 }
 
@@ -324,9 +353,16 @@ static void bind_plan(sqlite3_stmt *st, const void *arg)
 {
 	const struct plan *p = arg;
 	catalog_bind_span(st, 1, p->tenant);
-	sqlite3_bind_int64(st, 2, p->mint);
+	/* so that less 2^62 it stays a whole number */
+	sqlite3_bind_int64(st, 2, p->mint > -(INT64_C(1) << 62) ? p->mint : -(INT64_C(1) << 62));
 	sqlite3_bind_int64(st, 3, p->maxt);
 }
+
+/* Every span a block may have, and with it the seek in blocks_by_time that finds those of it. */
+#define SPANS "(WITH RECURSIVE k(n) AS (SELECT 0 UNION ALL SELECT n+1 FROM k WHERE n<63) SELECT n FROM k)"
+#define OVERLAPS                                                                                                                                     \
+	"WHERE b.tenant=?1 AND b.resolution=0 AND b.span=n AND b.min_time<=?3 AND b.min_time>=iif(n=63,-9223372036854775807-1,?2-(1<<n))"            \
+	" AND b.max_time>?2"
 
 /* A marked block counts only while no unmarked live block of its tenant and resolution holds all of its sources. */
 #define READABLE                                                                                                                                     \
@@ -339,10 +375,8 @@ errc catalog_plan(struct catalog *c, struct span tenant, int64_t mint, int64_t m
 	struct err *err)
 {
 	static const char sql[] =
-		"SELECT " BLOCK_COLUMNS ", 1, " HAS_LOCAL
-		" FROM blocks b WHERE tenant=?1 AND resolution=0 AND max_time>?2 AND min_time<=?3 AND state='live' AND " READABLE
-		" UNION ALL SELECT " BLOCK_COLUMNS
-		", 0, 1 FROM local_blocks b WHERE tenant=?1 AND resolution=0 AND max_time>?2 AND min_time<=?3 AND state<>'quarantined'"
+		"SELECT " BLOCK_COLUMNS ", 1, " HAS_LOCAL " FROM " SPANS " CROSS JOIN blocks b " OVERLAPS " AND state='live' AND " READABLE
+		" UNION ALL SELECT " BLOCK_COLUMNS ", 0, 1 FROM " SPANS " CROSS JOIN local_blocks b " OVERLAPS " AND state<>'quarantined'"
 		" AND NOT EXISTS (SELECT 1 FROM blocks g WHERE g.ulid=b.ulid AND g.state='live')";
 	const struct plan p = {tenant, mint, maxt};
 	return list(c, sql, bind_plan, &p, arena, out, n, err);
@@ -383,17 +417,16 @@ errc catalog_quarantine(struct catalog *c, struct ulid u, const char *reason, st
 	TRY(catalog_take(c, &conn, err));
 	TRY(catalog_run(conn, "BEGIN IMMEDIATE", err));
 	bool any = false;
-	for (int i = 0; rc == OK && i < 2; i++) {
+	for (int i = 0; rc == OK && !any && i < 2; i++) {
 		sqlite3_stmt *st = catalog_stmt(conn, i ? local : block, err);
 		if (st) {
 			catalog_bind_ulid(st, 1, u);
 			sqlite3_bind_text(st, 2, reason, -1, SQLITE_TRANSIENT);
 		}
 		rc = catalog_exec(conn, st, err);
-		if (rc == OK && sqlite3_changes(conn->db) > 0) {
-			any = true;
+		any = rc == OK && sqlite3_changes(conn->db) > 0;
+		if (any)
 			rc = catalog_seal(conn, i == 1, u, err);
-		}
 	}
 	if (rc == OK && !any)
 		rc = err_set(err, ERR_NOTFOUND, "no block %s in the catalog", ulid_text(u).s);
@@ -446,10 +479,7 @@ errc catalog_meta_json(struct catalog *c, struct ulid u, struct arena *arena, st
 	}
 	struct span text = catalog_column(st, 0);
 	if (crc32c(0, text.p, text.n) != (uint32_t)sqlite3_column_int64(st, 1)) {
-		pthread_mutex_lock(&c->mu);
-		c->damaged = true;
-		pthread_mutex_unlock(&c->mu);
-		rc = err_set(err, ERR_CORRUPT, "catalog: the meta.json of %s has a wrong checksum: the catalog is rebuilt", ulid_text(u).s);
+		rc = catalog_row_bad(c, span_cstr(ulid_text(u).s), err);
 		goto fail;
 	}
 	*json = arena_dup(arena, text);

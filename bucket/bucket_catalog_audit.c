@@ -17,7 +17,7 @@
 #include "base/tenant.h"
 #include "bucket/bucket_catalog_int.h"
 
-enum { FETCHERS = 8, MISSING_MAX = 2 };
+enum { FETCHERS = 8, MISSING_MAX = 2, BATCH = 32, PROGRESS = 1000 };
 
 /* A block as the listing shows it. */
 struct seen {
@@ -26,6 +26,7 @@ struct seen {
 	uint64_t meta_size;
 	int64_t meta_mtime;
 	bool has_meta, marked;
+	struct span objects; /* JSON, in the audit's text arena */
 };
 
 struct audit {
@@ -35,7 +36,9 @@ struct audit {
 	struct catalog_audit_stats *st;
 	int64_t started_ms;
 
-	struct seen cur; /* being listed */
+	struct seen cur;    /* being listed */
+	struct buf objects; /* of cur */
+	struct arena text;  /* objects of jobs */
 	bool open;
 	struct catalog_conn *conn; /* the lister's */
 
@@ -69,8 +72,8 @@ static errc grow(void **v, size_t n, size_t *cap, size_t size, struct err *err)
 /* Is the row as the bucket shows the block? Notes a first listing's time on our own uploads without reading them again. */
 static errc compare(struct audit *a, const struct seen *s, bool *same, struct err *err)
 {
-	static const char get[] = "SELECT meta_size, meta_mtime, marked, state, missing, bytes FROM blocks WHERE ulid=?1";
-	static const char touch[] = "UPDATE blocks SET meta_mtime=?2, missing=0, bytes=?3 WHERE ulid=?1";
+	static const char get[] = "SELECT meta_size, meta_mtime, marked, objects, missing, bytes FROM blocks WHERE ulid=?1";
+	static const char touch[] = "UPDATE blocks SET meta_mtime=?2, missing=0, bytes=?3, objects=?4 WHERE ulid=?1";
 	*same = false;
 	sqlite3_stmt *st = catalog_stmt(a->conn, get, err);
 	if (!st)
@@ -89,12 +92,12 @@ static errc compare(struct audit *a, const struct seen *s, bool *same, struct er
 	}
 	uint64_t size = (uint64_t)sqlite3_column_int64(st, 0), bytes = (uint64_t)sqlite3_column_int64(st, 5);
 	int64_t mtime = sqlite3_column_int64(st, 1), missing = sqlite3_column_int64(st, 4);
-	bool marked = sqlite3_column_int64(st, 2) != 0;
+	bool marked = sqlite3_column_int64(st, 2) != 0, same_objects = span_eq(catalog_column(st, 3), s->objects);
 	sqlite3_reset(st);
 	*same = size == s->meta_size && (mtime == s->meta_mtime || mtime == 0) && marked == s->marked && !(a->opt && a->opt->reread);
 	if (!*same)
 		a->st->changed++;
-	if (!*same || (mtime == s->meta_mtime && missing == 0 && bytes == s->bytes))
+	if (!*same || (mtime == s->meta_mtime && missing == 0 && bytes == s->bytes && same_objects))
 		return OK;
 	errc rc = catalog_run(a->conn, "BEGIN IMMEDIATE", err);
 	if (rc != OK)
@@ -104,6 +107,7 @@ static errc compare(struct audit *a, const struct seen *s, bool *same, struct er
 		catalog_bind_ulid(st, 1, s->ulid);
 		sqlite3_bind_int64(st, 2, s->meta_mtime);
 		sqlite3_bind_int64(st, 3, (int64_t)s->bytes);
+		catalog_bind_span(st, 4, s->objects);
 	}
 	rc = catalog_exec(a->conn, st, err);
 	if (rc == OK)
@@ -113,8 +117,11 @@ static errc compare(struct audit *a, const struct seen *s, bool *same, struct er
 
 static errc block_listed(struct audit *a, struct err *err)
 {
-	const struct seen *s = &a->cur;
+	struct seen *s = &a->cur;
 	errc rc = OK;
+	buf_u8(&a->objects, '}');
+	/* Too many objects to list are not a block of anybody's; what reads need is asked of meta.json then. */
+	s->objects = a->objects.failed ? SPAN("") : span_of(a->objects.p, a->objects.n);
 	if (!s->has_meta) {
 		/* Half uploaded, or half deleted: nobody's block yet. */
 		a->st->partial++;
@@ -127,7 +134,10 @@ static errc block_listed(struct audit *a, struct err *err)
 	TRY(compare(a, s, &same, err));
 	if (!same) {
 		TRY(grow((void **)&a->jobs, a->n_jobs, &a->cap_jobs, sizeof *a->jobs, err));
-		a->jobs[a->n_jobs++] = *s;
+		a->jobs[a->n_jobs] = *s;
+		a->jobs[a->n_jobs].objects = arena_dup(&a->text, s->objects);
+		CHECK(a->jobs[a->n_jobs].objects.p, ERR_NOMEM, "audit: no memory for the objects of %zu blocks", a->n_jobs);
+		a->n_jobs++;
 	}
 fail:
 	return rc;
@@ -149,10 +159,13 @@ static errc object_listed(void *arg, const struct bucket_object *o, struct err *
 	}
 	if (!a->open) {
 		a->cur = (struct seen){.ulid = u};
+		buf_clear(&a->objects);
+		buf_u8(&a->objects, '{');
 		a->open = true;
 	}
 	struct span rest = span_of(o->key.p + ULID_TEXT_BYTES + 1, o->key.n - ULID_TEXT_BYTES - 1);
 	a->cur.bytes += o->size_bytes;
+	catalog_objects_add(&a->objects, rest, o->size_bytes);
 	if (span_is(rest, "meta.json")) {
 		a->cur.has_meta = true;
 		a->cur.meta_size = o->size_bytes;
@@ -176,44 +189,66 @@ fail:
 	return rc;
 }
 
-/* One block's meta.json into its row. What is wrong with the block stands in its row; only trouble with the bucket or the catalog is an error. */
-static errc fetch(struct audit *a, struct catalog_conn *conn, const struct seen *s, struct arena *arena, struct err *err)
-{
-	errc rc = OK;
-	char key[64];
+/* A block that was read, or why it can't be. */
+struct fetched {
+	const struct seen *s;
 	struct span json;
 	struct block_meta meta;
+	bool gone, bad;
+	const char *why;
+};
+
+/* What is wrong with the block will stand in its row; only trouble with the bucket or the catalog is an error. */
+static errc fetch(struct audit *a, const struct seen *s, struct arena *arena, struct fetched *f, struct err *err)
+{
+	char key[64];
 	struct err why = {0};
+	*f = (struct fetched){.s = s};
 	snprintf(key, sizeof key, "%s/meta.json", ulid_text(s->ulid).s);
-	rc = bucket_get(a->b, key, LIMIT_META_JSON_BYTES, arena, &json, &why);
-	if (rc == ERR_NOTFOUND)
-		return OK; /* deleted meanwhile: the next audit says so */
+	errc rc = bucket_get(a->b, key, LIMIT_META_JSON_BYTES, arena, &f->json, &why);
+	/* deleted meanwhile: the next audit says so */
+	f->gone = rc == ERR_NOTFOUND;
+	if (f->gone)
+		return OK;
 	if (rc == OK)
-		rc = block_meta_parse(key, json, arena, &meta, &why);
+		rc = block_meta_parse(key, f->json, arena, &f->meta, &why);
 	if (rc == OK)
-		rc = judge(s, &meta, &why);
-	bool bad = rc == ERR_CORRUPT || rc == ERR_INVALID || rc == ERR_LIMIT || rc == ERR_UNSUPPORTED;
-	if (rc != OK && !bad)
+		rc = judge(s, &f->meta, &why);
+	f->bad = rc == ERR_CORRUPT || rc == ERR_INVALID || rc == ERR_LIMIT || rc == ERR_UNSUPPORTED;
+	if (rc != OK && !f->bad)
 		return err_set(err, rc, "%s", why.msg);
-	if (bad) {
+	if (f->bad) {
 		log_error("block in the bucket can't be read and is left out", LULID("block", s->ulid), LERR(&why));
+		f->why = arena_printf(arena, "%s", why.msg);
 		pthread_mutex_lock(&a->mu);
 		a->st->bad++;
 		pthread_mutex_unlock(&a->mu);
 	}
-	rc = catalog_run(conn, "BEGIN IMMEDIATE", err);
+	return OK;
+}
+
+/* Rows of what was read, in one transaction: its sync is what a row costs. */
+static errc store(struct audit *a, struct catalog_conn *conn, const struct fetched *v, size_t n, struct err *err)
+{
+	errc rc = catalog_run(conn, "BEGIN IMMEDIATE", err);
 	if (rc != OK)
 		return rc;
-	if (bad) {
-		rc = catalog_put_bad(a->c, conn, s->ulid, why.msg, s->bytes, s->meta_size, s->meta_mtime, err);
-	} else {
-		const struct catalog_put p = {.meta = &meta,
-			.json = json,
+	for (size_t i = 0; rc == OK && i < n; i++) {
+		const struct seen *s = v[i].s;
+		const struct catalog_put p = {.meta = &v[i].meta,
+			.json = v[i].json,
 			.bytes = s->bytes,
 			.state = BLOCK_LIVE,
 			.marked = s->marked,
 			.meta_size = s->meta_size,
-			.meta_mtime = s->meta_mtime};
+			.meta_mtime = s->meta_mtime,
+			.objects = s->objects};
+		if (v[i].gone)
+			continue;
+		if (v[i].bad) {
+			rc = catalog_put_bad(a->c, conn, s->ulid, v[i].why, &p, err);
+			continue;
+		}
 		rc = catalog_put_block(a->c, conn, &p, err);
 		if (rc == OK)
 			rc = catalog_feed(a->c, conn, s->marked ? "marked" : "live", s->ulid, err);
@@ -227,16 +262,26 @@ static void *fetcher(void *arg)
 	struct arena arena;
 	struct err err = {0};
 	struct catalog_conn *conn = NULL;
+	struct fetched batch[BATCH];
 	arena_init(&arena, 4 * LIMIT_META_JSON_BYTES);
 	errc rc = catalog_take(a->c, &conn, &err);
-	while (rc == OK) {
-		size_t i = atomic_fetch_add(&a->next_job, 1);
-		if (i >= a->n_jobs)
-			break;
-		rc = fetch(a, conn, &a->jobs[i], &arena, &err);
+	for (bool more = true; more && rc == OK;) {
+		size_t n = 0;
+		while (rc == OK && n < BATCH && arena.used_bytes < LIMIT_META_JSON_BYTES) {
+			size_t i = atomic_fetch_add(&a->next_job, 1);
+			more = i < a->n_jobs;
+			if (!more)
+				break;
+			rc = fetch(a, &a->jobs[i], &arena, &batch[n], &err);
+			n += rc == OK;
+		}
+		if (n > 0) {
+			errc stored = store(a, conn, batch, n, rc == OK ? &err : NULL);
+			rc = rc == OK ? stored : rc;
+		}
 		arena_reset(&arena);
-		size_t done = atomic_fetch_add(&a->done, 1) + 1;
-		if (a->opt && a->opt->progress && done % 1000 == 0)
+		size_t before = atomic_fetch_add(&a->done, n), done = before + n;
+		if (a->opt && a->opt->progress && before / PROGRESS != done / PROGRESS)
 			a->opt->progress(a->opt->arg, done, a->n_jobs);
 	}
 	catalog_give(a->c, conn);
@@ -320,8 +365,10 @@ static errc find_missing(struct audit *a, struct err *err)
 			struct ulid u;
 			struct span text = catalog_column(st, 0);
 			rows++;
-			if (!ulid_parse(text, &u))
-				continue;
+			if (!ulid_parse(text, &u)) {
+				sqlite3_reset(st);
+				return catalog_row_bad(a->c, text, err);
+			}
 			memcpy(last, text.p, ULID_TEXT_BYTES);
 			if (!bsearch(&u, a->present, a->n_present, sizeof u, ulid_order)) {
 				gone[n] = u;
@@ -353,6 +400,8 @@ errc catalog_audit(struct catalog *c, struct bucket *b, const struct catalog_aud
 	int64_t begin = io_mono_ms();
 	*stats = (struct catalog_audit_stats){0};
 	pthread_mutex_init(&a.mu, NULL);
+	buf_init(&a.objects, LIMIT_META_JSON_BYTES);
+	arena_init(&a.text, GIB);
 	pthread_mutex_lock(&c->mu);
 	c->auditing = true;
 	pthread_mutex_unlock(&c->mu);
@@ -368,6 +417,8 @@ fail:
 	catalog_give(c, a.conn);
 	free(a.jobs);
 	free(a.present);
+	buf_free(&a.objects);
+	arena_free(&a.text);
 	stats->duration_ms = io_mono_ms() - begin;
 	pthread_mutex_lock(&c->mu);
 	c->auditing = false;

@@ -10,6 +10,7 @@ enum { CATALOG_SCHEMA = 1, CATALOG_STATEMENTS = 40, CATALOG_IDLE_CONNECTIONS = 3
 /* One SQLite connection, used by one thread at a time. Statements are prepared once per connection, found by the SQL's address. */
 struct catalog_conn {
 	sqlite3 *db;
+	struct catalog *catalog; /* told of damage; NULL while the file is being opened */
 	struct catalog_conn *next;
 	struct {
 		const char *sql;
@@ -40,13 +41,14 @@ struct catalog {
 
 /* Columns of blocks and local_blocks up to crc, in the schema's order: what is sealed and read together. */
 #define BLOCK_COLUMNS                                                                                                                                \
-	"ulid,tenant,min_time,max_time,resolution,level,state,reason,labels,source,samples,series,chunks,bytes,marked,missing,added_at,"             \
-	"meta_size,meta_mtime,index_size,symbols_off,series_off,postings_off,postings_table_off,meta_crc,crc"
+	"ulid,tenant,min_time,max_time,span,resolution,level,state,reason,labels,source,samples,series,chunks,bytes,marked,missing,added_at,"        \
+	"meta_size,meta_mtime,objects,index_size,symbols_off,series_off,postings_off,postings_table_off,meta_crc,crc"
 enum block_column {
 	COL_ULID,
 	COL_TENANT,
 	COL_MIN,
 	COL_MAX,
+	COL_SPAN,
 	COL_RESOLUTION,
 	COL_LEVEL,
 	COL_STATE,
@@ -62,6 +64,7 @@ enum block_column {
 	COL_ADDED,
 	COL_META_SIZE,
 	COL_META_MTIME,
+	COL_OBJECTS,
 	COL_INDEX_SIZE,
 	COL_SYMBOLS,
 	COL_SERIES_OFF,
@@ -96,6 +99,8 @@ struct span catalog_column(sqlite3_stmt *st, int at); /* borrowed until the next
 
 /* Reads the row that `st` stands on (BLOCK_COLUMNS first), checking its CRC. ERR_CORRUPT marks the catalog as damaged. */
 CHECKED errc catalog_row(struct catalog *c, sqlite3_stmt *st, struct arena *arena, struct catalog_block *b, struct err *err);
+/* Marks the catalog as damaged; ERR_CORRUPT. */
+errc catalog_row_bad(struct catalog *c, struct span ulid, struct err *err);
 /* Computes and stores a row's CRC after it was written. table: "blocks" or "local_blocks". */
 CHECKED errc catalog_seal(struct catalog_conn *conn, bool local, struct ulid u, struct err *err);
 CHECKED errc catalog_feed(struct catalog *c, struct catalog_conn *conn, const char *kind, struct ulid u, struct err *err);
@@ -110,11 +115,18 @@ struct catalog_put {
 	bool marked;
 	uint64_t meta_size;
 	int64_t meta_mtime;
+	struct span objects; /* JSON, see the schema */
 };
+/* Appends one member of the text that column objects holds: '{' before the first, '}' behind the last are the caller's. */
+void catalog_objects_add(struct buf *out, struct span rel_path, uint64_t size_bytes);
+/* The same from a meta.json's own list; `meta_bytes`: of meta.json itself, 0 leaves it out. */
+void catalog_objects_of(const struct block_meta *meta, uint64_t meta_bytes, struct buf *out);
+/* Bits of a block's length; see the schema. */
+unsigned catalog_span(int64_t mint, int64_t maxt);
 /* Writes (or replaces) a row of blocks with its sources, or of local_blocks, and seals it. Inside a transaction. A bucket row's index ranges stay when
  * the meta.json is the same. */
 CHECKED errc catalog_put_block(struct catalog *c, struct catalog_conn *conn, const struct catalog_put *p, struct err *err);
 CHECKED errc catalog_put_local(struct catalog *c, struct catalog_conn *conn, const struct catalog_put *p, struct err *err);
-/* A bucket row for a block whose meta.json can't be read: quarantined with the reason. */
-CHECKED errc catalog_put_bad(struct catalog *c, struct catalog_conn *conn, struct ulid u, const char *reason, uint64_t bytes, uint64_t meta_size,
-	int64_t meta_mtime, struct err *err);
+/* A bucket row for a block whose meta.json can't be read: quarantined with the reason. Of `seen` bytes, meta_size, meta_mtime, objects and marked count. */
+CHECKED errc catalog_put_bad(
+	struct catalog *c, struct catalog_conn *conn, struct ulid u, const char *reason, const struct catalog_put *seen, struct err *err);

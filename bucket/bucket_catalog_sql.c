@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include "base/io.h"
+#include "base/json.h"
 #include "base/tenant.h"
 #include "bucket/bucket_catalog_int.h"
 
@@ -23,6 +24,10 @@ errc catalog_error(struct catalog_conn *conn, const char *what, struct err *err)
 	switch (code) {
 	case SQLITE_CORRUPT:
 	case SQLITE_NOTADB:
+	case SQLITE_ERROR: /* our statements are what they always were: the schema under them is not */
+	case SQLITE_SCHEMA:
+	case SQLITE_FORMAT:
+	case SQLITE_MISMATCH:
 		rc = ERR_CORRUPT;
 		break;
 	case SQLITE_FULL:
@@ -37,6 +42,11 @@ errc catalog_error(struct catalog_conn *conn, const char *what, struct err *err)
 		break;
 	default:
 		break;
+	}
+	if (rc == ERR_CORRUPT && conn->catalog) {
+		pthread_mutex_lock(&conn->catalog->mu);
+		conn->catalog->damaged = true;
+		pthread_mutex_unlock(&conn->catalog->mu);
 	}
 	return err_set(err, rc, "catalog: %s: %s", what, conn && conn->db ? sqlite3_errmsg(conn->db) : "out of memory");
 }
@@ -127,6 +137,38 @@ static errc integrity(struct catalog_conn *conn, struct err *err)
 	return rc;
 }
 
+/* Does the file's schema say, word for word, what a new one's would? */
+static errc schema_check(struct catalog_conn *conn, struct err *err)
+{
+	static const char sql[] = "SELECT type, name, tbl_name, coalesce(sql,'') FROM sqlite_schema ORDER BY type, name";
+	errc rc = OK;
+	struct catalog_conn model = {0};
+	sqlite3_stmt *a = NULL, *b = NULL;
+	bool same = true, more = true;
+	if (sqlite3_open_v2(":memory:", &model.db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, NULL) != SQLITE_OK ||
+		sqlite3_exec(model.db, schema_sql, NULL, NULL, NULL) != SQLITE_OK || sqlite3_prepare_v2(model.db, sql, -1, &a, NULL) != SQLITE_OK) {
+		rc = err_set(err, ERR_NOMEM, "catalog: the schema could not be made: %s", sqlite3_errmsg(model.db));
+		goto fail;
+	}
+	if (sqlite3_prepare_v2(conn->db, sql, -1, &b, NULL) != SQLITE_OK) {
+		rc = catalog_error(conn, "schema", err);
+		goto fail;
+	}
+	while (same && more) {
+		int want = sqlite3_step(a), got = sqlite3_step(b);
+		same = want == got;
+		more = want == SQLITE_ROW;
+		for (int i = 0; same && more && i < 4; i++)
+			same = span_eq(catalog_column(a, i), catalog_column(b, i));
+	}
+	CHECK(same, ERR_CORRUPT, "catalog: the file's schema is not that of version %d", CATALOG_SCHEMA);
+fail:
+	sqlite3_finalize(a);
+	sqlite3_finalize(b);
+	sqlite3_close(model.db);
+	return rc;
+}
+
 errc catalog_conn_open(struct catalog *c, bool *fresh, struct catalog_conn **out, struct err *err)
 {
 	errc rc = OK;
@@ -168,9 +210,11 @@ errc catalog_conn_open(struct catalog *c, bool *fresh, struct catalog_conn **out
 				"catalog: %s has schema version %" PRId64
 				", this varve knows up to %d: run the newer varve again; nothing was changed",
 				c->path, version, CATALOG_SCHEMA);
+			TRY(schema_check(conn, err));
 			TRY(integrity(conn, err));
 		}
 	}
+	conn->catalog = c;
 	*out = conn;
 	return OK;
 fail:
@@ -330,19 +374,22 @@ static bool labels_of_json(struct span text, struct arena *arena, struct labels 
 	return ok;
 }
 
+errc catalog_row_bad(struct catalog *c, struct span ulid, struct err *err)
+{
+	metric_add(c->row_errors, 1);
+	pthread_mutex_lock(&c->mu);
+	c->damaged = true;
+	pthread_mutex_unlock(&c->mu);
+	return err_set(err, ERR_CORRUPT, "catalog: a row's checksum is wrong (block %.*s): the catalog is rebuilt", SPAN_ARG(ulid));
+}
+
 errc catalog_row(struct catalog *c, sqlite3_stmt *st, struct arena *arena, struct catalog_block *b, struct err *err)
 {
 	*b = (struct catalog_block){0};
 	bool ok = row_crc(st) == (uint32_t)sqlite3_column_int64(st, COL_CRC) && ulid_parse(catalog_column(st, COL_ULID), &b->ulid) &&
 		  state_parse(catalog_column(st, COL_STATE), &b->state);
-	if (!ok) {
-		metric_add(c->row_errors, 1);
-		pthread_mutex_lock(&c->mu);
-		c->damaged = true;
-		pthread_mutex_unlock(&c->mu);
-		return err_set(err, ERR_CORRUPT, "catalog: a row's checksum is wrong (block %.*s): the catalog is rebuilt",
-			SPAN_ARG(catalog_column(st, COL_ULID)));
-	}
+	if (!ok)
+		return catalog_row_bad(c, catalog_column(st, COL_ULID), err);
 	b->tenant = arena_dup(arena, catalog_column(st, COL_TENANT));
 	b->mint = sqlite3_column_int64(st, COL_MIN);
 	b->maxt = sqlite3_column_int64(st, COL_MAX);
@@ -356,6 +403,7 @@ errc catalog_row(struct catalog *c, sqlite3_stmt *st, struct arena *arena, struc
 	b->bytes = (uint64_t)sqlite3_column_int64(st, COL_BYTES);
 	b->marked = sqlite3_column_int64(st, COL_MARKED) != 0;
 	b->added_ms = sqlite3_column_int64(st, COL_ADDED);
+	b->objects = arena_dup(arena, catalog_column(st, COL_OBJECTS));
 	b->has_ranges = sqlite3_column_type(st, COL_INDEX_SIZE) == SQLITE_INTEGER;
 	b->ranges = (struct block_index_ranges){
 		.index_size = (uint64_t)sqlite3_column_int64(st, COL_INDEX_SIZE),
@@ -364,9 +412,77 @@ errc catalog_row(struct catalog *c, sqlite3_stmt *st, struct arena *arena, struc
 		.postings_off = (uint64_t)sqlite3_column_int64(st, COL_POSTINGS),
 		.postings_table_off = (uint64_t)sqlite3_column_int64(st, COL_POSTINGS_TABLE),
 	};
-	if (!b->tenant.p || !b->reason.p || !b->source.p || !labels_of_json(catalog_column(st, COL_LABELS), arena, &b->ext_labels))
+	if (!b->tenant.p || !b->reason.p || !b->source.p || !b->objects.p || !labels_of_json(catalog_column(st, COL_LABELS), arena, &b->ext_labels))
 		return err_set(err, ERR_NOMEM, "catalog: no memory for a row");
 	return OK;
+}
+
+/* ---- what a block's objects are ---- */
+
+unsigned catalog_span(int64_t mint, int64_t maxt)
+{
+	uint64_t n = (uint64_t)maxt - (uint64_t)mint;
+	return maxt <= mint ? 0 : n >> 63 ? 63 : 64 - (unsigned)__builtin_clzll(n);
+}
+
+void catalog_objects_add(struct buf *out, struct span rel_path, uint64_t size_bytes)
+{
+	if (out->n > 0 && out->p[out->n - 1] != '{')
+		buf_u8(out, ',');
+	buf_json_string(out, rel_path);
+	buf_printf(out, ":%" PRIu64, size_bytes);
+}
+
+static int by_path(const void *a, const void *b)
+{
+	return span_cmp((*(const struct block_file *const *)a)->rel_path, (*(const struct block_file *const *)b)->rel_path);
+}
+
+void catalog_objects_of(const struct block_meta *meta, uint64_t meta_bytes, struct buf *out)
+{
+	const struct block_file **v = calloc(meta->n_files + 1, sizeof *v);
+	if (!v) {
+		out->failed = true;
+		return;
+	}
+	const struct block_file own = {.rel_path = SPAN("meta.json"), .size_bytes = meta_bytes};
+	size_t n = 0;
+	for (size_t i = 0; i < meta->n_files; i++)
+		if (!span_is(meta->files[i].rel_path, "meta.json"))
+			v[n++] = &meta->files[i];
+	if (meta_bytes > 0)
+		v[n++] = &own;
+	qsort(v, n, sizeof *v, by_path);
+	buf_u8(out, '{');
+	for (size_t i = 0; i < n; i++)
+		catalog_objects_add(out, v[i]->rel_path, v[i]->size_bytes);
+	buf_u8(out, '}');
+	free(v);
+}
+
+errc catalog_objects(const struct catalog_block *b, struct arena *arena, struct block_file **out, size_t *n, struct err *err)
+{
+	errc rc = OK;
+	*out = NULL;
+	*n = 0;
+	if (b->objects.n == 0)
+		return OK;
+	json_t *o = json_loadb(b->objects.p, b->objects.n, 0, NULL);
+	const char *path;
+	json_t *size;
+	CHECK(json_is_object(o), ERR_CORRUPT, "catalog: the objects of %s are not listed as they should be", ulid_text(b->ulid).s);
+	struct block_file *v = arena_calloc(arena, json_object_size(o) + 1, sizeof *v);
+	CHECK(v, ERR_NOMEM, "catalog: no memory for the objects of a block");
+	json_object_foreach(o, path, size)
+	{
+		v[*n] = (struct block_file){.rel_path = arena_dup(arena, span_cstr(path)), .size_bytes = (uint64_t)json_integer_value(size)};
+		CHECK(v[*n].rel_path.p, ERR_NOMEM, "catalog: no memory for the objects of a block");
+		(*n)++;
+	}
+	*out = v;
+fail:
+	json_decref(o);
+	return rc;
 }
 
 /* ---- writing rows ---- */
@@ -414,13 +530,15 @@ static errc put_row(struct catalog_conn *conn, const char *sql, const struct cat
 	sqlite3_bind_int64(st, 18, p->meta_mtime);
 	sqlite3_bind_int64(st, 19, crc32c(0, p->json.p, p->json.n));
 	catalog_bind_span(st, 20, p->json);
+	sqlite3_bind_int64(st, 21, catalog_span(m->mint, m->maxt));
+	catalog_bind_span(st, 22, p->objects);
 	return catalog_exec(conn, st, err);
 }
 
 #define PUT_COLUMNS                                                                                                                                  \
 	"(ulid,tenant,min_time,max_time,resolution,level,state,reason,labels,source,samples,series,chunks,bytes,marked,missing,added_at,meta_size,"  \
-	"meta_mtime,meta_crc,crc,meta)"
-#define PUT_VALUES "VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,0,?16,?17,?18,?19,0,?20)"
+	"meta_mtime,meta_crc,crc,meta,span,objects)"
+#define PUT_VALUES "VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,0,?16,?17,?18,?19,0,?20,?21,?22)"
 
 errc catalog_put_block(struct catalog *c, struct catalog_conn *conn, const struct catalog_put *p, struct err *err)
 {
@@ -428,7 +546,7 @@ errc catalog_put_block(struct catalog *c, struct catalog_conn *conn, const struc
 		"INSERT INTO blocks " PUT_COLUMNS " " PUT_VALUES
 		" ON CONFLICT (ulid) DO UPDATE SET tenant=?2,min_time=?3,max_time=?4,resolution=?5,level=?6,state=?7,reason=?8,labels=?9,source=?10,"
 		"samples=?11,series=?12,chunks=?13,bytes=?14,marked=?15,missing=0,meta_size=?17,meta_mtime=?18,"
-		"index_size=iif(meta_crc=?19,index_size,NULL),meta_crc=?19,meta=?20";
+		"index_size=iif(meta_crc=?19,index_size,NULL),meta_crc=?19,meta=?20,span=?21,objects=?22";
 	static const char drop_sources[] = "DELETE FROM block_sources WHERE ulid=?1";
 	static const char add_source[] = "INSERT OR IGNORE INTO block_sources (source, ulid) VALUES (?1, ?2)";
 	(void)c;
@@ -461,17 +579,18 @@ errc catalog_put_local(struct catalog *c, struct catalog_conn *conn, const struc
 	return rc;
 }
 
-errc catalog_put_bad(struct catalog *c, struct catalog_conn *conn, struct ulid u, const char *reason, uint64_t bytes, uint64_t meta_size,
-	int64_t meta_mtime, struct err *err)
+errc catalog_put_bad(struct catalog *c, struct catalog_conn *conn, struct ulid u, const char *reason, const struct catalog_put *seen, struct err *err)
 {
 	const struct block_meta meta = {.ulid = u, .source = {"", 0}};
 	const struct catalog_put p = {.meta = &meta,
 		.json = {"", 0},
-		.bytes = bytes,
+		.bytes = seen->bytes,
 		.state = BLOCK_QUARANTINED,
 		.reason = reason,
-		.meta_size = meta_size,
-		.meta_mtime = meta_mtime};
+		.marked = seen->marked,
+		.meta_size = seen->meta_size,
+		.meta_mtime = seen->meta_mtime,
+		.objects = seen->objects};
 	errc rc = catalog_put_block(c, conn, &p, err);
 	return rc == OK ? catalog_feed(c, conn, "quarantined", u, err) : rc;
 }

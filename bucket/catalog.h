@@ -41,12 +41,13 @@ struct catalog_block {
 	int64_t added_ms;   /* when the row came; of a live local one: when it went live */
 	bool has_ranges;
 	struct block_index_ranges ranges;
+	struct span objects; /* as JSON: catalog_objects reads it */
 };
 
 struct catalog_config {
-	const char *path;      /* catalog.sqlite */
-	const char *node;      /* this node's id, for the feed */
-	bool read_only;	       /* beside a running server */
+	const char *path; /* catalog.sqlite */
+	const char *node; /* this node's id, for the feed */
+	bool read_only;	  /* beside a running server */
 };
 /* Migrates an older schema; ERR_UNSUPPORTED for a newer one, in words, untouched. *rebuilt: it was missing or set aside: the caller
  * must fill it (local directories, catalog_audit). */
@@ -65,21 +66,28 @@ CHECKED errc catalog_drop_local(struct catalog *c, struct ulid u, struct err *er
 /* Blocks to ship, oldest min time first: local and uploading, not quarantined. */
 CHECKED errc catalog_pending(struct catalog *c, struct arena *arena, struct catalog_block **out, size_t *n, struct err *err);
 
-/* Live blocks whose directories are still here, in the order in which they went live: for the shipper's clean-up. */
+/* Live blocks whose directories are still here and whose bucket row is live, in the order in which they went live: for the shipper's clean-up. */
 CHECKED errc catalog_local_live(struct catalog *c, struct arena *arena, struct catalog_block **out, size_t *n, struct err *err);
 
 /* ---- queries ---- */
 
 /* Blocks of a tenant whose [mint, maxt) overlaps [mint, maxt] (closed), at resolution 0, readable: by one SQL statement. Quarantined ones are
  * left out; of those marked for deletion only where no unmarked live block covers their sources. Local ones have local = true. */
-CHECKED errc catalog_plan(struct catalog *c, struct span tenant, int64_t mint, int64_t maxt, struct arena *arena, struct catalog_block **out, size_t *n, struct err *err);
+CHECKED errc catalog_plan(struct catalog *c, struct span tenant, int64_t mint, int64_t maxt, struct arena *arena, struct catalog_block **out,
+	size_t *n, struct err *err);
 /* All, by tenant and time; filter fields may be empty. */
 CHECKED errc catalog_list(struct catalog *c, struct arena *arena, struct catalog_block **out, size_t *n, struct err *err);
 CHECKED errc catalog_get(struct catalog *c, struct ulid u, struct arena *arena, struct catalog_block *out, struct err *err); /* ERR_NOTFOUND */
+/* The bucket's copy; where there is none, this node's. The other copy stays readable. */
 CHECKED errc catalog_quarantine(struct catalog *c, struct ulid u, const char *reason, struct err *err);
-CHECKED errc catalog_set_ranges(struct catalog *c, struct ulid u, const struct block_index_ranges *r, struct err *err); /* a cache, filled on first use */
+CHECKED errc catalog_set_ranges(
+	struct catalog *c, struct ulid u, const struct block_index_ranges *r, struct err *err); /* a cache, filled on first use */
 /* The meta.json of a block as stored (whole text), for readers of ext labels and files. */
 CHECKED errc catalog_meta_json(struct catalog *c, struct ulid u, struct arena *arena, struct span *json, struct err *err);
+
+/* What lies below the block's name in the bucket, from the listing (of a local block: its files), with sizes: meta.json of other writers need not say
+ * it, and objects like tombstones stand in none. So a read asks the bucket for no sizes. Array from the arena. */
+CHECKED errc catalog_objects(const struct catalog_block *b, struct arena *arena, struct block_file **out, size_t *n, struct err *err);
 
 /* ---- the bucket's truth ---- */
 
@@ -95,7 +103,8 @@ struct catalog_audit_options {
 /* One recursive paged LIST; GETs meta.json only of blocks that are new or whose meta.json changed (size or time), deletion marks likewise. Blocks
  * that vanished lose their row only when two audits in a row miss them. A directory without meta.json is partial: reported, not touched.
  * A meta.json that does not parse: quarantined with the reason. */
-CHECKED errc catalog_audit(struct catalog *c, struct bucket *b, const struct catalog_audit_options *opt, struct catalog_audit_stats *stats, struct err *err);
+CHECKED errc catalog_audit(
+	struct catalog *c, struct bucket *b, const struct catalog_audit_options *opt, struct catalog_audit_stats *stats, struct err *err);
 
 /* Has the bucket been read in whole since the catalog was made? Waits up to timeout_ms for an audit that is under way. ERR_AGAIN: not yet; ERR_NET:
  * the last audit failed (its message). Reads go on with what is known and say so. */

@@ -17,6 +17,7 @@ CREATE TABLE blocks (
     tenant             TEXT NOT NULL,        -- label tenant_id, or default-tenant
     min_time           INTEGER NOT NULL,
     max_time           INTEGER NOT NULL,
+    span               INTEGER NOT NULL,     -- bits of max_time - min_time: the block is shorter than 2^span ms
     resolution         INTEGER NOT NULL,     -- ms: 0 raw, 300000, 3600000
     level              INTEGER NOT NULL,     -- compaction level, 1 = as cut
     state              TEXT NOT NULL CHECK (state IN ('live', 'superseded', 'deleting', 'gone', 'quarantined')),
@@ -32,6 +33,7 @@ CREATE TABLE blocks (
     added_at           INTEGER NOT NULL,     -- when this row came
     meta_size          INTEGER NOT NULL,     -- of meta.json as listed: a change means read it again
     meta_mtime         INTEGER NOT NULL,     -- 0: not listed yet
+    objects            TEXT NOT NULL,        -- what is below <ulid>/ and how long: JSON {"index":1234,...}, ascending
     index_size         INTEGER,              -- where the index' parts are; NULL until the first read
     symbols_off        INTEGER,
     series_off         INTEGER,
@@ -42,8 +44,9 @@ CREATE TABLE blocks (
     meta               TEXT NOT NULL         -- meta.json, whole
 ) STRICT, WITHOUT ROWID;
 
--- A query's plan: blocks of a tenant and resolution that overlap a time range.
-CREATE INDEX blocks_by_time ON blocks (tenant, resolution, max_time, min_time);
+-- A query's plan: blocks of a tenant and resolution that overlap [a, b]. With span given, min_time lies between a - 2^span and b: a
+-- seek for each span, however many blocks there are before and after.
+CREATE INDEX blocks_by_time ON blocks (tenant, resolution, span, min_time);
 
 -- compaction.sources of each block: a marked block is read only while no unmarked live one covers all of its sources.
 CREATE TABLE block_sources (
@@ -59,6 +62,7 @@ CREATE TABLE local_blocks (
     tenant             TEXT NOT NULL,
     min_time           INTEGER NOT NULL,
     max_time           INTEGER NOT NULL,
+    span               INTEGER NOT NULL,
     resolution         INTEGER NOT NULL,
     level              INTEGER NOT NULL,
     state              TEXT NOT NULL CHECK (state IN ('cutting', 'local', 'uploading', 'live', 'quarantined')),
@@ -74,6 +78,7 @@ CREATE TABLE local_blocks (
     added_at           INTEGER NOT NULL,
     meta_size          INTEGER NOT NULL,
     meta_mtime         INTEGER NOT NULL,
+    objects            TEXT NOT NULL,
     index_size         INTEGER,
     symbols_off        INTEGER,
     series_off         INTEGER,
@@ -83,7 +88,7 @@ CREATE TABLE local_blocks (
     crc                INTEGER NOT NULL,
     meta               TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX local_blocks_by_time ON local_blocks (tenant, resolution, max_time, min_time);
+CREATE INDEX local_blocks_by_time ON local_blocks (tenant, resolution, span, min_time);
 
 -- What changed, in order, by the node that changed it.
 CREATE TABLE feed (

@@ -90,10 +90,16 @@ static bool may_remove(void *arg, struct ulid block)
 	return (phase == PHASE_READY || phase == PHASE_STOPPING) && head_cut_settled(s->head, block);
 }
 
-static void forget(void *arg, struct ulid block)
+static bool forget(void *arg, struct ulid block)
 {
 	struct server *s = arg;
-	query_forget(s->query, block);
+	return query_forget(s->query, block);
+}
+
+static void removed(void *arg, struct ulid block)
+{
+	struct server *s = arg;
+	query_removed(s->query, block);
 }
 
 /* ---- replay ---- */
@@ -258,6 +264,7 @@ static errc open_parts(struct server *s, struct err *err)
 		.catalog = s->catalog,
 		.may_remove = may_remove,
 		.forget = forget,
+		.removed = removed,
 		.arg = s,
 		.local_keep_ms = f->blocks_keep_local_ms,
 	};

@@ -42,7 +42,12 @@ void query_close(struct query *q)
 	free(q);
 }
 
-void query_forget(struct query *q, struct ulid block)
+bool query_forget(struct query *q, struct ulid block)
 {
-	query_blocks_forget(q->blocks, block);
+	return query_blocks_forget(q->blocks, block);
+}
+
+void query_removed(struct query *q, struct ulid block)
+{
+	query_blocks_removed(q->blocks, block);
 }

@@ -37,5 +37,7 @@ void query_series(void *q, struct http_request *r);
 void query_labels(void *q, struct http_request *r);
 void query_label_values(void *q, struct http_request *r); /* /api/v1/label/'*'/values */
 
-/* Forgets open files of a local block that is about to be removed; readers that hold it finish. Any thread. */
-void query_forget(struct query *q, struct ulid block);
+/* A local block, live in the bucket, is about to be removed: new questions read the bucket's copy. false: somebody still reads the directory; ask
+ * again later. query_removed: it is gone, or stays after all. Any thread. */
+bool query_forget(struct query *q, struct ulid block);
+void query_removed(struct query *q, struct ulid block);

@@ -2,6 +2,9 @@
  *
  * A local directory and the bucket's copy of one block are two entries: the directory may be removed while the other is read. An entry that leaves the
  * table lives on in the questions that hold a reference.
+ *
+ * A directory's files are opened as they are read, so one that is being read must stay: readers pin it. Who wants to remove it asks first
+ * (query_blocks_forget); from then on new readers are sent to the bucket, and when the last one has gone the answer is yes.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,15 +18,25 @@ enum { BUCKETS = 1024 };
 struct entry {
 	struct ulid ulid;
 	bool local;
+	uint32_t objects_crc; /* of the listing that it was opened by: another one may have brought tombstones */
 	struct block *block;
 	size_t memory;
 	struct entry *next, *newer, *older;
+};
+
+/* A local directory that is read, or is about to be removed. */
+struct pin {
+	struct ulid ulid;
+	uint32_t readers;
+	bool closing;
+	struct pin *next;
 };
 
 struct query_blocks {
 	struct query *q;
 	pthread_mutex_t mu; /* all below */
 	struct entry *table[BUCKETS];
+	struct pin *pins[BUCKETS];
 	struct entry *newest, *oldest;
 	size_t n, memory;
 	struct metric *open, *open_bytes, *opened;
@@ -66,17 +79,70 @@ static struct entry *find(struct query_blocks *b, struct ulid u, bool local)
 	return e;
 }
 
+static struct pin **pin_at(struct query_blocks *b, struct ulid u)
+{
+	struct pin **at = &b->pins[slot(u)];
+	while (*at && !ulid_eq((*at)->ulid, u))
+		at = &(*at)->next;
+	return at;
+}
+
+/* The pin of a block, made when it is not there; NULL: no memory. */
+static struct pin *pin_get(struct query_blocks *b, struct ulid u)
+{
+	struct pin **at = pin_at(b, u);
+	if (!*at && (*at = calloc(1, sizeof **at)))
+		(*at)->ulid = u;
+	return *at;
+}
+
+static void pin_drop_unused(struct query_blocks *b, struct ulid u)
+{
+	struct pin **at = pin_at(b, u), *p = *at;
+	if (p && p->readers == 0 && !p->closing) {
+		*at = p->next;
+		free(p);
+	}
+}
+
+bool query_blocks_pin(struct query_blocks *b, struct ulid u)
+{
+	pthread_mutex_lock(&b->mu);
+	struct pin *p = pin_get(b, u);
+	bool ok = p && !p->closing;
+	if (ok)
+		p->readers++;
+	pthread_mutex_unlock(&b->mu);
+	return ok;
+}
+
+void query_blocks_unpin(struct query_blocks *b, struct ulid u)
+{
+	pthread_mutex_lock(&b->mu);
+	struct pin *p = *pin_at(b, u);
+	ASSERT(p && p->readers > 0);
+	p->readers--;
+	pin_drop_unused(b, u);
+	pthread_mutex_unlock(&b->mu);
+}
+
 /* Keeps a newly opened block, unless another thread was first. Takes a reference of its own. */
-static void keep(struct query_blocks *b, struct ulid u, bool local, struct block *block)
+static void keep(struct query_blocks *b, struct ulid u, bool local, uint32_t objects_crc, struct block *block)
 {
 	struct entry *e = calloc(1, sizeof *e);
 	if (!e)
 		return;
 	pthread_mutex_lock(&b->mu);
-	if (find(b, u, local)) {
+	struct pin **pin = pin_at(b, u);
+	if (find(b, u, local) || (local && *pin && (*pin)->closing)) {
 		free(e);
 	} else {
-		*e = (struct entry){.ulid = u, .local = local, .block = block_ref(block), .memory = block_memory(block), .next = b->table[slot(u)]};
+		*e = (struct entry){.ulid = u,
+			.local = local,
+			.objects_crc = objects_crc,
+			.block = block_ref(block),
+			.memory = block_memory(block),
+			.next = b->table[slot(u)]};
 		b->table[slot(u)] = e;
 		to_front(b, e);
 		b->n++;
@@ -108,7 +174,7 @@ static errc open_one(struct query_blocks *b, const struct catalog_block *row, bo
 	} else {
 		TRY(catalog_meta_json(q->cfg.catalog, row->ulid, &a, &json, err));
 		TRY(block_meta_parse(ulid_text(row->ulid).s, json, &a, &meta, err));
-		TRY(bucket_files_open(q, &meta, &files, err));
+		TRY(bucket_files_open(q, row, &files, err));
 	}
 	/* block_open takes the files over, also when it fails. */
 	TRY(block_open(files, &meta, row->has_ranges ? &row->ranges : NULL, out, err));
@@ -126,8 +192,13 @@ fail:
 
 errc query_blocks_get(struct query_blocks *b, const struct catalog_block *row, bool local, struct block **out, struct err *err)
 {
+	uint32_t objects_crc = local ? 0 : crc32c(0, row->objects.p, row->objects.n);
 	pthread_mutex_lock(&b->mu);
 	struct entry *e = find(b, row->ulid, local);
+	if (e && e->objects_crc != objects_crc) {
+		unlink_entry(b, e);
+		e = NULL;
+	}
 	*out = e ? block_ref(e->block) : NULL;
 	if (e) {
 		*(e->newer ? &e->newer->older : &b->newest) = e->older;
@@ -139,11 +210,11 @@ errc query_blocks_get(struct query_blocks *b, const struct catalog_block *row, b
 		return OK;
 	errc rc = open_one(b, row, local, out, err);
 	if (rc == OK)
-		keep(b, row->ulid, local, *out);
+		keep(b, row->ulid, local, objects_crc, *out);
 	return rc;
 }
 
-void query_blocks_forget(struct query_blocks *b, struct ulid u)
+void query_blocks_drop(struct query_blocks *b, struct ulid u)
 {
 	pthread_mutex_lock(&b->mu);
 	for (int local = 0; local < 2; local++) {
@@ -151,6 +222,30 @@ void query_blocks_forget(struct query_blocks *b, struct ulid u)
 		if (e)
 			unlink_entry(b, e);
 	}
+	pthread_mutex_unlock(&b->mu);
+}
+
+bool query_blocks_forget(struct query_blocks *b, struct ulid u)
+{
+	pthread_mutex_lock(&b->mu);
+	struct entry *e = find(b, u, true);
+	struct pin *p = pin_get(b, u);
+	if (e)
+		unlink_entry(b, e);
+	if (p)
+		p->closing = true;
+	bool unread = p && p->readers == 0;
+	pthread_mutex_unlock(&b->mu);
+	return unread;
+}
+
+void query_blocks_removed(struct query_blocks *b, struct ulid u)
+{
+	pthread_mutex_lock(&b->mu);
+	struct pin *p = *pin_at(b, u);
+	if (p)
+		p->closing = false;
+	pin_drop_unused(b, u);
 	pthread_mutex_unlock(&b->mu);
 }
 
@@ -174,6 +269,12 @@ void query_blocks_close(struct query_blocks *b)
 		return;
 	while (b->oldest)
 		unlink_entry(b, b->oldest);
+	for (size_t i = 0; i < BUCKETS; i++)
+		while (b->pins[i]) {
+			struct pin *next = b->pins[i]->next;
+			free(b->pins[i]);
+			b->pins[i] = next;
+		}
 	pthread_mutex_destroy(&b->mu);
 	free(b);
 }

@@ -45,6 +45,7 @@ struct question {
 struct qsource {
 	struct source *src;
 	struct labels ext; /* sorted; at least tenant_id */
+	bool pinned;	   /* its local directory */
 };
 
 void question_init(struct question *qn, struct query *q, struct span tenant, int64_t mint, int64_t maxt);
@@ -121,7 +122,14 @@ CHECKED errc query_blocks_open(struct query *q, struct query_blocks **out, struc
 void query_blocks_close(struct query_blocks *b);
 /* An open block, from the table or opened now; the caller owns a reference. local: from the directory, else from the bucket. */
 CHECKED errc query_blocks_get(struct query_blocks *b, const struct catalog_block *row, bool local, struct block **out, struct err *err);
-void query_blocks_forget(struct query_blocks *b, struct ulid u);
+/* Both copies leave the table: their bytes were wrong. */
+void query_blocks_drop(struct query_blocks *b, struct ulid u);
+/* A local directory stays while it is pinned. false: it is about to be removed, read the bucket's copy. */
+bool query_blocks_pin(struct query_blocks *b, struct ulid u);
+void query_blocks_unpin(struct query_blocks *b, struct ulid u);
+/* query_forget and query_removed. */
+bool query_blocks_forget(struct query_blocks *b, struct ulid u);
+void query_blocks_removed(struct query_blocks *b, struct ulid u);
 
 CHECKED errc query_cache_open(const char *dir, uint64_t max_bytes, struct query_cache **out, struct err *err);
 void query_cache_close(struct query_cache *c);
@@ -130,8 +138,8 @@ CHECKED errc query_cache_read(struct query_cache *c, struct ulid u, uint64_t siz
 	errc (*fetch)(void *arg, uint64_t off, size_t n, void *buf, struct err *err), void *arg, struct err *err);
 void query_cache_forget(struct query_cache *c, struct ulid u);
 
-/* The files of a block in the bucket: index through the cache, chunks by ranged GETs. meta: for sizes (copied). */
-CHECKED errc bucket_files_open(struct query *q, const struct block_meta *meta, struct block_files **out, struct err *err);
+/* The files of a block in the bucket: index through the cache, chunks by ranged GETs. row: its objects (copied). */
+CHECKED errc bucket_files_open(struct query *q, const struct catalog_block *row, struct block_files **out, struct err *err);
 
 /* ---- HTTP ---- */
 CHECKED errc param_time_ms(struct http_request *r, const char *name, int64_t fallback, int64_t *out, struct err *err);

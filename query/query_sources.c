@@ -54,6 +54,45 @@ static errc plan(struct question *qn, struct catalog_block **rows, size_t *n, st
 	return rc == OK ? catalog_plan(c, qn->tenant, qn->mint, qn->maxt, &qn->arena, rows, n, err) : rc;
 }
 
+/* The block of a row, from the directory or from the bucket, among the question's sources. */
+static errc block_taken(struct question *qn, struct catalog_block *row, struct err *err)
+{
+	errc rc = OK;
+	struct block *b = NULL;
+	struct qsource s = {0};
+	struct query_blocks *blocks = qn->q->blocks;
+	qn->blamed = row->ulid;
+	qn->blamed_kind = "local";
+	TRY(with_tenant(qn, row->ext_labels, &s.ext, err));
+	if (row->local && query_blocks_pin(blocks, row->ulid)) {
+		s.pinned = true;
+		rc = query_blocks_get(blocks, row, true, &b, err);
+		if (rc != OK) {
+			query_blocks_unpin(blocks, row->ulid);
+			s.pinned = false;
+		}
+		if (rc != ERR_NOTFOUND)
+			TRY(rc);
+	}
+	/* Not here, or the directory went between the plan and now: then it is in the bucket, maybe since a moment. */
+	if (!b) {
+		if (!row->in_bucket)
+			TRY(catalog_get(qn->q->cfg.catalog, row->ulid, &qn->arena, row, err));
+		CHECK(row->in_bucket && row->state == BLOCK_LIVE, ERR_NOTFOUND, "the directory of block %s is missing", ulid_text(row->ulid).s);
+		qn->blamed_kind = "bucket";
+		TRY(query_blocks_get(blocks, row, false, &b, err));
+	}
+	TRY(block_source(b, qn->blamed_kind, &s.src, err));
+	qn->sources[qn->n_sources++] = s;
+	block_unref(b);
+	return OK;
+fail:
+	if (s.pinned)
+		query_blocks_unpin(blocks, row->ulid);
+	block_unref(b);
+	return rc;
+}
+
 errc question_sources(struct question *qn, struct err *err)
 {
 	errc rc = OK;
@@ -68,7 +107,7 @@ errc question_sources(struct question *qn, struct err *err)
 	struct labels own;
 	TRY(with_tenant(qn, qn->q->cfg.ext_labels, &own, err));
 	for (; taken < n_windows; taken++)
-		qn->sources[qn->n_sources++] = (struct qsource){windows[taken], own};
+		qn->sources[qn->n_sources++] = (struct qsource){.src = windows[taken], .ext = own};
 
 	/* Thousands of blocks against a handful of windows: sorted once. */
 	struct ulid *in_head = arena_alloc(&qn->arena, n_windows * sizeof *in_head);
@@ -80,24 +119,8 @@ errc question_sources(struct question *qn, struct err *err)
 	for (size_t i = 0; i < n_rows; i++) {
 		if (bsearch(&rows[i].ulid, in_head, n_windows, sizeof *in_head, by_ulid))
 			continue;
-		struct block *b = NULL;
-		struct source *src;
-		qn->blamed = rows[i].ulid;
-		qn->blamed_kind = rows[i].local ? "local" : "bucket";
 		TRY(question_check_deadline(qn, err));
-		rc = query_blocks_get(qn->q->blocks, &rows[i], rows[i].local, &b, err);
-		/* The local copy may go between the plan and now: it is in the bucket then. */
-		if (rc == ERR_NOTFOUND && rows[i].local && rows[i].in_bucket) {
-			qn->blamed_kind = "bucket";
-			rc = query_blocks_get(qn->q->blocks, &rows[i], false, &b, err);
-		}
-		TRY(rc);
-		rc = block_source(b, qn->blamed_kind, &src, err);
-		block_unref(b);
-		TRY(rc);
-		struct qsource *s = &qn->sources[qn->n_sources++];
-		s->src = src;
-		TRY(with_tenant(qn, rows[i].ext_labels, &s->ext, err));
+		TRY(block_taken(qn, &rows[i], err));
 	}
 fail:
 	for (; rc != OK && taken < n_windows; taken++)
@@ -107,8 +130,13 @@ fail:
 
 void question_release(struct question *qn)
 {
-	for (size_t i = 0; i < qn->n_sources; i++)
-		qn->sources[i].src->ops->release(qn->sources[i].src);
+	for (size_t i = 0; i < qn->n_sources; i++) {
+		struct qsource *s = &qn->sources[i];
+		struct ulid u = s->src->ulid;
+		s->src->ops->release(s->src);
+		if (s->pinned)
+			query_blocks_unpin(qn->q->blocks, u);
+	}
 	qn->n_sources = 0;
 	qn->sources = NULL;
 	arena_reset(&qn->arena);
@@ -139,7 +167,7 @@ bool question_blame(struct question *qn, errc rc, struct err *err)
 	snprintf(reason, sizeof reason, "%s", err->msg);
 	struct err why = {0};
 	errc done;
-	query_blocks_forget(qn->q->blocks, qn->blamed);
+	query_blocks_drop(qn->q->blocks, qn->blamed);
 	if (local) {
 		done = catalog_set_local_state(qn->q->cfg.catalog, qn->blamed, BLOCK_QUARANTINED, reason, &why);
 	} else {
@@ -149,9 +177,14 @@ bool question_blame(struct question *qn, errc rc, struct err *err)
 		/* Removed as a whole (by a compactor that is not ours, say): the next audit forgets it; until then it is left out all the same. */
 		query_cache_forget(qn->q->cache, qn->blamed);
 		done = catalog_quarantine(qn->q->cfg.catalog, qn->blamed, reason, &why);
+		/* A directory that was to go is needed again. */
+		query_blocks_removed(qn->q->blocks, qn->blamed);
 	}
+	/* Its row went while it was being read: the next plan knows where it is now. */
+	if (done == ERR_NOTFOUND)
+		return true;
 	log_error("block is damaged and is left out of reads", LULID("block", qn->blamed), LSTR("kind", qn->blamed_kind), LSTR("reason", reason));
-	if (done != OK && done != ERR_NOTFOUND) {
+	if (done != OK) {
 		log_error("the quarantine could not be noted", LERR(&why));
 		return false;
 	}

@@ -89,11 +89,13 @@ static errc tidy(struct shipper *s, struct err *err)
 	for (size_t i = 0; i < n; i++) {
 		if (now - v[i].added_ms < s->cfg.local_keep_ms || !s->cfg.may_remove(s->cfg.arg, v[i].ulid))
 			continue;
-		s->cfg.forget(s->cfg.arg, v[i].ulid);
+		if (!s->cfg.forget(s->cfg.arg, v[i].ulid))
+			continue;
 		rc = block_remove(s->cfg.block_dir, v[i].ulid, err);
-		if (rc != OK && rc != ERR_NOTFOUND)
-			goto fail;
-		TRY(catalog_drop_local(s->cfg.catalog, v[i].ulid, err));
+		if (rc == OK || rc == ERR_NOTFOUND)
+			rc = catalog_drop_local(s->cfg.catalog, v[i].ulid, err);
+		s->cfg.removed(s->cfg.arg, v[i].ulid);
+		TRY(rc);
 		metric_add(s->removed, 1);
 		log_debug("local copy of a live block removed", LULID("block", v[i].ulid));
 	}

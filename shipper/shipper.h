@@ -19,8 +19,10 @@ struct shipper_config {
 	struct catalog *catalog;
 	/* May the local directory go? (head_cut_settled) */
 	bool (*may_remove)(void *arg, struct ulid block);
-	/* Nobody may read the directory any more: forget open files. Called before it is removed. */
-	void (*forget)(void *arg, struct ulid block);
+	/* The directory is about to be removed: nobody new may read it. false: somebody still does, and it is asked again later. */
+	bool (*forget)(void *arg, struct ulid block);
+	/* After a `forget` that said true: the directory is gone, or could not be removed yet. */
+	void (*removed)(void *arg, struct ulid block);
 	void *arg;
 	int64_t local_keep_ms; /* keep a live block's directory this long for faster reads; 0 = no longer than needed */
 };

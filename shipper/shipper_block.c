@@ -121,8 +121,8 @@ errc ship_block(const struct shipper_config *cfg, struct ulid u, bool resume, st
 	char now[48], key[64];
 	format_time(io_now_ms(), now, sizeof now);
 	meta.upload_time = span_cstr(now);
-	TRY(block_meta_write(&meta, &json));
-	CHECK(!json.failed, ERR_NOMEM, "no memory for meta.json");
+	rc = block_meta_write(&meta, &json);
+	CHECK(rc == OK, rc, "meta.json %s", rc == ERR_INVALID ? "has text that is not UTF-8" : "does not fit its memory");
 	snprintf(key, sizeof key, "%s/meta.json", ulid.s);
 	TRY(bucket_put_bytes(cfg->bucket, key, span_of(json.p, json.n), err));
 	res->bytes += json.n;
