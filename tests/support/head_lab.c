@@ -433,8 +433,8 @@ static void read_block(struct lab *l, struct ulid u, struct lab_series *found)
 	struct span json;
 	struct block_meta meta;
 	struct block_files *files;
-	struct block *b;
-	struct source *src;
+	struct block *b = NULL;
+	struct source *src = NULL;
 	char dir[256], path[300];
 	arena_init(&a, 64 * MIB);
 	snprintf(dir, sizeof dir, "data/blocks/%s", ulid_text(u).s);

@@ -117,7 +117,7 @@ static errc seen_frame(void *arg, const struct wal_frame *f, struct err *err)
 		struct wal_samples_dec d;
 		struct wal_sample s;
 		struct wal_cut cut;
-		uint64_t ref;
+		uint64_t ref = 0;
 		struct span wire;
 		switch (rec.kind) {
 		case WAL_SERIES:
