@@ -59,6 +59,10 @@ objs      = $(patsubst %,$(B)/obj/%.o,$(call srcs,$(1)))
 .PHONY: all
 all: $(B)/varve
 
+# One short line per step; V=1 shows the commands.
+Q         := $(if $(V),,@)
+note       = $(if $(V)$(findstring s,$(firstword -$(MAKEFLAGS))),@:,@printf '  %-4s %s\n' $(1) $(2))
+
 # ---- set-up: make SETUP=no when the machine is prepared by other means ----
 SETUP     ?= yes
 ready      = $(if $(filter yes,$(SETUP)),$(patsubst %,build/.setup/%,$(1)))
@@ -70,7 +74,8 @@ build/.setup/venv: tests/requirements.txt
 
 $(B)/varve: $(call objs,cmd) $(call archives,$(NEED_all))
 	@mkdir -p $(@D)
-	$(CXX) $(LDFLAGS) -o $@ $(call objs,cmd) -Wl,--start-group $(call archives,$(NEED_all)) -Wl,--end-group $(call libs,$(NEED_all))
+	$(call note,LD,$@)
+	$(Q)$(CXX) $(LDFLAGS) -o $@ $(call objs,cmd) -Wl,--start-group $(call archives,$(NEED_all)) -Wl,--end-group $(call libs,$(NEED_all))
 
 $(B)/obj/base/base_flags.c.o: CPPFLAGS += -DVARVE_VERSION='"$(VERSION)"'
 $(B)/obj/base/base_flags.c.o: Makefile
@@ -79,23 +84,24 @@ define folder_rule
 $(B)/lib/lib$(1).a: $(call objs,$(1))
 	@mkdir -p $$(@D)
 	@rm -f $$@
-	ar rcs $$@ $$^
+	$(Q)ar rcs $$@ $$^
 endef
 $(foreach f,$(FOLDERS),$(eval $(call folder_rule,$(f))))
 
 $(B)/lib/libsupport.a: $(call objs,tests/support)
 	@mkdir -p $(@D)
 	@rm -f $@
-	ar rcs $@ $^
+	$(Q)ar rcs $@ $^
 
 # Cold protobuf messages, and the tests' oracle of the hot one: protobuf-c, generated into $(B)/gen.
 $(B)/gen/%.pb-c.c: %.proto | $(call ready,build)
 	@mkdir -p $(@D)
-	protoc-c --c_out=$(B)/gen $<
+	$(Q)protoc-c --c_out=$(B)/gen $<
 
 $(B)/obj/gen/%.pb-c.c.o: $(B)/gen/%.pb-c.c
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(CFLAGS) -Wno-conversion -c -o $@ $<
+	$(call note,CC,$<)
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -Wno-conversion -c -o $@ $<
 
 $(B)/lib/libproto.a: $(B)/obj/gen/proto/remote.pb-c.c.o
 $(B)/lib/libsupport.a: $(B)/obj/gen/tests/support/write_oracle.pb-c.c.o
@@ -106,16 +112,18 @@ $(patsubst %,$(B)/obj/%.o,$(wildcard tests/unit/proto_*.c tests/fuzz/fuzz_r*.c))
 
 $(B)/obj/%.c.o: %.c | $(call ready,build)
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
+	$(call note,CC,$<)
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
 
 $(B)/obj/%.cc.o: %.cc | $(call ready,build)
 	@mkdir -p $(@D)
-	$(CXX) $(CPPFLAGS) $(CXXFLAGS) -MMD -MP -c -o $@ $<
+	$(call note,CXX,$<)
+	$(Q)$(CXX) $(CPPFLAGS) $(CXXFLAGS) -MMD -MP -c -o $@ $<
 
 # The catalog's schema as a C string.
 $(B)/gen/catalog_schema.inc: bucket/catalog_schema.sql
 	@mkdir -p $(@D)
-	sed 's/\\/\\\\/g; s/"/\\"/g; s/^/"/; s/$$/\\n"/' $< > $@
+	$(Q)sed 's/\\/\\\\/g; s/"/\\"/g; s/^/"/; s/$$/\\n"/' $< > $@
 $(B)/obj/bucket/bucket_catalog_sql.c.o: $(B)/gen/catalog_schema.inc
 
 # ---- unit tests: tests/unit/<folder>_<what>_test.c, cmocka, one program each, linked against what the folder may stand on ----
@@ -128,7 +136,8 @@ WRAP      := $(foreach f,malloc calloc realloc aligned_alloc posix_memalign strd
 define link_rule
 $(1): $(2) $(B)/lib/libsupport.a $(call archives,$(3))
 	@mkdir -p $$(@D)
-	$(CXX) $(LDFLAGS) $(WRAP) -o $$@ $(2) -Wl,--start-group $(B)/lib/libsupport.a $(call archives,$(3)) -Wl,--end-group $(call libs,$(3)) $(4)
+	$(call note,LD,$$@)
+	$(Q)$(CXX) $(LDFLAGS) $(WRAP) -o $$@ $(2) -Wl,--start-group $(B)/lib/libsupport.a $(call archives,$(3)) -Wl,--end-group $(call libs,$(3)) $(4)
 endef
 $(foreach t,$(patsubst tests/unit/%.c,%,$(UNIT)),$(eval $(call link_rule,$(B)/unit/$(t),$(B)/obj/tests/unit/$(t).c.o,$(call unit_need,$(t)),-lcmocka -ljansson)))
 $(patsubst %,$(B)/obj/%.o,$(UNIT)): | $(call ready,test)
