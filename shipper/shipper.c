@@ -1,7 +1,8 @@
 /* shipper/shipper.c - one worker that moves finished blocks into the bucket, oldest first, and tidies up behind itself.
  *
- * A pass: every pending block is shipped; a block whose own files are wrong is quarantined alone; trouble with the bucket ends the pass, and the
- * next one comes after a pause drawn between 0 and a growing bound (full jitter), so that a fleet does not come back in step.
+ * A pass: every pending block is shipped; a block whose own files are wrong is quarantined alone; one that can't be read or that arrives damaged is
+ * left for the next pass, and the others go on; trouble with the bucket itself ends the pass. The next one comes after a pause drawn between 0
+ * and a growing bound (full jitter), so that a fleet does not come back in step.
  */
 #include <inttypes.h>
 #include <pthread.h>
@@ -35,6 +36,12 @@ static struct timespec deadline(int64_t ms)
 	return (struct timespec){until / 1000000000, until % 1000000000};
 }
 
+/* Trouble that may be one block's own: the next one is tried all the same. */
+static bool may_go_on(errc rc)
+{
+	return rc == ERR_IO || rc == ERR_CORRUPT;
+}
+
 /* Ships all that is pending. ERR_*: the bucket, the catalog or the disk failed; what was done stays done. */
 static errc ship_pass(struct shipper *s, struct err *err)
 {
@@ -42,6 +49,7 @@ static errc ship_pass(struct shipper *s, struct err *err)
 	struct arena list, work;
 	struct catalog_block *v;
 	size_t n;
+	errc failed = OK;
 	arena_init(&list, GIB);
 	arena_init(&work, 8 * LIMIT_META_JSON_BYTES);
 	TRY(catalog_pending(s->cfg.catalog, &list, &v, &n, err));
@@ -64,12 +72,17 @@ static errc ship_pass(struct shipper *s, struct err *err)
 		} else if (res.own_fault) {
 			log_error("local block can't be shipped and is quarantined; it stays on disk", LULID("block", v[i].ulid), LERR(&why));
 			metric_add(s->quarantined, 1);
-			TRY(catalog_set_local_state(s->cfg.catalog, v[i].ulid, BLOCK_QUARANTINED, why.msg, err));
+			rc = catalog_set_local_state(s->cfg.catalog, v[i].ulid, BLOCK_QUARANTINED, why.msg, err);
+			if (rc != OK && rc != ERR_NOTFOUND)
+				goto fail;
 		} else {
-			rc = err_set(err, rc, "block %s: %s", ulid_text(v[i].ulid).s, why.msg);
-			goto fail;
+			if (failed == OK)
+				failed = err_set(err, rc, "block %s: %s", ulid_text(v[i].ulid).s, why.msg);
+			if (!may_go_on(rc))
+				break;
 		}
 	}
+	rc = failed;
 fail:
 	arena_free(&work);
 	arena_free(&list);
@@ -237,7 +250,7 @@ errc shipper_flush(struct shipper *s, int64_t deadline_ms, struct err *err)
 				s->last_error[0] ? s->last_error : "time is up");
 		if (rc == OK) {
 			uint64_t passes = s->passes;
-			struct timespec until = deadline(1000);
+			struct timespec until = deadline(deadline_ms - waited < 1000 ? deadline_ms - waited : 1000);
 			s->woken = true;
 			pthread_cond_signal(&s->wake);
 			while (s->passes == passes && !s->stop)

@@ -78,12 +78,17 @@ fail:
 	return rc;
 }
 
-/* The objects of a block that will never be complete. Best effort: the audit reports what is left as partial. */
+/* The objects of a block that will never be complete. Not where a meta.json is: whoever put it there, that block is whole, and it is not ours to take.
+ * Best effort: the audit reports what is left as partial. */
 static void take_back(const struct shipper_config *cfg, const char *ulid, const struct block_meta *meta, struct arena *arena)
 {
+	struct err why = {0};
+	uint64_t size;
+	char *meta_key = arena_printf(arena, "%s/meta.json", ulid);
+	if (meta->n_files == 0 || !meta_key || bucket_size(cfg->bucket, meta_key, &size, &why) != ERR_NOTFOUND)
+		return;
 	for (size_t i = 0; i < meta->n_files; i++) {
 		char *key = arena_printf(arena, "%s/%.*s", ulid, SPAN_ARG(meta->files[i].rel_path));
-		struct err why = {0};
 		if (key && bucket_delete(cfg->bucket, key, &why) != OK)
 			log_warn("an object of a quarantined block could not be removed", LSTR("key", key), LERR(&why));
 	}
@@ -94,17 +99,70 @@ static bool is_meta(const struct block_file *f)
 	return span_is(f->rel_path, "meta.json");
 }
 
+static bool same_files(const struct block_meta *a, const struct block_meta *b)
+{
+	bool same = a->n_files == b->n_files && a->n_files > 0;
+	for (size_t i = 0; same && i < a->n_files; i++) {
+		const struct block_file *x = &a->files[i], *y = &b->files[i];
+		same = span_eq(x->rel_path, y->rel_path) && x->size_bytes == y->size_bytes && x->has_sha256 == y->has_sha256 &&
+		       memcmp(x->sha256, y->sha256, sizeof x->sha256) == 0;
+	}
+	return same;
+}
+
+/* Is the block whole in the bucket already? Known from its row; where the catalog may have forgotten (a crash behind the last put, a rebuild that is
+ * still reading), from its meta.json. Its objects are not written again: what a reader may be reading stays as it is. */
+static errc is_live(
+	const struct shipper_config *cfg, struct ulid u, bool ask, const struct block_meta *meta, struct arena *arena, bool *live, struct err *err)
+{
+	errc rc = OK;
+	struct catalog_block row;
+	struct block_meta there;
+	struct span json;
+	char key[64];
+	*live = false;
+	TRY(catalog_get(cfg->catalog, u, arena, &row, err));
+	if (row.in_bucket && row.state == BLOCK_LIVE) {
+		*live = true;
+		return catalog_set_local_state(cfg->catalog, u, BLOCK_LIVE, NULL, err);
+	}
+	if (row.in_bucket || !(ask || catalog_complete(cfg->catalog, 0, NULL) != OK))
+		return OK;
+	snprintf(key, sizeof key, "%s/meta.json", ulid_text(u).s);
+	rc = bucket_get(cfg->bucket, key, LIMIT_META_JSON_BYTES, arena, &json, err);
+	if (rc == ERR_NOTFOUND)
+		return OK;
+	TRY(rc);
+	if (block_meta_parse(key, json, arena, &there, NULL) != OK || !ulid_eq(there.ulid, u) || !same_files(&there, meta))
+		return OK;
+	uint64_t bytes = json.n;
+	for (size_t i = 0; i < there.n_files; i++)
+		bytes += there.files[i].size_bytes;
+	TRY(catalog_uploaded(cfg->catalog, &there, bytes, err));
+	*live = true;
+fail:
+	return rc;
+}
+
 errc ship_block(const struct shipper_config *cfg, struct ulid u, bool resume, struct arena *arena, struct ship_result *res, struct err *err)
 {
 	errc rc = OK;
 	struct ulid_text ulid = ulid_text(u);
 	struct block_meta meta = {0};
 	struct buf json;
+	bool live;
 	buf_init(&json, LIMIT_META_JSON_BYTES);
 	*res = (struct ship_result){0};
-	rc = read_meta(cfg, u, arena, &meta, err);
-	res->own_fault = rc == ERR_CORRUPT || rc == ERR_NOTFOUND || rc == ERR_INVALID || rc == ERR_LIMIT;
-	TRY(rc);
+	errc read = read_meta(cfg, u, arena, &meta, err);
+	if (read != OK)
+		meta = (struct block_meta){0};
+	struct err why = {0};
+	rc = is_live(cfg, u, resume, &meta, arena, &live, &why);
+	CHECK(rc == OK, rc, "%s", why.msg);
+	if (live)
+		goto fail;
+	res->own_fault = read == ERR_CORRUPT || read == ERR_NOTFOUND || read == ERR_INVALID || read == ERR_LIMIT;
+	TRY(read);
 	if (resume) {
 		char prefix[ULID_TEXT_BYTES + 2];
 		snprintf(prefix, sizeof prefix, "%s/", ulid.s);
@@ -128,7 +186,7 @@ errc ship_block(const struct shipper_config *cfg, struct ulid u, bool resume, st
 	res->bytes += json.n;
 	TRY(catalog_uploaded(cfg->catalog, &meta, res->bytes, err));
 fail:
-	if (res->own_fault)
+	if (rc != OK && res->own_fault)
 		take_back(cfg, ulid.s, &meta, arena);
 	buf_free(&json);
 	return rc;
