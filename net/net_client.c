@@ -8,6 +8,7 @@
  * the environment, no answer above its limit, no header of the request in any message, and no query string either (it may be presigned).
  */
 #include <curl/curl.h>
+#include <signal.h>
 #include <stdlib.h>
 #include "net/net_int.h"
 
@@ -274,6 +275,7 @@ static bool set_fixed(struct exchange *x)
 	x->lane->text[0] = 0;
 	bad |= curl_easy_setopt(e, CURLOPT_ERRORBUFFER, x->lane->text) != 0;
 	bad |= curl_easy_setopt(e, CURLOPT_NOSIGNAL, 1L) != 0;
+	bad |= curl_easy_setopt(e, CURLOPT_QUICK_EXIT, 1L) != 0; /* cancelling does not wait for a name to be resolved */
 	bad |= curl_easy_setopt(e, CURLOPT_PROTOCOLS_STR, "http,https") != 0;
 	bad |= curl_easy_setopt(e, CURLOPT_FOLLOWLOCATION, 0L) != 0;
 	bad |= curl_easy_setopt(e, CURLOPT_PROXY, "") != 0;
@@ -465,6 +467,10 @@ static CURLcode curl_ready;
 
 static void curl_start(void)
 {
+	/* without signals in libcurl (CURLOPT_NOSIGNAL) a TLS write to a connection that is gone would end the process */
+	struct sigaction now;
+	if (sigaction(SIGPIPE, NULL, &now) == 0 && now.sa_handler == SIG_DFL)
+		signal(SIGPIPE, SIG_IGN);
 	curl_ready = curl_global_init(CURL_GLOBAL_DEFAULT);
 }
 

@@ -71,7 +71,7 @@ static errc bind_one(const struct addrinfo *ai, bool any, const char *address, i
 		setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, any ? &zero : &one, sizeof one);
 	if (bind(fd, ai->ai_addr, ai->ai_addrlen) || listen(fd, SOMAXCONN)) {
 		int e = errno;
-		CHECK(e != EADDRINUSE, ERR_IO,
+		CHECK(e != EADDRINUSE, ERR_AGAIN,
 			"address %s is taken: another process listens there (another varve?); stop it, or choose another address", address);
 		CHECK(e != EADDRNOTAVAIL, ERR_INVALID, "address %s is not an address of this machine", address);
 		CHECK(e != EACCES, ERR_DENIED, "address %s: no permission to listen on this port (below 1024?)", address);
@@ -264,6 +264,7 @@ struct door {
 	struct net_linger linger[NET_LINGER_MAX];
 	size_t n_linger;
 	int64_t next_watch_ns, next_stat_ns, tick_ns, full_until_ns;
+	char last_reload[ERR_MSG_BYTES]; /* what was wrong the last time */
 	char sink[65536];
 };
 
@@ -397,8 +398,10 @@ static void door_tick(struct door *d, int64_t now)
 		struct net_web *w = net_web_hold(s->web);
 		pthread_mutex_unlock(&s->web_mu);
 		struct err err = {0};
-		if (net_web_changed(w) && http_server_reload(s, &err))
+		/* a bad file is tried again every second, because its certificate may be repaired instead; it is named once */
+		if (net_web_changed(w) && http_server_reload(s, &err) && strcmp(err.msg, d->last_reload) != 0)
 			log_warn("web config not reloaded, the old one stays in force", LSTR("path", s->web_path), LERR(&err));
+		memcpy(d->last_reload, err.msg, sizeof d->last_reload);
 		net_web_drop(w);
 	}
 }

@@ -13,7 +13,8 @@
 #include <unistd.h>
 #include "net/net_int.h"
 
-enum { LOOP_POOL_BYTES = 64 * 1024 };
+/* Of each connection, and resident once it was used: headers up to their limit must fit, more is only fewer reads of a large body. */
+enum { LOOP_POOL_BYTES = 48 * 1024 };
 
 PRINTF_LIKE(2, 0) static void mhd_says(void *cls, const char *fmt, va_list ap)
 {

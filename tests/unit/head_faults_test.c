@@ -193,7 +193,7 @@ static void over_the_memory_limit(void **state)
 	}
 	struct head_status st;
 	head_status(l.head, &st);
-	printf("%llu refused for now, %zu blocks\n", (unsigned long long)again, l.n_blocks);
+	printf("%llu refused once, %zu blocks\n", (unsigned long long)again, l.n_blocks);
 	assert_true(l.n_blocks > 1);
 	assert_true(st.memory_bytes < 2 * MIB);
 	lab_free(&l);

@@ -311,21 +311,23 @@ static void refusal_survives_the_rest_of_the_body(void **state)
 	for (int round = 0; round < 20; round++) {
 		struct raw c = raw_open(port);
 		raw_printf(&c, "POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: %llu\r\n\r\n", 8ull * MIB);
-		raw_send(&c, junk, 8 * MIB);
+		assert_true(raw_send(&c, junk, 8 * MIB));
 		struct raw_answer a = raw_answer(&c, false, WAIT_MS);
 		assert_int_equal(a.status, 413);
 		raw_answer_free(&a);
 		assert_true(raw_wait_closed(&c, WAIT_MS));
+		assert_false(c.reset);
 		raw_close(&c);
 
 		c = raw_open(port);
 		raw_puts(&c, "POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n800000\r\n");
-		raw_send(&c, junk, 8 * MIB);
+		assert_true(raw_send(&c, junk, 8 * MIB));
 		a = raw_answer(&c, false, WAIT_MS);
 		assert_int_equal(a.status, 413);
 		assert_string_equal(a.body, "err-varve-body-too-large: the body is larger than the limit of 65536 bytes\n");
 		raw_answer_free(&a);
 		assert_true(raw_wait_closed(&c, WAIT_MS));
+		assert_false(c.reset);
 		raw_close(&c);
 	}
 	free(junk);
