@@ -159,7 +159,11 @@ static errc read_objstore(struct server *s, const char **name, struct span *text
 	const struct server_flags *f = s->flags;
 	*name = f->objstore_config_file ? f->objstore_config_file : "--objstore.config";
 	*text = span_cstr(f->objstore_config ? f->objstore_config : "");
-	return f->objstore_config_file ? io_read_file(f->objstore_config_file, LIMIT_CONFIG_BYTES, &s->arena, text, err) : OK;
+	errc rc = f->objstore_config_file ? io_read_file(f->objstore_config_file, LIMIT_CONFIG_BYTES, &s->arena, text, err) : OK;
+	/* Named but empty, as a template that was not filled in leaves it: the default bucket would swallow the blocks silently. */
+	if (rc == OK && (f->objstore_config_file || f->objstore_config) && strspn(text->p, " \t\r\n") >= text->n)
+		rc = err_set(err, ERR_INVALID, "%s is empty: it must name a bucket (type: S3 or FILESYSTEM), or not be given", *name);
+	return rc;
 }
 
 static errc make_paths(struct server *s, struct err *err)
