@@ -44,7 +44,7 @@ CHECKED errc bucket_get_range(struct bucket *b, const char *key, uint64_t off, s
 /* A whole small object, from the arena. */
 CHECKED errc bucket_get(struct bucket *b, const char *key, size_t max_bytes, struct arena *arena, struct span *out, struct err *err);
 CHECKED errc bucket_size(struct bucket *b, const char *key, uint64_t *size, struct err *err); /* HEAD */
-CHECKED errc bucket_delete(struct bucket *b, const char *key, struct err *err);		       /* missing is fine */
+CHECKED errc bucket_delete(struct bucket *b, const char *key, struct err *err);		      /* missing is fine */
 
 struct bucket_object {
 	struct span key;
@@ -53,7 +53,7 @@ struct bucket_object {
 };
 /* Every object below prefix ("" = all), recursive, paged, ascending by key bytes. An error of fn ends it. *pages (may be NULL): requests made. */
 CHECKED errc bucket_list(struct bucket *b, const char *prefix, errc (*fn)(void *arg, const struct bucket_object *o, struct err *err), void *arg,
-			 uint64_t *pages, struct err *err);
+	uint64_t *pages, struct err *err);
 
 /* Is the bucket there, and may we write? One small request; used at start and after failures to say why in words. */
 CHECKED errc bucket_check(struct bucket *b, struct err *err);

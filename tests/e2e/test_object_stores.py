@@ -3,6 +3,7 @@ import hashlib
 import os
 import pathlib
 import random
+import ssl
 import subprocess
 import threading
 import time
@@ -655,3 +656,34 @@ def test_object_headers(tool, fake):
             assert r.headers["x-amz-storage-class"] == "STANDARD_IA" and r.headers["x-amz-server-side-encryption"] == "AES256"
             assert r.headers["content-type"] == "application/octet-stream"
         assert "expect" not in r.headers
+
+
+def test_bucket_as_host_name(tool, fake):
+    f = fake(host="localhost")
+    t = tool(f.objstore_yaml("p", "bucket_lookup_type: virtual-hosted\npart_size: 5MiB\n"))
+    data = random.Random(8).randbytes(6 * MIB)
+    t("put", "a b/big", t.file(data))
+    t("write", "k", "x")
+    assert t.get("a b/big") == data and t.list() == [("a b/big", len(data)), ("k", 1)]
+    assert {r.headers["host"] for r in f.log} == {f"metrics.localhost:{f.port}"}
+
+
+def test_tls_is_verified(tool, fake, tmp_path):
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", cert, "-days", "2", "-subj", "/CN=store",
+                    "-addext", "subjectAltName=DNS:store.test,IP:127.0.0.1"], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, key)
+    f = fake(tls=context)
+    e = tool(f.objstore_yaml(config="max_retries: 2\n")).refused("check")
+    assert e.cls == "net" and "certificate" in e.message
+    tool(f.objstore_yaml(config=f"http_config: {{tls_config: {{ca_file: {cert}}}}}\n"))("check")
+    tool(f.objstore_yaml(config=f"http_config: {{tls_config: {{ca_file: {cert}, server_name: store.test}}}}\n"))("check")
+    wrong = f.objstore_yaml(config=f"max_retries: 2\nhttp_config: {{tls_config: {{ca_file: {cert}, server_name: other.test}}}}\n")
+    assert tool(wrong).refused("check").cls == "net"
+    tool(f.objstore_yaml(config="http_config: {insecure_skip_verify: true}\n"))("check")
+    missing = f.objstore_yaml(config="max_retries: 2\nhttp_config: {tls_config: {ca_file: /nonexistent.pem}}\n")
+    try:
+        assert tool(missing).refused("check").cls in ("net", "invalid")
+    except Refused as e:  # said at start
+        assert "/nonexistent.pem" in e.message

@@ -102,8 +102,10 @@ class S3Error(Exception):
 class FakeS3:
     bucket, access_key, secret_key = "metrics", "fake-access", "fake-secret"
 
-    def __init__(self, region="us-east-1", page=1000, conditional=True, crc32c=True, clock_ahead=0, min_part=0):
+    def __init__(self, region="us-east-1", page=1000, conditional=True, crc32c=True, clock_ahead=0, min_part=0, tls=None, host=None):
         self.region, self.page, self.conditional, self.crc32c, self.clock_ahead, self.min_part = region, page, conditional, crc32c, clock_ahead, min_part
+        self.tls = tls  # an ssl.SSLContext
+        self.host = host  # buckets are names below this host, not the first part of the path
         self.keys = {self.access_key: self.secret_key}
         self.tokens = {}  # access key: session token it must come with
         self.objects, self.uploads, self.log, self.plans = {}, {}, [], []
@@ -161,7 +163,8 @@ class FakeS3:
                     pass
 
     def objstore_yaml(self, prefix="", config=""):
-        text = (f"type: S3\nconfig:\n  bucket: {self.bucket}\n  endpoint: 127.0.0.1:{self.port}\n  insecure: true\n")
+        text = (f"type: S3\nconfig:\n  bucket: {self.bucket}\n  endpoint: {self.host or '127.0.0.1'}:{self.port}\n"
+                f"  insecure: {'false' if self.tls else 'true'}\n")
         if "access_key" not in config and "AWS" not in config:
             text += f"  access_key: {self.access_key}\n  secret_key: {self.secret_key}\n"
         text += "".join(f"  {line}\n" for line in config.splitlines() if line and not line.startswith("AWS"))
@@ -185,6 +188,11 @@ class FakeS3:
 
     def _serve(self, c):
         c.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self.tls:
+            try:
+                c = self.tls.wrap_socket(c, server_side=True)
+            except OSError:  # a client that did not like our certificate
+                return
         f = c.makefile("rb")
         try:
             while self._one(c, f):
@@ -211,7 +219,11 @@ class FakeS3:
             headers[name.strip().lower()] = value.strip()
         path, _, query = target.partition("?")
         q = dict(urllib.parse.parse_qsl(query, keep_blank_values=True))
-        parts = urllib.parse.unquote(path).split("/", 2)
+        if self.host:
+            path_of = "/" + headers["host"].removesuffix(f".{self.host}:{self.port}") + path
+        else:
+            path_of = path
+        parts = urllib.parse.unquote(path_of).split("/", 2)
         bucket, key = parts[1], parts[2] if len(parts) > 2 else ""
         size = int(headers.get("content-length", 0))
         r = Request(self._op(method, key, q), method, key, q, headers, size, time.time())
