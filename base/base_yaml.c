@@ -276,8 +276,8 @@ errc yaml_only(const char *name, const struct yaml *map, const char *where, cons
 		list[0] = 0;
 		for (size_t k = 0; k < n && at < sizeof list; k++)
 			at += (size_t)snprintf(list + at, sizeof list - at, "%s%s", k ? ", " : "", keys[k]);
-		CHECK(false, ERR_INVALID, "%s:%d: unknown key \"%.*s\" in %s%s%s%sKnown are: %s", name, map->pairs[i].value->line, SPAN_ARG(key), where,
-			near ? ", did you mean \"" : "", near ? near : "", near ? "\"? " : ". ", list);
+		CHECK(false, ERR_INVALID, "%s:%d: unknown key \"%.*s\" in %s%s%s%sKnown are: %s", name, map->pairs[i].value->line, SPAN_ARG(key),
+			where, near ? ", did you mean \"" : "", near ? near : "", near ? "\"? " : ". ", list);
 	}
 fail:
 	return rc;

@@ -22,12 +22,12 @@
 #define LIMIT_HTTP_IDLE_MS 60000		 /* --http.idle-timeout: also how long a body may stand still */
 #define LIMIT_HTTP_REQUEST_MS 120000		 /* a request that is not complete after this is dropped (slow drip) */
 
-#define LIMIT_HTTP_PARAMS 20000			 /* parameters of one query string or form */
-#define LIMIT_HTTP_DISCARD_BYTES (1 * MIB)	 /* a refused body up to this is read away to keep the connection */
-#define LIMIT_HTTP_LINGER_MS 2000		 /* how long a client may go on sending after it was refused and before the reset */
+#define LIMIT_HTTP_PARAMS 20000		   /* parameters of one query string or form */
+#define LIMIT_HTTP_DISCARD_BYTES (1 * MIB) /* a refused body up to this is read away to keep the connection */
+#define LIMIT_HTTP_LINGER_MS 2000	   /* how long a client may go on sending after it was refused and before the reset */
 #define LIMIT_HTTP_LINGER_BYTES (64 * MIB)
-#define LIMIT_HTTP_SLOW_READER_BYTES (64 * KIB)	 /* of an answer, taken per request time-out: else the client only pins memory */
-#define LIMIT_HTTP_STREAM_BYTES (1 * MIB)	 /* how far a streamed answer runs ahead of its client */
+#define LIMIT_HTTP_SLOW_READER_BYTES (64 * KIB)	  /* of an answer, taken per request time-out: else the client only pins memory */
+#define LIMIT_HTTP_STREAM_BYTES (1 * MIB)	  /* how far a streamed answer runs ahead of its client */
 #define LIMIT_HTTP_ANSWER_HEADER_BYTES (64 * KIB) /* headers of another server's answer */
 
 /* -- labels --------------------------------------------------------------------------------------------------------- */
@@ -40,11 +40,11 @@
 #define LIMIT_WAL_SEGMENT_BYTES (128 * MIB) /* --wal.segment-size: the reference's; 50 M samples at 2.5 B */
 #define LIMIT_WAL_SEGMENT_MIN (4 * KIB)	    /* a file system block; what is larger than a segment gets a larger one */
 #define LIMIT_WAL_SEGMENT_MAX (4 * GIB)	    /* a segment is the step in which the log shrinks */
-#define LIMIT_WAL_FRAME_BYTES (4 * MIB)	   /* a frame's payload before compression: the most that one damaged frame can cost */
-#define LIMIT_WAL_RECORD_BYTES (256 * MIB) /* one request's records before they are split over frames */
-#define LIMIT_WAL_TICKETS 65536		   /* requests between reserve and durable; above the connections allowed */
+#define LIMIT_WAL_FRAME_BYTES (4 * MIB)	    /* a frame's payload before compression: the most that one damaged frame can cost */
+#define LIMIT_WAL_RECORD_BYTES (256 * MIB)  /* one request's records before they are split over frames */
+#define LIMIT_WAL_TICKETS 65536		    /* requests between reserve and durable; above the connections allowed */
 #define LIMIT_WAL_WAITING_BYTES (512 * MIB) /* buffers of all those requests; one alone may always wait */
-#define WAL_COPY_DISTANCE_BYTES (1 * MIB)  /* two copies of a definition are at least this far apart in the log */
+#define WAL_COPY_DISTANCE_BYTES (1 * MIB)   /* two copies of a definition are at least this far apart in the log */
 
 /* -- blocks --------------------------------------------------------------------------------------------------------- */
 #define LIMIT_CHUNK_SEGMENT_BYTES (512 * MIB) /* the reference's segment size */
@@ -52,42 +52,43 @@
 #define LIMIT_CHUNK_BYTES (16 * MIB)	      /* one chunk's payload when read: histogram chunks of others are far below */
 #define LIMIT_META_JSON_BYTES (16 * MIB)      /* a merged block of years lists its sources */
 #define LIMIT_TOMBSTONES_BYTES (256 * MIB)
-#define LIMIT_BLOCK_OPEN_FILES 8	      /* descriptors kept for all local blocks together: reads are large, an open costs 2 us */
-#define LIMIT_DIR_LISTING_BYTES (64 * MIB)    /* names of one directory: a million blocks */
-#define LIMIT_INDEX_ENTRY_BYTES (64 * MIB)    /* one symbol, series or table entry when read; a series of a million chunks is below 16 MiB */
-#define LIMIT_INDEX_TEXT_BYTES (1 * GIB)      /* names and sampled values of an open index; a block of 1 M series has 3 MiB of them */
-#define LIMIT_HISTOGRAM_BUCKETS (1 << 20)     /* of one side: the finest schema over all of float64 has 537,088 */
+#define LIMIT_BLOCK_OPEN_FILES 8	   /* descriptors kept for all local blocks together: reads are large, an open costs 2 us */
+#define LIMIT_DIR_LISTING_BYTES (64 * MIB) /* names of one directory: a million blocks */
+#define LIMIT_INDEX_ENTRY_BYTES (64 * MIB) /* one symbol, series or table entry when read; a series of a million chunks is below 16 MiB */
+#define LIMIT_INDEX_TEXT_BYTES (1 * GIB)   /* names and sampled values of an open index; a block of 1 M series has 3 MiB of them */
+#define LIMIT_HISTOGRAM_MEMORY_BYTES (64 * MIB) /* to decode or compare one: a million buckets of both sides at 40 bytes */
+#define LIMIT_HISTOGRAM_BUCKETS (1 << 20)  /* of one side: the finest schema over all of float64 has 537,088 */
 
 /* -- queries -------------------------------------------------------------------------------------------------------- */
-#define LIMIT_QUERY_CONCURRENCY 20	   /* --query.max-concurrency, as Prometheus */
-#define LIMIT_QUERY_SAMPLES 50000000	   /* --query.max-samples of one remote-read SAMPLES answer, as Prometheus */
-#define LIMIT_QUERY_MEMORY_BYTES (1 * GIB) /* --query.max-memory of one query */
-#define LIMIT_QUERY_REGEX_BYTES (64 * KIB) /* pattern text */
+#define LIMIT_QUERY_CONCURRENCY 20		  /* --query.max-concurrency, as Prometheus */
+#define LIMIT_QUERY_SAMPLES 50000000		  /* --query.max-samples of one remote-read SAMPLES answer, as Prometheus */
+#define LIMIT_QUERY_MEMORY_BYTES (1 * GIB)	  /* --query.max-memory of one query */
+#define LIMIT_QUERY_REGEX_BYTES (64 * KIB)	  /* pattern text */
 #define LIMIT_QUERY_REGEX_MEMORY_BYTES (32 * MIB) /* of one compiled pattern; above it RE2 turns to its slow, small machine */
-#define LIMIT_QUERY_REGEX_SET 65536	   /* literals that a pattern is taken apart into before the regex engine gets it */
+#define LIMIT_QUERY_REGEX_SET 65536		  /* literals that a pattern is taken apart into before the regex engine gets it */
 #define LIMIT_QUERY_MATCHERS 256
-#define LIMIT_READ_FRAME_BYTES (1 * MIB) /* target of a streamed remote-read frame, as the reference */
-#define LIMIT_READ_QUERIES 1024		      /* of one remote-read request; Prometheus sends one */
-#define LIMIT_READ_DECODE_BYTES (64 * MIB)    /* memory to decode one remote-read request: protobuf-c needs up to 50 bytes for one of the body */
+#define LIMIT_READ_FRAME_BYTES (1 * MIB)   /* target of a streamed remote-read frame, as the reference */
+#define LIMIT_READ_QUERIES 1024		   /* of one remote-read request; Prometheus sends one */
+#define LIMIT_READ_DECODE_BYTES (64 * MIB) /* memory to decode one remote-read request: protobuf-c needs up to 50 bytes for one of the body */
 
 /* -- bucket --------------------------------------------------------------------------------------------------------- */
 #define LIMIT_S3_PART_BYTES (16 * MIB) /* part_size: 10,000 parts = 160 GB an object */
 #define LIMIT_S3_XML_BYTES (16 * MIB)  /* one LIST page is below 1 MiB */
 #define LIMIT_S3_ATTEMPTS 10
-#define LIMIT_S3_RETRY_MS 60000	       /* no attempt of a call starts later than this after the first: callers wait and try again themselves */
-#define LIMIT_S3_BACKOFF_MS 100	       /* full jitter over this, doubled each time ... */
-#define LIMIT_S3_BACKOFF_MAX_MS 5000   /* ... up to this; Retry-After may ask for more */
-#define LIMIT_S3_IDLE_MS 30000	       /* http_config.response_header_timeout: no byte for this long */
-#define LIMIT_S3_CONNECT_MS 10000      /* http_config.tls_handshake_timeout */
-#define LIMIT_S3_PARTS 10000	       /* of one upload, by the protocol; above it parts grow */
-#define LIMIT_S3_PART_MIN (5 * MIB)    /* by the protocol, but for the last one */
-#define LIMIT_S3_PART_MAX (5 * GIB)    /* by the protocol: also the most that one PUT takes */
-#define LIMIT_S3_ERROR_BYTES (64 * KIB) /* an error's body: a kilobyte in practice */
-#define LIMIT_S3_XML_DEPTH 16	       /* answers are 4 deep */
-#define LIMIT_S3_XML_TEXT_BYTES (8 * KIB) /* one element: a key of 1,024 bytes, escaped */
-#define LIMIT_BUCKET_KEY_BYTES 1024    /* by the protocol, prefix included */
-#define LIMIT_BUCKET_DIR_DEPTH 32      /* directories below a directory bucket's root; stops loops of symbolic links */
+#define LIMIT_S3_RETRY_MS 60000		    /* no attempt of a call starts later than this after the first: callers wait and try again themselves */
+#define LIMIT_S3_BACKOFF_MS 100		    /* full jitter over this, doubled each time ... */
+#define LIMIT_S3_BACKOFF_MAX_MS 5000	    /* ... up to this; Retry-After may ask for more */
+#define LIMIT_S3_IDLE_MS 30000		    /* http_config.response_header_timeout: no byte for this long */
+#define LIMIT_S3_CONNECT_MS 10000	    /* http_config.tls_handshake_timeout */
+#define LIMIT_S3_PARTS 10000		    /* of one upload, by the protocol; above it parts grow */
+#define LIMIT_S3_PART_MIN (5 * MIB)	    /* by the protocol, but for the last one */
+#define LIMIT_S3_PART_MAX (5 * GIB)	    /* by the protocol: also the most that one PUT takes */
+#define LIMIT_S3_ERROR_BYTES (64 * KIB)	    /* an error's body: a kilobyte in practice */
+#define LIMIT_S3_XML_DEPTH 16		    /* answers are 4 deep */
+#define LIMIT_S3_XML_TEXT_BYTES (8 * KIB)   /* one element: a key of 1,024 bytes, escaped */
+#define LIMIT_BUCKET_KEY_BYTES 1024	    /* by the protocol, prefix included */
+#define LIMIT_BUCKET_DIR_DEPTH 32	    /* directories below a directory bucket's root; stops loops of symbolic links */
 #define LIMIT_BUCKET_LIST_BYTES (256 * MIB) /* names of one directory: two million blocks */
-#define LIMIT_CACHE_DIR_BYTES (2 * GIB) /* --cache.dir-size */
-#define LIMIT_CONFIG_BYTES (1 * MIB)	/* any YAML file */
-#define LIMIT_YAML_DEPTH 32		/* levels of nesting in a YAML file: real ones have five, the reader recurses */
+#define LIMIT_CACHE_DIR_BYTES (2 * GIB)	    /* --cache.dir-size */
+#define LIMIT_CONFIG_BYTES (1 * MIB)	    /* any YAML file */
+#define LIMIT_YAML_DEPTH 32		    /* levels of nesting in a YAML file: real ones have five, the reader recurses */

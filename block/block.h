@@ -18,8 +18,8 @@
 /* ---- meta.json ---- */
 
 struct block_file {
-	struct span rel_path;	 /* "chunks/000001", "index", "meta.json" */
-	uint64_t size_bytes;	 /* 0 for meta.json */
+	struct span rel_path; /* "chunks/000001", "index", "meta.json" */
+	uint64_t size_bytes;  /* 0 for meta.json */
 	bool has_sha256;
 	uint8_t sha256[32];
 };
@@ -45,7 +45,7 @@ struct block_meta {
 	struct span source;	  /* "receive", "sidecar", "compactor", ... */
 	struct block_file *files;
 	size_t n_files;
-	struct span upload_time;  /* RFC 3339 or empty */
+	struct span upload_time; /* RFC 3339 or empty */
 	/* thanos.extensions.varve: which part of whose log the block holds; absent in foreign blocks */
 	bool has_varve;
 	struct ulid window;
@@ -107,7 +107,8 @@ struct block_index_ranges {
  * TOC, symbols and table CRCs at open, series, postings and chunk CRCs at use. Takes `files` over (closed with the block).
  * `ranges` may be NULL. Reference counted: block_source pins it. Any thread. */
 struct block;
-CHECKED errc block_open(struct block_files *files, const struct block_meta *meta, const struct block_index_ranges *ranges, struct block **out, struct err *err);
+CHECKED errc block_open(
+	struct block_files *files, const struct block_meta *meta, const struct block_index_ranges *ranges, struct block **out, struct err *err);
 void block_ranges(const struct block *b, struct block_index_ranges *out);
 size_t block_memory(const struct block *b); /* bytes held by the open block */
 struct block *block_ref(struct block *b);
@@ -117,4 +118,5 @@ CHECKED errc block_source(struct block *b, const char *kind, struct source **out
 
 /* Reads everything: every CRC, order, ranges, counts against meta. What is wrong goes to `problem`, one call each, with file and offset in
  * words. Returns OK when the reading could be done, however bad the block. */
-CHECKED errc block_verify(struct block_files *files, const struct block_meta *meta, void (*problem)(void *arg, const char *text), void *arg, struct err *err);
+CHECKED errc block_verify(
+	struct block_files *files, const struct block_meta *meta, void (*problem)(void *arg, const char *text), void *arg, struct err *err);

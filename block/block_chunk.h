@@ -31,8 +31,8 @@ struct xor_appender {
 	int64_t t;
 	uint64_t v;
 	int64_t dt;
-	uint16_t n;	   /* samples; 0 = empty */
-	uint8_t leading;   /* 0xff = no window yet */
+	uint16_t n;	 /* samples; 0 = empty */
+	uint8_t leading; /* 0xff = no window yet */
 	uint8_t trailing;
 	uint8_t bits_left; /* free bits in the last byte, 0..7 */
 	uint32_t n_bytes;  /* payload so far, count included */
@@ -76,7 +76,7 @@ struct histogram {
 	uint64_t f_count, f_zero_count; /* bits */
 	const struct hist_span *pos_spans, *neg_spans;
 	uint32_t n_pos_spans, n_neg_spans;
-	const int64_t *i_pos, *i_neg;	/* HISTOGRAM: deltas as stored */
+	const int64_t *i_pos, *i_neg;  /* HISTOGRAM: deltas as stored */
 	const uint64_t *f_pos, *f_neg; /* FLOAT_HISTOGRAM: absolute, bits */
 	uint32_t n_pos, n_neg;
 	const uint64_t *custom; /* bits of bounds, schema -53 */
@@ -88,7 +88,7 @@ struct chunk_iter; /* opaque, from the arena */
 struct chunk_point {
 	int64_t t;
 	enum sample_kind kind;
-	uint64_t v;		     /* SAMPLE_FLOAT */
+	uint64_t v;		   /* SAMPLE_FLOAT */
 	const struct histogram *h; /* the others */
 };
 

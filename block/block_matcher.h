@@ -18,13 +18,13 @@ struct matcher {
 	struct span name;
 	struct span value;
 	/* compiled */
-	bool matches_empty;	   /* a series without the label matches */
-	const struct span *set;	   /* RE/NRE: the pattern is exactly one of these literals, sorted; NULL = not a set */
+	bool matches_empty;	/* a series without the label matches */
+	const struct span *set; /* RE/NRE: the pattern is exactly one of these literals, sorted; NULL = not a set */
 	size_t n_set;
-	struct span prefix;	   /* RE/NRE: every match begins with this; may be empty */
-	bool prefix_rest_any;	   /* the pattern is prefix.* (or .+ with rest_nonempty): no regex needed */
+	struct span prefix;   /* RE/NRE: every match begins with this; may be empty */
+	bool prefix_rest_any; /* the pattern is prefix.* (or .+ with rest_nonempty): no regex needed */
 	bool rest_nonempty;
-	struct regex *re;	   /* NULL when not needed; freed by matchers_free */
+	struct regex *re; /* NULL when not needed; freed by matchers_free */
 };
 
 /* Copies name and value into the arena. ERR_INVALID: a pattern that does not compile (message has the reason and the pattern);

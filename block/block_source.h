@@ -19,7 +19,7 @@ struct series_view {
 	/* deleted intervals of this series (tombstones), closed, sorted; samples inside must not be shown */
 	const struct interval {
 		int64_t mint, maxt;
-	} *deleted;
+	} * deleted;
 	size_t n_deleted;
 };
 
@@ -41,13 +41,14 @@ struct series_iter {
 
 struct source;
 struct source_ops {
-	errc (*select)(struct source *s, const struct matcher *m, size_t n, const struct select_options *opt, struct series_iter **out, struct err *err);
+	errc (*select)(
+		struct source *s, const struct matcher *m, size_t n, const struct select_options *opt, struct series_iter **out, struct err *err);
 	/* Calls emit for each label name (or value of `name`) of the series that match, each once or more, in any order; n == 0: all.
 	 * The span is valid during the call. An error of emit ends it. */
 	errc (*label_names)(struct source *s, const struct matcher *m, size_t n, const struct select_options *opt,
-			    errc (*emit)(void *arg, struct span value, struct err *err), void *arg, struct err *err);
+		errc (*emit)(void *arg, struct span value, struct err *err), void *arg, struct err *err);
 	errc (*label_values)(struct source *s, struct span name, const struct matcher *m, size_t n, const struct select_options *opt,
-			     errc (*emit)(void *arg, struct span value, struct err *err), void *arg, struct err *err);
+		errc (*emit)(void *arg, struct span value, struct err *err), void *arg, struct err *err);
 	void (*release)(struct source *s); /* unpins and frees */
 };
 struct source {
@@ -71,10 +72,12 @@ struct postings_index_ops {
 	/* Empty when the pair is absent. */
 	errc (*get)(struct postings_index *ix, struct span name, struct span value, struct arena *arena, struct postings *out, struct err *err);
 	/* Each value of a name, ascending or not; `arg` as given. */
-	errc (*values)(struct postings_index *ix, struct span name, struct span prefix, errc (*emit)(void *arg, struct span value, struct err *err), void *arg, struct err *err);
+	errc (*values)(struct postings_index *ix, struct span name, struct span prefix, errc (*emit)(void *arg, struct span value, struct err *err),
+		void *arg, struct err *err);
 };
 struct postings_index {
 	const struct postings_index_ops *ops;
 };
 /* Series that match all matchers, ascending refs. The result may borrow from the index or the arena. */
-CHECKED errc postings_select(struct postings_index *ix, const struct matcher *m, size_t n, struct arena *arena, struct postings *out, struct err *err);
+CHECKED errc postings_select(
+	struct postings_index *ix, const struct matcher *m, size_t n, struct arena *arena, struct postings *out, struct err *err);

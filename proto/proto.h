@@ -32,7 +32,7 @@ struct rw_sample {
 };
 
 struct rw_series {
-	struct span wire;   /* its label fields in sequence, tags included: as they came when contiguous, else put together in the arena */
+	struct span wire; /* its label fields in sequence, tags included: as they came when contiguous, else put together in the arena */
 	uint32_t n_labels;
 	uint32_t first_sample, n_samples;
 	uint32_t n_histograms, n_exemplars; /* counted; their bytes are walked and checked, and kept for later versions of this decoder */
@@ -78,7 +78,7 @@ CHECKED errc rr_decode(struct span body, struct arena *arena, struct rr_request 
 /* Answers are written field by field as they are produced (they may be larger than memory allows to hold twice). */
 void pb_tag(struct buf *b, uint32_t field, uint32_t wire_type);
 void pb_uint(struct buf *b, uint32_t field, uint64_t v);
-void pb_sint(struct buf *b, uint32_t field, int64_t v);   /* zigzag */
+void pb_sint(struct buf *b, uint32_t field, int64_t v); /* zigzag */
 void pb_double_bits(struct buf *b, uint32_t field, uint64_t bits);
 void pb_bytes(struct buf *b, uint32_t field, struct span s);
 /* A length-delimited submessage: begin leaves room, end fills in the length. Nests. */

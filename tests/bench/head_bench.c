@@ -140,8 +140,14 @@ int main(int argc, char **argv)
 				double x = s % 10 < 4 ? (double)(s % 7) : s % 10 < 9 ? (double)s + round * 15 : 1.0 / (1 + s % 97 + round);
 				samples[k] = (struct head_sample){t0 + (int64_t)round * 15000 + s / 500 % 1000, f64_bits(x)};
 			}
-			struct head_batch b = {.tenant = SPAN("default-tenant"), .series = hs, .n_series = m, .samples = samples, .n_samples = m,
-				.min_t = INT64_MIN, .max_t = INT64_MAX, .now_ms = io_now_ms()};
+			struct head_batch b = {.tenant = SPAN("default-tenant"),
+				.series = hs,
+				.n_series = m,
+				.samples = samples,
+				.n_samples = m,
+				.min_t = INT64_MIN,
+				.max_t = INT64_MAX,
+				.now_ms = io_now_ms()};
 			struct wal_ticket t;
 			uint32_t logged;
 			must(wal_reserve(wal, head_batch_bound(head, &b), &t, &err), &err);
@@ -163,13 +169,14 @@ int main(int argc, char **argv)
 				(cpu_s() - cpu) / n * 1e9, (rss_mb() - rss0) * 1e6 / n);
 	}
 	if (rounds > 1)
-		printf("known series: %6.0f ns in head_append, %6.0f ns all CPU\n", append / n / (rounds - 1) * 1e9, (cpu_s() - cpu) / n / (rounds - 1) * 1e9);
+		printf("known series: %6.0f ns in head_append, %6.0f ns all CPU\n", append / n / (rounds - 1) * 1e9,
+			(cpu_s() - cpu) / n / (rounds - 1) * 1e9);
 	struct head_status st;
 	struct wal_status ws;
 	head_status(head, &st);
 	wal_status(wal, &ws);
-	printf("after %u rounds: %.0f B resident a series, head says %.0f; chunk file %.1f B and log %.1f B a sample\n", rounds, (rss_mb() - rss0) * 1e6 / n,
-		(double)st.memory_bytes / n, (double)st.chunk_file_bytes / n / rounds, (double)ws.pos / n / rounds);
+	printf("after %u rounds: %.0f B resident a series, head says %.0f; chunk file %.1f B and log %.1f B a sample\n", rounds,
+		(rss_mb() - rss0) * 1e6 / n, (double)st.memory_bytes / n, (double)st.chunk_file_bytes / n / rounds, (double)ws.pos / n / rounds);
 	head_close(head);
 	wal_close(wal);
 
