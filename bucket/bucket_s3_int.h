@@ -63,10 +63,11 @@ CHECKED errc s3_page_parse(struct span xml, struct arena *arena, struct s3_page 
 
 /* ---- the store ---- */
 
-/* A multipart upload of this process that is under way: bucket_abort_uploads leaves it alone. On its thread's stack. */
+/* A key that this process is putting in parts: bucket_abort_uploads leaves its uploads alone. Entered before the upload is created, so that there
+ * is no moment in which it looks like somebody else's. On its thread's stack. */
 struct s3_upload {
 	struct s3_upload *next;
-	const char *id;
+	const char *key;
 };
 
 struct s3 {

@@ -231,12 +231,14 @@ fail:
 
 /* ---- unfinished uploads ---- */
 
-static bool upload_is_ours(struct s3 *s, struct span id)
+static bool upload_is_ours(struct s3 *s, struct span key)
 {
 	bool ours = false;
+	size_t strip = strlen(s->prefix);
+	key = span_of(key.p + strip, key.n - strip);
 	pthread_mutex_lock(&s->mu);
 	for (const struct s3_upload *u = s->uploads; u && !ours; u = u->next)
-		ours = span_is(id, u->id);
+		ours = span_is(key, u->key);
 	pthread_mutex_unlock(&s->mu);
 	return ours;
 }
@@ -293,7 +295,7 @@ errc s3_abort_uploads(struct s3 *s, const char *prefix, bool exact, struct err *
 		for (size_t i = 0; i < page.n; i++) {
 			const struct s3_item *item = &page.items[i];
 			bool match = exact ? span_eq(item->key, buf_text(&full)) : span_has_prefix(item->key, buf_text(&full));
-			if (!match || item->upload_id.n == 0 || upload_is_ours(s, item->upload_id))
+			if (!match || item->upload_id.n == 0 || upload_is_ours(s, item->key))
 				continue;
 			arena_reset(&ids);
 			TRY(upload_abort(s, item, &ids, err));

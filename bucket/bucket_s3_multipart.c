@@ -372,10 +372,10 @@ errc s3_put_multipart(struct s3 *s, const char *key, const char *path, int fd, u
 
 	/* A key has one writer. MinIO lists uploads by whole key only, so they are looked for here, not only by prefix after a crash. */
 	TRY(leftovers_drop(s, key, err));
+	entry.key = key;
+	upload_enter(s, &entry);
 	TRY(upload_create(u, err));
 	u->created = true;
-	entry.id = u->id;
-	upload_enter(s, &entry);
 	for (size_t i = 0; i < u->n_parts; i++)
 		TRY(part_send(u, i, err));
 	TRY(bucket_hash_end(&u->whole, &whole, err));
@@ -385,10 +385,10 @@ errc s3_put_multipart(struct s3 *s, const char *key, const char *path, int fd, u
 	memcpy(put->sha256, whole.sha256, SHA256_BYTES);
 fail:
 	if (u) {
-		if (u->created)
-			upload_leave(s, &entry);
 		if (u->created && rc)
 			upload_drop(u);
+		if (entry.key)
+			upload_leave(s, &entry);
 		bucket_hash_drop(&u->whole);
 		arena_free(&u->arena);
 		free(u->buf);

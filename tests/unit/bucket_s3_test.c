@@ -136,6 +136,42 @@ static void many_threads_one_bucket(void **state)
 	bucket_close(b);
 }
 
+struct uploader {
+	struct bucket *b;
+	const char *path;
+	atomic_bool done;
+};
+
+static void *upload(void *arg)
+{
+	struct uploader *u = arg;
+	for (int i = 0; i < 4; i++) {
+		char key[32];
+		struct err err = {0};
+		snprintf(key, sizeof key, "sweep/%d", i);
+		if (bucket_put_file(u->b, key, u->path, NULL, &err))
+			fail_msg("%s", err.msg);
+	}
+	u->done = true;
+	return NULL;
+}
+
+/* Aborting what others left, all the time, never hits an upload that is under way. */
+static void sweeps_leave_running_uploads_alone(void **state)
+{
+	(void)state;
+	struct uploader u = {.b = open_fake("  part_size: 5MiB\n"), .path = tmp_path("%s/big", tmp_dir())};
+	char *data = calloc(1, 5 * MIB + 1);
+	pthread_t t;
+	assert_int_equal(io_write_file(u.path, span_of(data, 5 * MIB + 1), NULL), OK);
+	free(data);
+	pthread_create(&t, NULL, upload, &u);
+	while (!u.done)
+		assert_int_equal(bucket_abort_uploads(u.b, "sweep/", NULL), OK);
+	pthread_join(t, NULL);
+	bucket_close(u.b);
+}
+
 /* ---- cancel ---- */
 
 static void *get_hanging(void *arg)
@@ -328,6 +364,7 @@ int main(void)
 		cmocka_unit_test(url_decoding),
 		cmocka_unit_test(classes),
 		cmocka_unit_test(many_threads_one_bucket),
+		cmocka_unit_test(sweeps_leave_running_uploads_alone),
 		cmocka_unit_test(cancel_ends_calls_and_waits),
 		cmocka_unit_test(every_nth_allocation_fails),
 	};
