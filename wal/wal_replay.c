@@ -258,7 +258,9 @@ errc wal_replay(struct wal *w, errc (*frame)(void *arg, const struct wal_frame *
 	w->running = true;
 	TRY(threads_start(w, err));
 	rc = OK;
-	replay_progress(&r, w->current ? w->current->number : 0, true);
+	struct wal_status now;
+	wal_status(w, &now);
+	replay_progress(&r, now.segment_now, true);
 	if (stats) {
 		size_t segments = 0;
 		for (size_t i = 0; i < r.walk.n_files; i++)
