@@ -20,7 +20,7 @@ CACHE=${VARVE_CACHE:-$HOME/.cache/varve}
 MINIO_VERSION=v0.0.0-20260212201848-7aac2a2c5b7c
 GO_MINIMUM=1.24
 
-BUILD_PACKAGES="gcc g++ make libc6-dev python3 protobuf-c-compiler libcrypt-dev libcurl4-openssl-dev libexpat1-dev libisal-dev
+BUILD_PACKAGES="gcc g++ make libc6-dev python3 protobuf-c-compiler libcrypt-dev libcurl4-openssl-dev libexpat1-dev libgnutls28-dev libisal-dev
 	libjansson-dev liblz4-dev libmicrohttpd-dev libprotobuf-c-dev libre2-dev libsnappy-dev libsqlite3-dev libssl-dev libxxhash-dev
 	libyaml-dev zlib1g-dev"
 CHECK_PACKAGES="clang-14 clang-format-14 cppcheck libclang-rt-14-dev llvm-14"
