@@ -63,7 +63,7 @@ static errc block_taken(struct question *qn, struct catalog_block *row, struct e
 	struct query_blocks *blocks = qn->q->blocks;
 	qn->blamed = row->ulid;
 	qn->blamed_kind = "local";
-	TRY(with_tenant(qn, row->ext_labels, &s.ext, err));
+	s.ext = row->ext_labels; /* as its meta.json says: another writer's block may have no tenant_id */
 	if (row->local && query_blocks_pin(blocks, row->ulid)) {
 		s.pinned = true;
 		rc = query_blocks_get(blocks, row, true, &b, err);

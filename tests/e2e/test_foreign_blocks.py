@@ -24,8 +24,8 @@ def put_thanos_section(block_dir, external):
 
 
 def as_read(dump, external):
-    """A block's series as a read shows them: the block's external labels on each, and the tenant it belongs to."""
-    return {tsdb.with_external(k, {"tenant_id": "default-tenant", **external}): v for k, v in dump.items()}
+    """A block's series as a read shows them, as in Thanos: the block's external labels on each, and no others."""
+    return {tsdb.with_external(k, external): v for k, v in dump.items()}
 
 
 def same(got, want):
