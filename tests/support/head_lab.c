@@ -170,7 +170,12 @@ errc lab_start(struct lab *l, struct err *err)
 {
 	errc rc = OK;
 	struct wal_replay_stats st;
-	struct wal_config wc = {.dir = "data/wal", .sync = WAL_SYNC_ACK, .segment_bytes = l->segment_bytes, .on_fatal = on_fatal, .on_fatal_arg = l};
+	struct wal_config wc = {.dir = "data/wal",
+		.sync = l->sync,
+		.sync_interval_ms = l->sync_interval_ms,
+		.segment_bytes = l->segment_bytes,
+		.on_fatal = on_fatal,
+		.on_fatal_arg = l};
 	TRY(wal_open(&wc, &l->wal, err));
 	l->cfg.wal = l->wal;
 	TRY(head_open(&l->cfg, &l->head, err));
@@ -353,7 +358,7 @@ static int by_time(const void *a, const void *b)
 	return -float_winner(x->v, y->v);
 }
 
-static void read_source(struct lab *l, uint32_t tenant, struct source *src, struct lab_series *found)
+void lab_read_source(struct lab *l, uint32_t tenant, struct source *src, struct lab_series *found)
 {
 	struct arena a, chunks;
 	struct err err = {0};
@@ -426,7 +431,7 @@ static void read_source(struct lab *l, uint32_t tenant, struct source *src, stru
 	arena_free(&chunks);
 }
 
-static void read_block(struct lab *l, struct ulid u, struct lab_series *found)
+void lab_read_block(struct lab *l, const char *dir, struct lab_series *found)
 {
 	struct arena a;
 	struct err err = {0};
@@ -435,9 +440,8 @@ static void read_block(struct lab *l, struct ulid u, struct lab_series *found)
 	struct block_files *files;
 	struct block *b = NULL;
 	struct source *src = NULL;
-	char dir[256], path[300];
+	char path[300];
 	arena_init(&a, 64 * MIB);
-	snprintf(dir, sizeof dir, "data/blocks/%s", ulid_text(u).s);
 	snprintf(path, sizeof path, "%s/meta.json", dir);
 	if (io_read_file(path, MIB, &a, &json, &err) != OK || block_meta_parse(path, json, &a, &meta, &err) != OK)
 		fail_msg("%s", err.msg);
@@ -450,10 +454,17 @@ static void read_block(struct lab *l, struct ulid u, struct lab_series *found)
 	assert_true(t < LAB_TENANTS);
 	if (block_files_dir(dir, &files, &err) != OK || block_open(files, &meta, NULL, &b, &err) != OK || block_source(b, "local", &src, &err) != OK)
 		fail_msg("%s: %s", dir, err.msg);
-	read_source(l, t, src, found);
+	lab_read_source(l, t, src, found);
 	src->ops->release(src);
 	block_unref(b);
 	arena_free(&a);
+}
+
+static void sort(struct lab_series *found)
+{
+	for (uint32_t s = 0; s < LAB_TENANTS * LAB_SERIES; s++)
+		if (found[s].n > 1)
+			qsort(found[s].v, found[s].n, sizeof *found[s].v, by_time);
 }
 
 struct lab_series *lab_gather(struct lab *l)
@@ -469,7 +480,7 @@ struct lab_series *lab_gather(struct lab *l)
 		size_t n;
 		assert_int_equal(head_sources(l->head, span_cstr(lab_tenant(t)), INT64_MIN, INT64_MAX, &a, &v, &n, &err), OK);
 		for (size_t i = 0; i < n; i++) {
-			read_source(l, t, v[i], found);
+			lab_read_source(l, t, v[i], found);
 			assert_true(n_seen < 1024);
 			seen[n_seen++] = v[i]->ulid;
 			v[i]->ops->release(v[i]);
@@ -482,13 +493,13 @@ struct lab_series *lab_gather(struct lab *l)
 			dup = dup || ulid_eq(seen[k], l->blocks[i]);
 		for (size_t k = 0; k < i; k++)
 			dup = dup || ulid_eq(l->blocks[k], l->blocks[i]);
+		char dir[256];
+		snprintf(dir, sizeof dir, "data/blocks/%s", ulid_text(l->blocks[i]).s);
 		if (!dup)
-			read_block(l, l->blocks[i], found);
+			lab_read_block(l, dir, found);
 	}
 	pthread_mutex_unlock(&l->mu);
-	for (uint32_t s = 0; s < LAB_TENANTS * LAB_SERIES; s++)
-		if (found[s].n > 1)
-			qsort(found[s].v, found[s].n, sizeof *found[s].v, by_time);
+	sort(found);
 	arena_free(&a);
 	return found;
 }
@@ -527,9 +538,9 @@ void lab_check(struct lab *l)
 	lab_gather_free(found);
 }
 
-void lab_check_exact(struct lab *l, uint64_t upto)
+void lab_compare_exact(struct lab *l, struct lab_series *found, uint64_t upto)
 {
-	struct lab_series *found = lab_gather(l);
+	sort(found);
 	for (uint32_t s = 0; s < LAB_TENANTS * LAB_SERIES; s++) {
 		const struct lab_series *f = &found[s], *m = &l->series[s];
 		size_t i = 0;
@@ -546,6 +557,11 @@ void lab_check_exact(struct lab *l, uint64_t upto)
 			fail_msg("series %u: t=%lld was never sent, or is there twice", s, (long long)f->v[i].t);
 	}
 	lab_gather_free(found);
+}
+
+void lab_check_exact(struct lab *l, uint64_t upto)
+{
+	lab_compare_exact(l, lab_gather(l), upto);
 }
 
 void lab_forget_blocks(struct lab *l)

@@ -28,6 +28,8 @@ struct lab {
 	struct head *head;
 	struct head_config cfg;
 	uint64_t segment_bytes;
+	enum wal_sync sync; /* ACK unless set before lab_start */
+	int64_t sync_interval_ms;
 	bool fatal;
 	uint32_t n_series;	   /* per tenant */
 	struct lab_series *series; /* tenant * n_series + k */
@@ -81,8 +83,13 @@ void lab_check(struct lab *l);
 enum { LAB_SERIES = 10000 };
 struct lab_series *lab_gather(struct lab *l);
 void lab_gather_free(struct lab_series *found);
+/* What lab_gather is made of, for who keeps blocks elsewhere: all samples of a source, or of a block's directory, go into found. */
+void lab_read_source(struct lab *l, uint32_t tenant, struct source *src, struct lab_series *found);
+void lab_read_block(struct lab *l, const char *dir, struct lab_series *found);
 /* Each sample with acked <= upto is there; nothing is there that was not sent, and nothing twice. For runs that send nothing twice. */
 void lab_check_exact(struct lab *l, uint64_t upto);
+/* The same of what was gathered by other means; frees it. */
+void lab_compare_exact(struct lab *l, struct lab_series *found, uint64_t upto);
 /* Removes the blocks' directories, and their samples from the dictionary. */
 void lab_forget_blocks(struct lab *l);
 /* All windows become blocks. */
