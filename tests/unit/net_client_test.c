@@ -507,10 +507,11 @@ static void cancel_is_immediate(void **state)
 	pthread_create(&t, NULL, call_hang, NULL);
 	while (!hung)
 		usleep(1000);
+	usleep(1100000); /* beyond libcurl's own timers: from here on it looks once a second, unless it is woken */
 	int64_t begin = raw_now_ms();
 	http_client_cancel(shared);
 	pthread_join(t, &rc);
-	assert_true(raw_now_ms() - begin < 500);
+	assert_true(raw_now_ms() - begin < 300);
 	assert_int_equal((intptr_t)rc, ERR_CANCELED);
 	struct http_call call = {.method = "GET", .url = base_url, .max_answer_bytes = 10};
 	assert_int_equal(http_call(shared, &call, &err), ERR_CANCELED);

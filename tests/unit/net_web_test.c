@@ -36,6 +36,14 @@ static const struct http_route routes[] = {
 	{HTTP_GET, "/-/healthy", HTTP_NO_AUTH, 0, hello, NULL},
 };
 
+/* Where the certificates are, absolute: paths in the file are relative to the file. */
+static const char *here(void)
+{
+	static char path[1024];
+	assert_non_null(getcwd(path, sizeof path));
+	return path;
+}
+
 static const char *write_config(const char *text)
 {
 	static const char *path;
@@ -269,9 +277,8 @@ static void headers_are_added(void **state)
 static void mistakes_are_named(void **state)
 {
 	(void)state;
-	char pem[1024];
-	snprintf(pem, sizeof pem, "tls_server_config:\n  cert_file: %s/" GOLDEN "server.pem\n  key_file: %s/" GOLDEN "server.key\n", getenv("PWD"),
-		getenv("PWD"));
+	char pem[4096];
+	snprintf(pem, sizeof pem, "tls_server_config:\n  cert_file: %s/" GOLDEN "server.pem\n  key_file: %s/" GOLDEN "server.key\n", here(), here());
 	const struct {
 		const char *text, *words;
 		bool with_pem;
@@ -299,7 +306,7 @@ static void mistakes_are_named(void **state)
 	for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
 		struct err err = {0};
 		struct http_server *s;
-		char text[2048];
+		char text[8192];
 		snprintf(text, sizeof text, "%s%s", cases[i].with_pem ? pem : "", cases[i].text);
 		struct http_server_config cfg = {.address = "127.0.0.1:0", .web_config = write_config(text)};
 		assert_int_not_equal(http_server_start(&cfg, routes, 2, &s, &err), OK);
@@ -312,8 +319,8 @@ static void mistakes_are_named(void **state)
 
 static const char *tls_config(const char *name, const char *more)
 {
-	static char text[4096];
-	const char *pwd = getenv("PWD");
+	static char text[8192];
+	const char *pwd = here();
 	snprintf(text, sizeof text, "tls_server_config:\n  cert_file: %s/" GOLDEN "%s.pem\n  key_file: %s/" GOLDEN "%s.key\n%s", pwd, name, pwd, name,
 		more);
 	return text;
@@ -321,8 +328,8 @@ static const char *tls_config(const char *name, const char *more)
 
 static const char *client_ca(const char *type, const char *more)
 {
-	static char text[1024];
-	snprintf(text, sizeof text, "  client_ca_file: %s/" GOLDEN "ca.pem\n  client_auth_type: %s\n%s", getenv("PWD"), type, more);
+	static char text[4096];
+	snprintf(text, sizeof text, "  client_ca_file: %s/" GOLDEN "ca.pem\n  client_auth_type: %s\n%s", here(), type, more);
 	return text;
 }
 
@@ -398,9 +405,8 @@ static void tls_certificate_renewed(void **state)
 	assert_int_equal(tls_get(port, &one, msg, sizeof msg), ERR_NET);
 	assert_int_equal(http_call(kept, &call, &err), OK);
 	/* a certificate that does not belong to its key stays out */
-	char bad[2048];
-	snprintf(bad, sizeof bad, "tls_server_config:\n  cert_file: %s/" GOLDEN "server.pem\n  key_file: %s/" GOLDEN "server2.key\n", getenv("PWD"),
-		getenv("PWD"));
+	char bad[4096];
+	snprintf(bad, sizeof bad, "tls_server_config:\n  cert_file: %s/" GOLDEN "server.pem\n  key_file: %s/" GOLDEN "server2.key\n", here(), here());
 	write_config(bad);
 	assert_int_equal(http_server_reload(s, &err), ERR_INVALID);
 	assert_int_equal(tls_get(port, &two, msg, sizeof msg), OK);
