@@ -48,7 +48,7 @@ CHECKED errc wal_open(const struct wal_config *cfg, struct wal **out, struct err
 /* ---- replay ---- */
 
 struct wal_frame {
-	uint64_t seq;	       /* frame number, from 1; dense but for steps of 2^32 at unclean starts; 0 for checkpoint frames */
+	uint64_t seq;	       /* frame number, from 1; dense but for steps of 2^32 at starts; 0 for checkpoint frames */
 	uint64_t segment;      /* file number */
 	uint64_t offset;       /* of the frame in its file */
 	uint64_t pos;	       /* of the frame in the log, comparable with a ticket's; 0 for checkpoint frames */

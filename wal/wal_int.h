@@ -68,8 +68,8 @@ enum wal_frame_flags {
 	WAL_FRAME_KNOWN = 15,
 };
 
-/* An unclean start raises the sequence number by this: a number that a block or a reader may have seen before a power cut took its frame is
- * never given again. So a gap modulo the step is what is missing. */
+/* Each start raises the sequence number by this: a number that a block or a reader may have seen before a power cut took its frame (and all
+ * behind a clean end) is never given again. So a gap modulo the step is what is missing. */
 #define WAL_SEQ_STEP (UINT64_C(1) << 32)
 
 struct wal_frame_header {
@@ -290,6 +290,7 @@ struct wal {
 		bool tail;			 /* frames behind durable must be copied */
 		struct wal_header header;	 /* of the segment to make, or of the one to go on with */
 		uint64_t next_seq, next_sample;
+		bool marked; /* next_seq was given to the start's own frame */
 		uint32_t last_crc;
 	} start;
 	bool started;

@@ -125,7 +125,7 @@ static void start_plan(struct wal *w, const struct wal_walk *walk)
 	*st = (struct wal_start){.next_seq = walk->next_seq, .next_sample = walk->next_sample, .last_crc = walk->last_crc};
 	if (st->next_seq == 0) /* nothing says where the numbers were: far above what they can have been */
 		st->next_seq = (WAL_SEQ_STEP << 16) + 1;
-	else if (f && !end->clean)
+	else if (f)
 		st->next_seq += WAL_SEQ_STEP;
 
 	if (f) {
@@ -134,7 +134,7 @@ static void start_plan(struct wal *w, const struct wal_walk *walk)
 		st->durable = end->durable;
 		st->data_end = end->data_end;
 		st->in_place = f->state == WAL_HEADER_OK && f->number == f->name && f->number == walk->max_name && f->h.log == w->log &&
-			       !end->data_behind && end->data_end == end->off;
+			       !end->data_behind && f->size >= end->off + WAL_FRAME_BYTES && end->data_end == end->off;
 	}
 	if (st->in_place) {
 		st->header = f->h;

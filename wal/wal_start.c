@@ -29,7 +29,7 @@ static errc current_set(struct wal *w, int fd, uint64_t size, uint64_t off, stru
 		.first_sample = h->first_sample,
 		.named = true,
 	};
-	w->out_seq = w->start.next_seq - 1;
+	w->out_seq = w->start.next_seq - (w->start.marked ? 0 : 1);
 	w->out_sample = w->start.next_sample;
 	w->out_crc = w->start.last_crc;
 	pthread_mutex_lock(&w->mu);
@@ -43,12 +43,33 @@ static errc current_set(struct wal *w, int fd, uint64_t size, uint64_t off, stru
 	return OK;
 }
 
+/* An empty frame with the stepped number, synced before anything is told: without it the next start might step from the same number again. */
+static errc start_mark(struct wal *w, int fd, uint64_t *off, struct err *err)
+{
+	struct wal_frame_header h = {
+		.log = w->log,
+		.segment = w->start.header.segment,
+		.seq = w->start.next_seq,
+		.first_sample = w->start.next_sample,
+		.durable = w->start.in_place ? *off : 0,
+	};
+	uint8_t bytes[WAL_FRAME_BYTES];
+	wal_frame_put(bytes, &h);
+	errc rc = io_pwrite(fd, bytes, sizeof bytes, *off, err);
+	if (rc != OK)
+		return rc;
+	*off += sizeof bytes;
+	w->start.marked = true;
+	w->start.last_crc = h.header_crc;
+	return OK;
+}
+
 static errc start_in_place(struct wal *w, struct err *err)
 {
 	errc rc = OK;
 	char path[WAL_PATH_BYTES];
 	int fd = -1;
-	uint64_t size;
+	uint64_t size, off = w->start.off;
 	/* Whoever named it may have been killed before that was synced. */
 	rc = io_fsync_dir(w->dir, err);
 	if (rc != OK)
@@ -56,7 +77,13 @@ static errc start_in_place(struct wal *w, struct err *err)
 	wal_path_segment(path, w->dir, w->start.from);
 	TRY(io_open(path, IO_READ | IO_WRITE, &fd, err));
 	TRY(io_size(fd, &size, err));
-	return current_set(w, fd, size, w->start.off, err);
+	TRY(start_mark(w, fd, &off, err));
+	rc = io_fdatasync(fd, err);
+	if (rc != OK) {
+		rc = ERR_IO;
+		goto fail;
+	}
+	return current_set(w, fd, size, off, err);
 fail:
 	io_close(fd);
 	return rc;
@@ -112,7 +139,7 @@ static errc start_anew(struct wal *w, struct err *err)
 		r.off = st->durable > WAL_HEADER_BYTES ? st->durable : WAL_HEADER_BYTES;
 		r.segment = h->prev_segment;
 		r.log = w->log;
-		uint64_t need = WAL_HEADER_BYTES + st->data_end - r.off;
+		uint64_t need = WAL_HEADER_BYTES + st->data_end - r.off + WAL_FRAME_BYTES;
 		if (size < need)
 			size = (need + 4095) & ~UINT64_C(4095);
 	}
@@ -120,6 +147,8 @@ static errc start_anew(struct wal *w, struct err *err)
 	written = true;
 	if (st->tail)
 		TRY(tail_copy(w, &r, fd, &off, err));
+	if (st->from != 0)
+		TRY(start_mark(w, fd, &off, err));
 	h->synced = off;
 	uint8_t bytes[WAL_HEADER_BYTES];
 	wal_header_put(bytes, h);

@@ -5,7 +5,7 @@
  *    damaged goes by its name. A file of another log is not read.
  * 3. A segment's frames end where the next one's `first sequence` begins: what stands behind was copied there by a later start, after a
  *    sync that may have failed, and only the copy counts. A number that was read before is skipped.
- * 4. Numbers are dense but for steps of WAL_SEQ_STEP at unclean starts, so a jump says exactly how many frames and samples are missing. It is damage (lost) when a later frame or a later
+ * 4. Numbers are dense but for steps of WAL_SEQ_STEP at starts, so a jump says exactly how many frames and samples are missing. It is damage (lost) when a later frame or a later
  *    segment says that those bytes were synced; else it is what a power cut leaves (torn).
  */
 #include <inttypes.h>
@@ -472,7 +472,7 @@ static errc segment_frame(struct walk *k, const struct wal_item *item, uint64_t 
 		end->settled_crc = h->header_crc;
 		end->tail_seq = h->seq + 1;
 		end->tail_sample = h->first_sample + h->samples;
-	} else if (h->raw > 0) {
+	} else if (!end->clean) {
 		end->data_behind = true;
 	}
 	if (h->seq >= limit_seq || h->seq < w->next_seq) {

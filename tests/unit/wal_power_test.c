@@ -54,6 +54,9 @@ static errc send(struct wal *w, struct ack *a, size_t noise)
 struct run {
 	struct ack acks[REQUESTS + 1];
 	uint64_t synced[REQUESTS + 1]; /* the same when wal_sync_now was told OK */
+	struct {
+		uint64_t seq, ops;
+	} seen[REQUESTS + 1]; /* frame numbers that somebody may have remembered */
 	enum wal_sync mode;
 	struct sim_tape *tape;
 };
@@ -82,6 +85,10 @@ static void run_record(struct run *r, enum wal_sync mode)
 				r->synced[k] = sim_ops(sim) + 1;
 		} else if (id % 5 == 2)
 			io_sleep_ms(1);
+		struct wal_status now;
+		wal_status(w, &now);
+		r->seen[id].seq = now.seq;
+		r->seen[id].ops = sim_ops(sim) + 1;
 		if (id % 60 == 0) {
 			wal_close(w);
 			w = ids_open("data/wal", mode, SEGMENT, &g, NULL, &rc, &err);
@@ -140,6 +147,13 @@ static void state_check(const struct run *r, uint64_t k, const char *what, bool 
 	}
 	if (ids_write(w, REQUESTS + 1, 20, &err) != OK)
 		fail_msg("%s: %s", what, err.msg);
+	/* A number that was seen is not given again, though its frame is gone: a block may claim to hold it. */
+	struct wal_status now;
+	wal_status(w, &now);
+	for (uint64_t id = 1; id <= REQUESTS; id++) {
+		if (r->seen[id].ops != 0 && r->seen[id].ops - 1 <= k && now.seq <= r->seen[id].seq)
+			fail_msg("%s: frame %" PRIu64 " was seen, and is given again as %" PRIu64, what, r->seen[id].seq, now.seq);
+	}
 	wal_close(w);
 	ids_free(&g);
 }
