@@ -349,7 +349,8 @@ static errc find_missing(struct audit *a, struct err *err)
 {
 	static const char sql[] = "SELECT ulid, missing FROM blocks WHERE added_at<?1 AND ulid>?2 ORDER BY ulid LIMIT 1000";
 	/* Keys ascend, so `present` does; sorted again because the order is a store's promise, not ours. */
-	qsort(a->present, a->n_present, sizeof *a->present, ulid_order);
+	if (a->n_present > 1)
+		qsort(a->present, a->n_present, sizeof *a->present, ulid_order);
 	char last[ULID_TEXT_BYTES + 1] = "";
 	for (;;) {
 		struct ulid gone[1000];
@@ -370,7 +371,7 @@ static errc find_missing(struct audit *a, struct err *err)
 				return catalog_row_bad(a->c, text, err);
 			}
 			memcpy(last, text.p, ULID_TEXT_BYTES);
-			if (!bsearch(&u, a->present, a->n_present, sizeof u, ulid_order)) {
+			if (a->n_present == 0 || !bsearch(&u, a->present, a->n_present, sizeof u, ulid_order)) {
 				gone[n] = u;
 				missing[n++] = sqlite3_column_int64(st, 1);
 			}

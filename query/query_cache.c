@@ -4,7 +4,8 @@
  *     <dir>/<ULID>.map     8 bytes a page: u32 LE CRC-32C of the page, u32 LE 0x76617276 when it is there
  *
  * A page is believed only when its CRC is the one in the map, so nothing needs to be synced: after a crash a torn page is fetched again. A
- * block's index never changes under its ULID. What was used longest ago goes first, whole blocks at a time.
+ * block's index never changes under its ULID. What was used longest ago goes first, whole blocks at a time; while everything is in use, pages
+ * that do not fit are not kept. Without space on the disk, or with a directory that can't be written, reads go past the cache.
  */
 #include <inttypes.h>
 #include <stdatomic.h>
@@ -120,10 +121,11 @@ static void destroy(struct query_cache *c, struct cached *e, bool remove_files)
 	free(e);
 }
 
-static void evict(struct query_cache *c)
+/* Until `more` bytes fit, or nothing is left that nobody reads. */
+static void evict(struct query_cache *c, uint64_t more)
 {
 	struct cached *e = c->oldest;
-	while (e && atomic_load(&c->held_bytes) > c->max_bytes) {
+	while (e && atomic_load(&c->held_bytes) + more > c->max_bytes) {
 		struct cached *newer = e->newer;
 		if (e->refs == 0) {
 			metric_add(c->evicted, 1);
@@ -157,11 +159,22 @@ static void give(struct query_cache *c, struct cached *e)
 		if (e->doomed)
 			destroy(c, e, true);
 	}
-	evict(c);
+	evict(c, 0);
 	pthread_mutex_unlock(&c->mu);
 }
 
 /* ---- one block's files; e->mu held ---- */
+
+/* Lock order: an entry's mu, then the cache's; nobody takes the entry's while holding the cache's. */
+static bool room_for_page(struct query_cache *c)
+{
+	if (atomic_load(&c->held_bytes) + PAGE <= c->max_bytes)
+		return true;
+	pthread_mutex_lock(&c->mu);
+	evict(c, PAGE);
+	pthread_mutex_unlock(&c->mu);
+	return atomic_load(&c->held_bytes) + PAGE <= c->max_bytes;
+}
 
 static size_t map_count(const uint8_t *map, size_t bytes)
 {
@@ -249,7 +262,7 @@ static void page_write(struct query_cache *c, struct cached *e, size_t page, con
 {
 	size_t n = page_bytes(e->size, page);
 	uint8_t entry[MAP_ENTRY];
-	if (e->present[page] || io_pwrite(e->fd, buf, n, (uint64_t)page * PAGE, NULL) != OK)
+	if (e->present[page] || !room_for_page(c) || io_pwrite(e->fd, buf, n, (uint64_t)page * PAGE, NULL) != OK)
 		return;
 	e->crc[page] = crc32c(0, buf, n);
 	put_le32(entry, e->crc[page]);
@@ -350,10 +363,20 @@ static errc adopt(struct query_cache *c, struct err *err)
 	for (size_t i = 0; rc == OK && i < n; i++) {
 		struct span name = span_cstr(names[i]);
 		struct ulid u;
+		char path[4096];
+		/* Pages whose map is gone mean nothing to anybody. */
+		if (name.n == ULID_TEXT_BYTES + 6 && strcmp(names[i] + ULID_TEXT_BYTES, ".index") == 0 &&
+			ulid_parse(span_of(name.p, ULID_TEXT_BYTES), &u)) {
+			bool map = i + 1 < n && strncmp(names[i + 1], names[i], ULID_TEXT_BYTES) == 0;
+			if (!map) {
+				path_of(c, u, "index", path, sizeof path);
+				(void)!io_unlink(path, NULL);
+			}
+			continue;
+		}
 		if (name.n != ULID_TEXT_BYTES + 4 || memcmp(name.p + ULID_TEXT_BYTES, ".map", 4) != 0 ||
 			!ulid_parse(span_of(name.p, ULID_TEXT_BYTES), &u))
 			continue;
-		char path[4096];
 		struct span map = {"", 0};
 		path_of(c, u, "map", path, sizeof path);
 		(void)!io_read_file(path, 64 * MIB, &text, &map, NULL);
@@ -369,7 +392,7 @@ static errc adopt(struct query_cache *c, struct err *err)
 	arena_free(&text);
 	arena_free(&a);
 	pthread_mutex_lock(&c->mu);
-	evict(c);
+	evict(c, 0);
 	pthread_mutex_unlock(&c->mu);
 	return rc;
 }

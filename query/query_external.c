@@ -156,6 +156,7 @@ static errc read_whole(struct ext_iter *it, struct err *err)
 			it->all = all;
 			it->cap_all = cap;
 		}
+		it->all[it->n_all] = (struct ext_series){.src = it->src->src};
 		TRY(copy_view(&v, it->src->ext, &it->arena, &it->all[it->n_all], err));
 		it->n_all++;
 	}
@@ -210,6 +211,7 @@ static errc read_next(struct ext_iter *it, struct err *err)
 	h = calloc(1, sizeof *h);
 	CHECK(h, ERR_NOMEM, "no memory for a series");
 	arena_init(&h->arena, it->max_memory);
+	h->s.src = it->src->src;
 	TRY(copy_view(&v, it->src->ext, &h->arena, &h->s, err));
 	it->next = h;
 	return OK;

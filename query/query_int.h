@@ -36,7 +36,7 @@ struct question {
 	struct qsource *sources;
 	size_t n_sources;
 	const char *warning; /* the answer may lack something, and why; NULL = whole */
-	/* the source that an error came from; set by the merge */
+	/* the source that an error came from; set by the merge, and by the samples */
 	struct ulid blamed;
 	const char *blamed_kind;
 };
@@ -76,6 +76,7 @@ struct ext_series {
 	size_t n_chunks;
 	const struct interval *deleted;
 	size_t n_deleted;
+	const struct source *src; /* where it is from */
 };
 CHECKED errc ext_iter_open(struct qsource *s, const struct matcher *m, size_t n, const struct select_options *opt, size_t max_memory,
 	struct ext_iter **out, struct err *err);
@@ -89,6 +90,7 @@ void ext_iter_close(struct ext_iter *it); /* NULL allowed */
 struct merge;
 /* One series over all sources: its parts in no order. Valid until the next call. */
 struct merged {
+	struct question *qn; /* told whose chunk proves damaged; NULL: nobody */
 	struct labels labels;
 	const struct ext_series *parts;
 	size_t n_parts;
@@ -110,7 +112,7 @@ CHECKED errc samples_open(const struct merged *s, int64_t mint, int64_t maxt, st
 /* The histogram lives until the next call. */
 CHECKED errc samples_next(struct sample_iter *it, struct chunk_point *p, bool *more, struct err *err);
 
-void samples_close(struct sample_iter *it);
+void samples_close(struct sample_iter *it); /* its memory; NULL allowed */
 
 /* The same series as chunks that ascend, do not overlap and hold no deleted sample; those that can stay as they are stay. They may reach outside
  * [mint, maxt]. Array and new bytes from the arena. */

@@ -174,7 +174,7 @@ errc merge_next(struct merge *m, struct merged *out, bool *more, struct err *err
 		while (ext_iter_twin(m->given[i]->it, labels, &twin))
 			TRY(add_part(m, &twin, err));
 	}
-	*out = (struct merged){labels, m->parts, m->n_parts};
+	*out = (struct merged){m->qn, labels, m->parts, m->n_parts};
 fail:
 	return rc;
 }

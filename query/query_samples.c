@@ -7,11 +7,14 @@
 #include <stdlib.h>
 #include "query/query_int.h"
 
+enum { HINT_UNKNOWN = 0, HINT_NO_RESET = 2 };
+
 /* A chunk with what is deleted of its series. */
 struct piece {
 	struct chunk c;
 	const struct interval *deleted;
 	size_t n_deleted;
+	const struct source *src;
 };
 
 static bool overlaps_deleted(const struct piece *p)
@@ -59,7 +62,7 @@ static errc pieces_of(const struct merged *s, int64_t mint, int64_t maxt, struct
 		for (size_t c = 0; c < s->parts[i].n_chunks; c++) {
 			const struct chunk *ch = &s->parts[i].chunks[c];
 			if (ch->maxt >= mint && ch->mint <= maxt)
-				v[k++] = (struct piece){*ch, s->parts[i].deleted, s->parts[i].n_deleted};
+				v[k++] = (struct piece){*ch, s->parts[i].deleted, s->parts[i].n_deleted, s->parts[i].src};
 		}
 	if (k > 1)
 		qsort(v, k, sizeof *v, by_time);
@@ -84,12 +87,15 @@ struct cursor {
 };
 
 struct sample_iter {
+	struct question *qn;
 	struct piece *pieces;
 	size_t n_pieces, next_piece;
-	struct cursor *open; /* those whose chunk covers the current time */
+	struct cursor **open; /* those whose chunk covers the current time */
 	size_t n_open, cap_open;
 	int64_t mint, maxt;
 	struct buf canon_a, canon_b; /* canonical histograms, for the winner */
+	const struct piece *last;    /* where the sample given last is from */
+	struct histogram shown;
 	bool started;
 };
 
@@ -115,56 +121,78 @@ static int winner(struct sample_iter *it, const struct chunk_point *a, const str
 	return span_cmp(span_of(it->canon_a.p, it->canon_a.n), span_of(it->canon_b.p, it->canon_b.n));
 }
 
+/* An error of a piece's bytes is its source's. */
+static errc blame(struct sample_iter *it, const struct piece *p, errc rc, struct err *err)
+{
+	if (rc == ERR_CORRUPT && it->qn && p->src) {
+		it->qn->blamed = p->src->ulid;
+		it->qn->blamed_kind = p->src->kind;
+		err_wrap(err, "block %s", ulid_text(p->src->ulid).s);
+	}
+	return rc;
+}
+
 /* The next sample of a cursor that is not deleted and not before mint. */
 static errc step(struct sample_iter *it, struct cursor *c, struct err *err)
 {
+	errc rc = OK;
+	const struct chunk *chunk = &c->p->c;
 	for (;;) {
 		bool more;
-		errc rc = chunk_iter_next(c->it, &c->at, &more, err);
-		if (rc != OK)
-			return rc;
-		if (!more || c->at.t > it->maxt) {
-			c->live = false;
-			arena_free(&c->arena);
-			return OK;
-		}
-		if (c->at.t >= it->mint && !is_deleted(c->p, c->at.t))
+		TRY(chunk_iter_next(c->it, &c->at, &more, err));
+		/* The order of pieces leans on what the index says. */
+		CHECK(!more || (c->at.t >= chunk->mint && c->at.t <= chunk->maxt), ERR_CORRUPT, "a chunk from %lld to %lld has a sample at %lld",
+			(long long)chunk->mint, (long long)chunk->maxt, (long long)c->at.t);
+		c->live = more && c->at.t <= it->maxt;
+		if (!c->live || (c->at.t >= it->mint && !is_deleted(c->p, c->at.t)))
 			return OK;
 	}
+fail:
+	return blame(it, c->p, rc, err);
+}
+
+static void cursor_free(struct cursor *c)
+{
+	arena_free(&c->arena);
+	free(c);
 }
 
 static errc open_piece(struct sample_iter *it, const struct piece *p, struct err *err)
 {
 	if (it->n_open == it->cap_open) {
 		size_t cap = it->cap_open ? it->cap_open * 2 : 4;
-		struct cursor *bigger = realloc(it->open, cap * sizeof *bigger);
+		struct cursor **bigger = realloc(it->open, cap * sizeof *bigger);
 		if (!bigger)
 			return err_set(err, ERR_NOMEM, "no memory for a series");
 		it->open = bigger;
 		it->cap_open = cap;
 	}
-	struct cursor *c = &it->open[it->n_open++];
-	*c = (struct cursor){.p = p, .live = true};
-	arena_init(&c->arena, 64 * MIB);
+	struct cursor *c = calloc(1, sizeof *c);
+	if (!c)
+		return err_set(err, ERR_NOMEM, "no memory for a chunk");
+	it->open[it->n_open++] = c;
+	c->p = p;
+	arena_init(&c->arena, LIMIT_HISTOGRAM_MEMORY_BYTES);
 	errc rc = chunk_iter_new(p->c.enc, p->c.data, &c->arena, &c->it, err);
-	return rc == OK ? step(it, c, err) : rc;
+	return rc == OK ? step(it, c, err) : blame(it, p, rc, err);
 }
 
 static void drop_done(struct sample_iter *it)
 {
 	size_t n = 0;
 	for (size_t i = 0; i < it->n_open; i++)
-		if (it->open[i].live)
+		if (it->open[i]->live)
 			it->open[n++] = it->open[i];
+		else
+			cursor_free(it->open[i]);
 	it->n_open = n;
 }
 
-static errc samples_start(struct sample_iter *it, struct piece *pieces, size_t n, int64_t mint, int64_t maxt)
+static void samples_start(struct sample_iter *it, struct question *qn, struct piece *pieces, size_t n, int64_t mint, int64_t maxt)
 {
-	*it = (struct sample_iter){.pieces = pieces, .n_pieces = n, .mint = mint, .maxt = maxt};
-	buf_init(&it->canon_a, 16 * MIB);
-	buf_init(&it->canon_b, 16 * MIB);
-	return OK;
+	*it = (struct sample_iter){.qn = qn, .pieces = pieces, .n_pieces = n, .mint = mint, .maxt = maxt};
+	buf_init(&it->canon_a, LIMIT_HISTOGRAM_MEMORY_BYTES);
+	buf_init(&it->canon_b, LIMIT_HISTOGRAM_MEMORY_BYTES);
 }
 
 errc samples_open(const struct merged *s, int64_t mint, int64_t maxt, struct arena *arena, struct sample_iter **out, struct err *err)
@@ -176,7 +204,7 @@ errc samples_open(const struct merged *s, int64_t mint, int64_t maxt, struct are
 	size_t n;
 	errc rc = pieces_of(s, mint, maxt, arena, &pieces, &n, err);
 	if (rc == OK)
-		rc = samples_start(it, pieces, n, mint, maxt);
+		samples_start(it, s->qn, pieces, n, mint, maxt);
 	*out = rc == OK ? it : NULL;
 	return rc;
 }
@@ -186,8 +214,7 @@ void samples_close(struct sample_iter *it)
 	if (!it)
 		return;
 	for (size_t i = 0; i < it->n_open; i++)
-		if (it->open[i].live)
-			arena_free(&it->open[i].arena);
+		cursor_free(it->open[i]);
 	free(it->open);
 	it->open = NULL;
 	it->n_open = 0;
@@ -202,17 +229,17 @@ errc samples_next(struct sample_iter *it, struct chunk_point *p, bool *more, str
 	if (it->started && it->n_open > 0) {
 		int64_t t = INT64_MAX;
 		for (size_t i = 0; i < it->n_open; i++)
-			t = it->open[i].at.t < t ? it->open[i].at.t : t;
+			t = it->open[i]->at.t < t ? it->open[i]->at.t : t;
 		for (size_t i = 0; i < it->n_open; i++)
-			if (it->open[i].at.t == t)
-				TRY(step(it, &it->open[i], err));
+			if (it->open[i]->at.t == t)
+				TRY(step(it, it->open[i], err));
 		drop_done(it);
 	}
 	it->started = true;
 	for (;;) {
 		int64_t t = INT64_MAX;
 		for (size_t i = 0; i < it->n_open; i++)
-			t = it->open[i].at.t < t ? it->open[i].at.t : t;
+			t = it->open[i]->at.t < t ? it->open[i]->at.t : t;
 		/* A piece joins when nothing open comes before its first sample. */
 		if (it->next_piece < it->n_pieces && (it->n_open == 0 || it->pieces[it->next_piece].c.mint <= t)) {
 			TRY(open_piece(it, &it->pieces[it->next_piece++], err));
@@ -225,11 +252,19 @@ errc samples_next(struct sample_iter *it, struct chunk_point *p, bool *more, str
 		}
 		const struct cursor *best = NULL;
 		for (size_t i = 0; i < it->n_open; i++) {
-			const struct cursor *c = &it->open[i];
+			const struct cursor *c = it->open[i];
 			if (c->at.t == t && (!best || winner(it, &c->at, &best->at) > 0))
 				best = c;
+			CHECK(!it->canon_a.failed && !it->canon_b.failed, ERR_NOMEM, "no memory to compare histograms");
 		}
 		*p = best->at;
+		/* "No reset" is said of the sample before it in its own chunk: behind one of another chunk nobody knows. */
+		if (p->kind != SAMPLE_FLOAT && p->h->reset_hint == HINT_NO_RESET && best->p != it->last) {
+			it->shown = *p->h;
+			it->shown.reset_hint = HINT_UNKNOWN;
+			p->h = &it->shown;
+		}
+		it->last = best->p;
 		*more = true;
 		return OK;
 	}
@@ -263,8 +298,8 @@ static errc list_add(struct chunk_list *l, struct chunk c, struct err *err)
 
 enum { XOR_CHUNK_SAMPLES = 120, XOR_CHUNK_ROOM = 2048 + XOR_CHUNK_SAMPLES * XOR_APPEND_MAX_BYTES };
 
-/* Merges pieces [0, n), which overlap or lose samples, into fresh chunks. */
-static errc encode_group(struct piece *pieces, size_t n, struct chunk_list *out, struct err *err)
+/* Merges pieces [0, n), which overlap or lose samples, into fresh chunks. Only what lies in the range: beyond it, other pieces might win. */
+static errc encode_group(struct question *qn, struct piece *pieces, size_t n, int64_t mint, int64_t maxt, struct chunk_list *out, struct err *err)
 {
 	errc rc = OK;
 	struct sample_iter it;
@@ -273,7 +308,7 @@ static errc encode_group(struct piece *pieces, size_t n, struct chunk_list *out,
 	uint8_t bytes[XOR_CHUNK_ROOM];
 	struct hist_appender *ha = NULL, *refused = NULL;
 	xor_appender_init(&xor);
-	samples_start(&it, pieces, n, INT64_MIN, INT64_MAX);
+	samples_start(&it, qn, pieces, n, mint, maxt);
 	for (;;) {
 		struct chunk_point p;
 		bool more;
@@ -336,7 +371,7 @@ errc samples_chunks(const struct merged *s, int64_t mint, int64_t maxt, struct a
 		if (k == i + 1 && !deleted && v[i].c.enc != CHUNK_XOR2)
 			TRY(list_add(&list, v[i].c, err));
 		else
-			TRY(encode_group(v + i, k - i, &list, err));
+			TRY(encode_group(s->qn, v + i, k - i, mint, maxt, &list, err));
 		i = k;
 	}
 	*out = list.v;
