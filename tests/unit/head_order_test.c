@@ -184,10 +184,69 @@ static void any_order_gives_the_same_bytes(void **state)
 	}
 }
 
+/* Series k gets its sample k late: after `late` more samples, or at the very end. Each border of a chunk is hit from both sides. */
+static void one_late_sample_anywhere(void **state)
+{
+	(void)state;
+	enum { N = 480 };
+	static const uint32_t lates[] = {1, 3, 40, 130, N};
+	for (size_t c = 0; c < sizeof lates / sizeof *lates; c++) {
+		struct lab l;
+		struct err err = {0};
+		struct arena keep;
+		lab_open(&l, 1, RANGE, 16 * MIB);
+		l.n_series = N;
+		l.quiet_model = true;
+		arena_init(&keep, GIB);
+		if (lab_start(&l, &err) != OK)
+			fail_msg("start: %s", err.msg);
+		for (uint32_t i = 0; i <= N + lates[c]; i++) {
+			struct lab_batch b;
+			lab_batch_begin(&b, 0);
+			for (uint32_t k = 0; k < N; k++) {
+				lab_batch_series(&b, k, 0);
+				if (i < N && i != k)
+					lab_batch_sample(&b, T0 + 1000 + (int64_t)i * 14900, f64_bits((double)(i * k)));
+				if (i == k + lates[c])
+					lab_batch_sample(&b, T0 + 1000 + (int64_t)k * 14900, f64_bits((double)(k * k)));
+			}
+			if (lab_send(&l, &b, &err) != OK)
+				fail_msg("send: %s", err.msg);
+			lab_batch_free(&b);
+		}
+		assert_int_equal(l.stored, N * N);
+		lab_flush(&l);
+		struct model m;
+		char dir[256];
+		snprintf(dir, sizeof dir, "data/blocks/%s", ulid_text(l.blocks[0]).s);
+		model_read(&m, dir);
+		assert_int_equal(m.n, N);
+		for (size_t i = 0; i < m.n; i++) {
+			unsigned host, metric;
+			struct chunk_sample v[N];
+			size_t want_n;
+			assert_int_equal(sscanf(arena_cstr(&keep, labels_get(m.v[i].labels, SPAN("__name__"))), "metric_%u", &metric), 1);
+			assert_int_equal(sscanf(arena_cstr(&keep, labels_get(m.v[i].labels, SPAN("instance"))), "host-%u", &host), 1);
+			for (uint32_t k = 0; k < N; k++)
+				v[k] = (struct chunk_sample){T0 + 1000 + (int64_t)k * 14900, f64_bits((double)(k * (host * 5 + metric)))};
+			struct chunk *want = model_encode(&keep, v, N, RANGE, &want_n);
+			if (m.v[i].n != want_n)
+				fail_msg("sample %u late by %u: %zu chunks, want %zu", host * 5 + metric, lates[c], m.v[i].n, want_n);
+			for (size_t k = 0; k < want_n; k++)
+				if (m.v[i].chunks[k].mint != want[k].mint || !span_eq(m.v[i].chunks[k].data, want[k].data))
+					fail_msg("sample %u late by %u: chunk %zu differs", host * 5 + metric, lates[c], k);
+		}
+		model_free(&m);
+		arena_free(&keep);
+		lab_free(&l);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(any_order_gives_the_same_bytes),
+		cmocka_unit_test(one_late_sample_anywhere),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
