@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 #include "base/io.h"
 #include "base/limits.h"
@@ -333,6 +334,17 @@ static void wait_for_end(struct server *s, const sigset_t *set)
 	}
 }
 
+/* Each connection is a descriptor; shells start programs with 1,024 of what the system allows. */
+static void raise_open_files(void)
+{
+	struct rlimit lim;
+	if (getrlimit(RLIMIT_NOFILE, &lim) != 0 || lim.rlim_cur >= lim.rlim_max)
+		return;
+	lim.rlim_cur = lim.rlim_max;
+	if (setrlimit(RLIMIT_NOFILE, &lim) != 0)
+		log_warn("the limit of open files could not be raised", LU64("limit", lim.rlim_cur));
+}
+
 static int run(struct server *s)
 {
 	sigset_t set;
@@ -342,6 +354,7 @@ static int run(struct server *s)
 	sigaddset(&set, SIGHUP);
 	pthread_sigmask(SIG_BLOCK, &set, NULL); /* before any thread, so that all inherit it */
 	signal(SIGPIPE, SIG_IGN);
+	raise_open_files();
 
 	struct err err = {0};
 	s->started_ms = io_now_ms();
