@@ -156,7 +156,10 @@ setup_venv() {
 	[ "$(cat build/venv/.requirements 2>/dev/null)" = "$want" ] && return 0
 	say "Python packages into build/venv"
 	[ -x build/venv/bin/python ] || python3 -m venv --clear build/venv
-	build/venv/bin/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	if ! build/venv/bin/python -m pip install --disable-pip-version-check -r tests/requirements.txt >build/venv/.log 2>&1; then
+		tail -n 20 build/venv/.log >&2
+		die "could not install the Python packages of tests/requirements.txt"
+	fi
 	echo "$want" >build/venv/.requirements
 }
 
