@@ -318,6 +318,21 @@ errc index_reader_init(struct index_reader *r, const struct index_header *ix, st
 	return r->symbols ? OK : err_set(err, ERR_NOMEM, "%s: a reader", ix->label);
 }
 
+void index_reader_settle(struct index_reader *r, size_t n_series)
+{
+	uint32_t mask = r->symbol_mask;
+	window_free(&r->table);
+	window_free(&r->lists);
+	while (mask >= SETTLED_SYMBOLS && mask / SETTLED_SYMBOLS >= n_series)
+		mask /= 2;
+	/* A slot's symbol stays where it is when the upper half goes. */
+	struct index_symbol *fewer = mask < r->symbol_mask ? realloc(r->symbols, ((size_t)mask + 1) * sizeof *fewer) : NULL;
+	if (fewer) {
+		r->symbols = fewer;
+		r->symbol_mask = mask;
+	}
+}
+
 void index_reader_free(struct index_reader *r)
 {
 	window_free(&r->table);

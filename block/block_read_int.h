@@ -144,7 +144,7 @@ struct index_symbol {
 	struct span text;
 };
 
-enum { SYMBOL_SLOTS = 4096, SYMBOL_PAGES = 32 };
+enum { SYMBOL_SLOTS = 4096, SYMBOL_PAGES = 32, SETTLED_SYMBOLS = 16 /* slots for each series that is read */ };
 
 struct index_reader {
 	struct postings_index postings; /* first member: postings_select works on it */
@@ -158,6 +158,9 @@ struct index_reader {
 };
 
 CHECKED errc index_reader_init(struct index_reader *r, const struct index_header *ix, struct err *err);
+/* Postings are selected: what only selecting needs is freed, and symbols are kept for so many series. */
+void index_reader_settle(struct index_reader *r, size_t n_series);
+/* May be called again. */
 void index_reader_free(struct index_reader *r);
 
 /* Text of a symbol: kept memory, or from `arena` until index_reader_forget. */

@@ -228,10 +228,12 @@ static size_t series_ahead(struct block_iter *it)
 {
 	uint64_t off = (uint64_t)it->refs.v[it->at] * SERIES_ALIGN;
 	if (off + SERIES_SLACK_BYTES > it->run_end) {
-		uint64_t last = off;
+		uint64_t last = off, most = SERIES_READ_BYTES;
+		if (it->opt.batch_bytes > 0 && it->opt.batch_bytes < most)
+			most = it->opt.batch_bytes;
 		for (size_t i = it->at + 1; i < it->refs.n; i++) {
 			uint64_t next = (uint64_t)it->refs.v[i] * SERIES_ALIGN;
-			if (next - last > SERIES_GAP_BYTES || next - off > SERIES_READ_BYTES)
+			if (next - last > SERIES_GAP_BYTES || next - off > most)
 				break;
 			last = next;
 		}
@@ -260,6 +262,13 @@ static errc batch_fill(struct block_iter *it, struct err *err)
 		TRY(series_take(it, ref, &s, &bytes, err));
 	}
 	TRY(batch_chunks(it, err));
+	/* Thousands of blocks may hold their last batch for a long time: nothing else is kept for it. */
+	if (it->at == it->refs.n) {
+		index_reader_free(&it->r);
+		free(it->wants);
+		it->wants = NULL;
+		it->n_wants = it->cap_wants = 0;
+	}
 fail:
 	return rc;
 }
@@ -327,6 +336,7 @@ static errc source_select(
 	TRY(index_reader_init(&it->r, &b->index, err));
 	if (overlaps(b, opt))
 		TRY(postings_select(&it->r.postings, m, n, &it->keep, &it->refs, err));
+	index_reader_settle(&it->r, it->refs.n);
 	*out = &it->base;
 	return OK;
 fail:

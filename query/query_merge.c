@@ -7,6 +7,10 @@
 #include <stdlib.h>
 #include "query/query_int.h"
 
+#define BATCH_SHARE 8 /* of the question's memory for what sources read ahead; they hold about twice that */
+#define BATCH_MIN (16 * KIB)
+#define BATCH_MAX (1 * MIB)
+
 struct stream {
 	struct ext_iter *it;
 	struct qsource *src;
@@ -96,13 +100,13 @@ errc merge_open(struct question *qn, const struct matcher_set *sets, size_t n_se
 	m->given = arena_alloc(&qn->arena, (max + 1) * sizeof *m->given);
 	CHECK(m->streams && m->heap && m->given, ERR_NOMEM, "no memory for %zu sources (--query.max-memory)", max);
 	/* Every source reads ahead; together they stay within a fraction of the question's memory. */
-	size_t batch = qn->q->cfg.max_memory_bytes / 4 / (max + 1);
+	size_t batch = qn->q->cfg.max_memory_bytes / BATCH_SHARE / (max + 1);
 	const struct select_options opt = {.mint = qn->mint,
 		.maxt = qn->maxt,
 		.skip_chunks = skip_chunks,
-		.batch_bytes = batch < 64 * KIB	 ? 64 * KIB
-			       : batch > 2 * MIB ? 2 * MIB
-						 : batch};
+		.batch_bytes = batch < BATCH_MIN   ? BATCH_MIN
+			       : batch > BATCH_MAX ? BATCH_MAX
+						   : batch};
 	for (size_t i = 0; i < qn->n_sources; i++)
 		for (size_t k = 0; k < n_sets; k++) {
 			struct matcher *own;
