@@ -102,6 +102,7 @@ static bool grow(void *pp, size_t n, size_t size)
 	void *p = realloc(old, n * size);
 	if (p)
 		memcpy(pp, &p, sizeof p);
+	/* cppcheck-suppress memleak ; *pp owns it */
 	return p != NULL;
 }
 
