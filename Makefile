@@ -173,7 +173,11 @@ fuzz-run/%: $(B)/fuzz/fuzz_%
 		|| { tail -n 40 $(B)/found/$*.log; echo "fuzz $*: FOUND, see $(B)/found/$*"; exit 1; }
 
 # ---- benchmarks in C: tests/bench/<folder>_<what>.c ----
-BENCH     := $(patsubst tests/bench/%.c,%,$(sort $(wildcard tests/bench/*.c)))
+# query_load is the demo's sender, too: it stands on nothing that only tests need.
+BENCH     := $(patsubst tests/bench/%.c,%,$(filter-out tests/bench/query_load.c,$(sort $(wildcard tests/bench/*.c))))
+$(B)/bench/query_load: $(B)/obj/tests/bench/query_load.c.o $(call archives,$(NEED_query))
+	@mkdir -p $(@D)
+	$(CXX) $(LDFLAGS) -o $@ $< -Wl,--start-group $(call archives,$(NEED_query)) -Wl,--end-group $(call libs,$(NEED_query))
 $(foreach t,$(BENCH),$(eval $(call link_rule,$(B)/bench/$(t),$(B)/obj/tests/bench/$(t).c.o,$(call unit_need,$(t)),)))
 bench/%: $(B)/bench/%
 	$<
@@ -219,7 +223,7 @@ BUCKET    ?= directory
 .PHONY: crash bench demo
 crash: $(B)/varve $(call ready,$(TEST_READY))
 	@$(TEST_ENV) $(PYTHON) tests/crash/crash.py --kills $(N) $(if $(SEED),--seed $(SEED))
-bench: $(B)/varve $(patsubst %,$(B)/bench/%,$(BENCH)) $(call ready,venv prometheus)
+bench: $(B)/varve $(B)/bench/query_load $(patsubst %,$(B)/bench/%,$(BENCH)) $(call ready,venv prometheus)
 	@$(TEST_ENV) $(PYTHON) tests/bench/bench.py
 demo: $(B)/varve $(B)/bench/query_load $(call ready,venv $(if $(filter minio,$(BUCKET)),minio))
 	@$(TEST_ENV) $(PYTHON) tools/demo.py --bucket $(BUCKET)
