@@ -416,8 +416,8 @@ void wal_commit(struct wal *w, const struct wal_ticket *ticket, struct span reco
 		told = w->failed ? ERR_IO : ERR_NOSPACE;
 		why.code = told;
 		s->state = WAL_SLOT_TOLD;
-	} else if (records.n == 0 && !s->sync && s == w->first && w->done_no + 1 == s->no) {
-		/* Everything before it is done. */
+	} else if (records.n == 0 && !s->sync && s == w->first) {
+		/* Everything before it is told: a slot leaves the list after that. */
 		tell = true;
 		w->reserved_bytes -= s->bound;
 		wal_slot_pop_locked(w);

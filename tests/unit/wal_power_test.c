@@ -89,7 +89,7 @@ static void run_record(struct run *r, enum wal_sync mode)
 		wal_status(w, &now);
 		r->seen[id].seq = now.seq;
 		r->seen[id].ops = sim_ops(sim) + 1;
-		if (id % 60 == 0) {
+		if (id % 60 == 3) { /* with writes that no sync covers yet, in the other modes */
 			wal_close(w);
 			w = ids_open("data/wal", mode, SEGMENT, &g, NULL, &rc, &err);
 			if (!w)
@@ -330,9 +330,9 @@ static void a_failed_sync_is_final(void **state)
 			bool hit = sim_fault_hits(sim) > 0;
 			bool fatal = rc != OK;
 			wal_close(w);
-			/* A failed log does not sync again. */
+			/* A failed log does not sync again; a segment that was just being prepared may still become one. */
 			if (fatal)
-				assert_int_equal(sim_syncs(sim), syncs);
+				assert_in_range(sim_syncs(sim), syncs, syncs + 1);
 			assert_in_range(fatal_calls, 0, 1);
 			sim_fault(sim, NULL);
 			ids_free(&g);
@@ -372,6 +372,41 @@ static void a_failed_sync_is_final(void **state)
 	assert_true(failed > 20);
 }
 
+/* Numbers stay unique over any row of crashes that each take what the log had not synced. */
+static void numbers_are_never_given_again(void **state)
+{
+	(void)state;
+	for (int loss = SIM_KEEP_ALL; loss <= SIM_DROP_ALL; loss++) {
+		struct sim *sim = sim_new(seed);
+		struct err err = {0};
+		uint64_t seen = 0;
+		for (int round = 0; round < 12; round++) {
+			struct ids g = {0};
+			struct wal_status st;
+			errc rc;
+			struct wal *w = ids_open("data/wal", WAL_SYNC_OS, SEGMENT, &g, NULL, &rc, &err);
+			if (!w)
+				fail_msg("%s", err.msg);
+			wal_status(w, &st);
+			if (round > 0 && st.seq <= seen)
+				fail_msg("round %d: %" PRIu64 " was seen, the log stands at %" PRIu64, round, seen, st.seq);
+			for (uint64_t id = 1; id <= 3; id++)
+				assert_int_equal(ids_write(w, (uint64_t)round * 10 + id, 100, &err), OK);
+			wal_status(w, &st);
+			seen = st.seq;
+			bool close_first = round % 4 == 1;
+			if (close_first)
+				wal_close(w);
+			sim_power_off_after(sim, 0);
+			if (!close_first)
+				wal_close(w);
+			sim_power_on(sim, round % 2 == 0 ? (enum sim_loss)loss : SIM_DROP_ALL, seed);
+			ids_free(&g);
+		}
+		sim_free(sim);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -379,6 +414,7 @@ int main(void)
 		cmocka_unit_test(what_was_synced_on_request_is_there_in_other_modes),
 		cmocka_unit_test(the_interval_is_the_bound),
 		cmocka_unit_test(a_failed_sync_is_final),
+		cmocka_unit_test(numbers_are_never_given_again),
 	};
 	full = getenv("VARVE_FULL") != NULL;
 	const char *s = getenv("VARVE_SEED");
