@@ -438,7 +438,7 @@ fail:
 	return rc;
 }
 
-errc catalog_set_ranges(struct catalog *c, struct ulid u, const struct block_index_ranges *r, struct err *err)
+errc catalog_set_ranges(struct catalog *c, const struct catalog_ranges *v, size_t n, struct err *err)
 {
 	static const char update[] =
 		"UPDATE blocks SET index_size=?2, symbols_off=?3, series_off=?4, postings_off=?5, postings_table_off=?6 WHERE ulid=?1";
@@ -446,16 +446,19 @@ errc catalog_set_ranges(struct catalog *c, struct ulid u, const struct block_ind
 	struct catalog_conn *conn = NULL;
 	TRY(catalog_take(c, &conn, err));
 	TRY(catalog_run(conn, "BEGIN IMMEDIATE", err));
-	sqlite3_stmt *st = catalog_stmt(conn, update, err);
-	if (st) {
-		catalog_bind_ulid(st, 1, u);
-		const uint64_t v[] = {r->index_size, r->symbols_off, r->series_off, r->postings_off, r->postings_table_off};
-		for (int i = 0; i < 5; i++)
-			sqlite3_bind_int64(st, 2 + i, (int64_t)v[i]);
+	for (size_t k = 0; rc == OK && k < n; k++) {
+		const struct block_index_ranges *r = &v[k].ranges;
+		const uint64_t x[] = {r->index_size, r->symbols_off, r->series_off, r->postings_off, r->postings_table_off};
+		sqlite3_stmt *st = catalog_stmt(conn, update, err);
+		if (st) {
+			catalog_bind_ulid(st, 1, v[k].ulid);
+			for (int i = 0; i < 5; i++)
+				sqlite3_bind_int64(st, 2 + i, (int64_t)x[i]);
+		}
+		rc = catalog_exec(conn, st, err);
+		if (rc == OK && sqlite3_changes(conn->db) > 0)
+			rc = catalog_seal(conn, false, v[k].ulid, err);
 	}
-	rc = catalog_exec(conn, st, err);
-	if (rc == OK && sqlite3_changes(conn->db) > 0)
-		rc = catalog_seal(conn, false, u, err);
 	TRY(catalog_end(conn, rc, err));
 fail:
 	catalog_give(c, conn);

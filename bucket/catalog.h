@@ -80,8 +80,12 @@ CHECKED errc catalog_list(struct catalog *c, struct arena *arena, struct catalog
 CHECKED errc catalog_get(struct catalog *c, struct ulid u, struct arena *arena, struct catalog_block *out, struct err *err); /* ERR_NOTFOUND */
 /* The bucket's copy; where there is none, this node's. The other copy stays readable. */
 CHECKED errc catalog_quarantine(struct catalog *c, struct ulid u, const char *reason, struct err *err);
-CHECKED errc catalog_set_ranges(
-	struct catalog *c, struct ulid u, const struct block_index_ranges *r, struct err *err); /* a cache, filled on first use */
+/* A cache, filled on first use; many in one transaction. Unknown blocks are passed over. */
+struct catalog_ranges {
+	struct ulid ulid;
+	struct block_index_ranges ranges;
+};
+CHECKED errc catalog_set_ranges(struct catalog *c, const struct catalog_ranges *v, size_t n, struct err *err);
 /* The meta.json of a block as stored (whole text), for readers of ext labels and files. */
 CHECKED errc catalog_meta_json(struct catalog *c, struct ulid u, struct arena *arena, struct span *json, struct err *err);
 

@@ -12,8 +12,9 @@
 #include "query/query_int.h"
 
 enum { BUCKETS = 1024 };
-#define OPEN_BLOCKS_MEMORY (256 * MIB)
+#define OPEN_BLOCKS_MEMORY (64 * MIB)
 #define OPEN_BLOCKS_MAX 10000
+#define RANGES_PENDING 128 /* a transaction each would be a sync each */
 
 struct entry {
 	struct ulid ulid;
@@ -39,6 +40,8 @@ struct query_blocks {
 	struct pin *pins[BUCKETS];
 	struct entry *newest, *oldest;
 	size_t n, memory;
+	struct catalog_ranges found[RANGES_PENDING]; /* of bucket blocks opened for the first time, not noted yet */
+	size_t n_found;
 	struct metric *open, *open_bytes, *opened;
 };
 
@@ -155,6 +158,19 @@ static void keep(struct query_blocks *b, struct ulid u, bool local, uint32_t obj
 	pthread_mutex_unlock(&b->mu);
 }
 
+void query_blocks_note(struct query_blocks *b)
+{
+	struct catalog_ranges v[RANGES_PENDING];
+	pthread_mutex_lock(&b->mu);
+	size_t n = b->n_found;
+	memcpy(v, b->found, n * sizeof *v);
+	b->n_found = 0;
+	pthread_mutex_unlock(&b->mu);
+	/* Only a cache: the next opening finds them or not. */
+	if (n > 0)
+		(void)!catalog_set_ranges(b->q->cfg.catalog, v, n, NULL);
+}
+
 static errc open_one(struct query_blocks *b, const struct catalog_block *row, bool local, struct block **out, struct err *err)
 {
 	errc rc = OK;
@@ -182,8 +198,13 @@ static errc open_one(struct query_blocks *b, const struct catalog_block *row, bo
 	if (row->in_bucket && !row->has_ranges) {
 		struct block_index_ranges r;
 		block_ranges(*out, &r);
-		/* Only a cache: the next opening finds them or not. */
-		(void)!catalog_set_ranges(q->cfg.catalog, row->ulid, &r, NULL);
+		pthread_mutex_lock(&b->mu);
+		if (b->n_found < RANGES_PENDING)
+			b->found[b->n_found++] = (struct catalog_ranges){row->ulid, r};
+		bool full = b->n_found == RANGES_PENDING;
+		pthread_mutex_unlock(&b->mu);
+		if (full)
+			query_blocks_note(b);
 	}
 fail:
 	arena_free(&a);

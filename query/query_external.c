@@ -160,6 +160,8 @@ static errc read_whole(struct ext_iter *it, struct err *err)
 		TRY(copy_view(&v, it->src->ext, &it->arena, &it->all[it->n_all], err));
 		it->n_all++;
 	}
+	it->it->ops->close(it->it);
+	it->it = NULL;
 	if (it->n_all > 1)
 		qsort(it->all, it->n_all, sizeof *it->all, by_labels);
 fail:
@@ -205,6 +207,9 @@ static errc read_next(struct ext_iter *it, struct err *err)
 	struct held *h = NULL;
 	TRY(it->it->ops->next(it->it, &v, &more, err));
 	if (!more) {
+		/* What the source holds for it is not needed while the last series waits for its turn. */
+		it->it->ops->close(it->it);
+		it->it = NULL;
 		it->end = true;
 		return OK;
 	}

@@ -45,7 +45,6 @@ struct question {
 struct qsource {
 	struct source *src;
 	struct labels ext; /* sorted; at least tenant_id */
-	bool pinned;	   /* its local directory */
 };
 
 void question_init(struct question *qn, struct query *q, struct span tenant, int64_t mint, int64_t maxt);
@@ -129,6 +128,8 @@ void query_blocks_drop(struct query_blocks *b, struct ulid u);
 /* A local directory stays while it is pinned. false: it is about to be removed, read the bucket's copy. */
 bool query_blocks_pin(struct query_blocks *b, struct ulid u);
 void query_blocks_unpin(struct query_blocks *b, struct ulid u);
+/* Tells the catalog where the parts of newly opened indexes are. */
+void query_blocks_note(struct query_blocks *b);
 /* query_forget and query_removed. */
 bool query_blocks_forget(struct query_blocks *b, struct ulid u);
 void query_blocks_removed(struct query_blocks *b, struct ulid u);

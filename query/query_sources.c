@@ -54,42 +54,106 @@ static errc plan(struct question *qn, struct catalog_block **rows, size_t *n, st
 	return rc == OK ? catalog_plan(c, qn->tenant, qn->mint, qn->maxt, &qn->arena, rows, n, err) : rc;
 }
 
-/* The block of a row, from the directory or from the bucket, among the question's sources. */
-static errc block_taken(struct question *qn, struct catalog_block *row, struct err *err)
+/* ---- a block as a source that is opened when it is asked ----
+ *
+ * A question over years has thousands of blocks, and most of them have one series for it or none: open blocks are kept by query_blocks.c within its
+ * bound, and by the iterators that read them.
+ */
+struct lazy_source {
+	struct source base; /* kind: where the block was last opened */
+	struct question *qn;
+	struct catalog_block row;
+	bool pinned; /* the local directory */
+};
+
+static errc lazy_open(struct lazy_source *s, struct source **out, struct err *err)
+{
+	errc rc = ERR_NOTFOUND;
+	struct block *b = NULL;
+	struct arena a;
+	struct query *q = s->qn->q;
+	struct catalog_block row = s->row;
+	arena_init(&a, LIMIT_META_JSON_BYTES);
+	if (s->pinned) {
+		s->base.kind = "local";
+		rc = query_blocks_get(q->blocks, &row, true, &b, err);
+	}
+	if (rc == ERR_NOTFOUND) {
+		/* Not here, or the directory went between the plan and now: then it is in the bucket, maybe since a moment. */
+		if (!row.in_bucket)
+			TRY(catalog_get(q->cfg.catalog, row.ulid, &a, &row, err));
+		CHECK(row.in_bucket && row.state == BLOCK_LIVE, ERR_NOTFOUND, "the directory of block %s is missing", ulid_text(row.ulid).s);
+		s->base.kind = "bucket";
+		rc = query_blocks_get(q->blocks, &row, false, &b, err);
+	}
+	TRY(rc);
+	TRY(block_source(b, s->base.kind, out, err));
+fail:
+	block_unref(b);
+	arena_free(&a);
+	return rc;
+}
+
+static errc lazy_select(
+	struct source *base, const struct matcher *m, size_t n, const struct select_options *opt, struct series_iter **out, struct err *err)
+{
+	struct source *src;
+	errc rc = lazy_open((struct lazy_source *)base, &src, err);
+	if (rc != OK)
+		return rc;
+	rc = src->ops->select(src, m, n, opt, out, err);
+	src->ops->release(src);
+	return rc;
+}
+
+static errc lazy_names(struct source *base, const struct matcher *m, size_t n, const struct select_options *opt,
+	errc (*emit)(void *arg, struct span value, struct err *err), void *arg, struct err *err)
+{
+	struct source *src;
+	errc rc = lazy_open((struct lazy_source *)base, &src, err);
+	if (rc != OK)
+		return rc;
+	rc = src->ops->label_names(src, m, n, opt, emit, arg, err);
+	src->ops->release(src);
+	return rc;
+}
+
+static errc lazy_values(struct source *base, struct span name, const struct matcher *m, size_t n, const struct select_options *opt,
+	errc (*emit)(void *arg, struct span value, struct err *err), void *arg, struct err *err)
+{
+	struct source *src;
+	errc rc = lazy_open((struct lazy_source *)base, &src, err);
+	if (rc != OK)
+		return rc;
+	rc = src->ops->label_values(src, name, m, n, opt, emit, arg, err);
+	src->ops->release(src);
+	return rc;
+}
+
+static void lazy_release(struct source *base)
+{
+	struct lazy_source *s = (struct lazy_source *)base;
+	if (s->pinned)
+		query_blocks_unpin(s->qn->q->blocks, base->ulid);
+}
+
+static const struct source_ops lazy_ops = {lazy_select, lazy_names, lazy_values, lazy_release};
+
+/* In the question's arena, with the row. */
+static errc lazy_source(struct question *qn, const struct catalog_block *row, struct err *err)
 {
 	errc rc = OK;
-	struct block *b = NULL;
-	struct qsource s = {0};
-	struct query_blocks *blocks = qn->q->blocks;
-	qn->blamed = row->ulid;
-	qn->blamed_kind = "local";
-	s.ext = row->ext_labels; /* as its meta.json says: another writer's block may have no tenant_id */
-	if (row->local && query_blocks_pin(blocks, row->ulid)) {
-		s.pinned = true;
-		rc = query_blocks_get(blocks, row, true, &b, err);
-		if (rc != OK) {
-			query_blocks_unpin(blocks, row->ulid);
-			s.pinned = false;
-		}
-		if (rc != ERR_NOTFOUND)
-			TRY(rc);
-	}
-	/* Not here, or the directory went between the plan and now: then it is in the bucket, maybe since a moment. */
-	if (!b) {
-		if (!row->in_bucket)
-			TRY(catalog_get(qn->q->cfg.catalog, row->ulid, &qn->arena, row, err));
-		CHECK(row->in_bucket && row->state == BLOCK_LIVE, ERR_NOTFOUND, "the directory of block %s is missing", ulid_text(row->ulid).s);
-		qn->blamed_kind = "bucket";
-		TRY(query_blocks_get(blocks, row, false, &b, err));
-	}
-	TRY(block_source(b, qn->blamed_kind, &s.src, err));
-	qn->sources[qn->n_sources++] = s;
-	block_unref(b);
-	return OK;
+	struct qsource *to = &qn->sources[qn->n_sources];
+	struct lazy_source *s = arena_alloc(&qn->arena, sizeof *s);
+	CHECK(s, ERR_NOMEM, "no memory for sources (--query.max-memory)");
+	*s = (struct lazy_source){.qn = qn, .row = *row};
+	s->base = (struct source){.ops = &lazy_ops, .ulid = row->ulid, .mint = row->mint, .maxt = row->maxt, .ext_labels = row->ext_labels};
+	*to = (struct qsource){.src = &s->base};
+	TRY(with_tenant(qn, row->ext_labels, &to->ext, err));
+	s->pinned = row->local && query_blocks_pin(qn->q->blocks, row->ulid);
+	s->base.kind = s->pinned ? "local" : "bucket";
+	qn->n_sources++;
 fail:
-	if (s.pinned)
-		query_blocks_unpin(blocks, row->ulid);
-	block_unref(b);
 	return rc;
 }
 
@@ -119,8 +183,7 @@ errc question_sources(struct question *qn, struct err *err)
 	for (size_t i = 0; i < n_rows; i++) {
 		if (bsearch(&rows[i].ulid, in_head, n_windows, sizeof *in_head, by_ulid))
 			continue;
-		TRY(question_check_deadline(qn, err));
-		TRY(block_taken(qn, &rows[i], err));
+		TRY(lazy_source(qn, &rows[i], err));
 	}
 fail:
 	for (; rc != OK && taken < n_windows; taken++)
@@ -130,13 +193,9 @@ fail:
 
 void question_release(struct question *qn)
 {
-	for (size_t i = 0; i < qn->n_sources; i++) {
-		struct qsource *s = &qn->sources[i];
-		struct ulid u = s->src->ulid;
-		s->src->ops->release(s->src);
-		if (s->pinned)
-			query_blocks_unpin(qn->q->blocks, u);
-	}
+	for (size_t i = 0; i < qn->n_sources; i++)
+		qn->sources[i].src->ops->release(qn->sources[i].src);
+	query_blocks_note(qn->q->blocks);
 	qn->n_sources = 0;
 	qn->sources = NULL;
 	arena_reset(&qn->arena);

@@ -832,7 +832,7 @@ static void *adder(void *arg)
 		assert_int_equal(catalog_add_local(own.c, &m, 1, &err), OK);
 		assert_int_equal(catalog_set_local_state(own.c, m.ulid, BLOCK_UPLOADING, NULL, &err), OK);
 		assert_int_equal(catalog_uploaded(own.c, &m, 2, &err), OK);
-		assert_int_equal(catalog_set_ranges(own.c, m.ulid, &(struct block_index_ranges){1, 2, 3, 4, 5}, &err), OK);
+		assert_int_equal(catalog_set_ranges(own.c, &(struct catalog_ranges){m.ulid, {1, 2, 3, 4, 5}}, 1, &err), OK);
 		assert_int_equal(catalog_drop_local(own.c, m.ulid, &err), OK);
 	}
 	arena_free(&own.arena);

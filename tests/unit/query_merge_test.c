@@ -56,8 +56,7 @@ static void lab_open(struct lab *l)
 
 static void lab_free(struct lab *l)
 {
-	l->qn.n_sources = 0; /* they are the lab's own */
-	question_free(&l->qn);
+	arena_free(&l->qn.arena); /* the sources are the lab's own */
 	arena_free(&l->arena);
 }
 
