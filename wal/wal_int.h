@@ -230,6 +230,7 @@ struct wal_slot {
 	uint64_t bound;		   /* bytes of the log set aside for it */
 	uint8_t *p;
 	size_t n, cap;
+	size_t held; /* of LIMIT_WAL_WAITING_BYTES */
 	wal_done done;
 	void *arg;
 };
@@ -255,7 +256,7 @@ struct wal {
 	size_t n_slots, n_free, free_bytes;
 	uint64_t next_no;
 	uint64_t done_no;		   /* every ticket up to this one was told */
-	uint64_t held_bytes;		   /* capacity of the slots in the list */
+	uint64_t held_bytes;		   /* by the slots in the list */
 	uint64_t reserved_bytes;	   /* bounds of what is not written */
 	uint64_t frame_max, frame_max_old; /* largest record that may wait, in two epochs so that it can shrink */
 	uint64_t frame_max_no;		   /* the epoch ends when this ticket is done */

@@ -273,7 +273,7 @@ void wal_slot_pop_locked(struct wal *w)
 	if (!w->first)
 		w->last = NULL;
 	w->n_slots--;
-	w->held_bytes -= s->cap;
+	w->held_bytes -= s->held;
 	w->done_no = s->no;
 	if (w->done_no >= w->frame_max_no) {
 		w->frame_max_old = w->frame_max;
@@ -284,7 +284,7 @@ void wal_slot_pop_locked(struct wal *w)
 }
 
 /* Whether a ticket of `bound` bytes may be given; waits for the preparer when there is no room yet. */
-static errc reserve_locked(struct wal *w, uint64_t bound, uint64_t record, size_t cap, struct err *err)
+static errc reserve_locked(struct wal *w, uint64_t bound, uint64_t record, size_t held, struct err *err)
 {
 	errc rc = OK;
 	uint64_t tries = w->prepare_tries;
@@ -297,8 +297,8 @@ static errc reserve_locked(struct wal *w, uint64_t bound, uint64_t record, size_
 			CHECK(false, ERR_NOSPACE, "the log has no room: %s", w->why.msg);
 		}
 		CHECK(w->n_slots < LIMIT_WAL_TICKETS, ERR_AGAIN, "%zu requests wait for the log", w->n_slots);
-		CHECK(w->held_bytes == 0 || w->held_bytes + cap <= LIMIT_WAL_WAITING_BYTES, ERR_AGAIN, "%" PRIu64 " bytes wait for the log",
-			w->held_bytes);
+		CHECK(held == 0 || w->held_bytes == 0 || w->held_bytes + held <= LIMIT_WAL_WAITING_BYTES, ERR_AGAIN,
+			"%" PRIu64 " bytes wait for the log", w->held_bytes);
 		if (bound == 0)
 			return OK;
 		uint64_t frame = record;
@@ -334,7 +334,8 @@ static errc reserve(struct wal *w, uint64_t max_bytes, bool sync, struct wal_tic
 	uint64_t record = (max_bytes < LIMIT_WAL_FRAME_BYTES ? max_bytes : LIMIT_WAL_FRAME_BYTES) + WAL_FRAME_OVERHEAD;
 
 	pthread_mutex_lock(&w->mu);
-	rc = reserve_locked(w, bound, record, s->cap, err);
+	s->held = max_bytes > 0 ? s->cap : 0;
+	rc = reserve_locked(w, bound, record, s->held, err);
 	if (rc != OK) {
 		slot_give_locked(w, s);
 		pthread_mutex_unlock(&w->mu);
@@ -354,7 +355,7 @@ static errc reserve(struct wal *w, uint64_t max_bytes, bool sync, struct wal_tic
 		w->first = s;
 	w->last = s;
 	w->n_slots++;
-	w->held_bytes += s->cap;
+	w->held_bytes += s->held;
 	w->reserved_bytes += bound;
 	if (bound > 0 && w->frame_max < record)
 		w->frame_max = record;
@@ -441,7 +442,9 @@ void wal_release(struct wal *w, const struct wal_ticket *ticket)
 	ASSERT(s->state == WAL_SLOT_RESERVED);
 	s->state = WAL_SLOT_RELEASED;
 	w->reserved_bytes -= s->bound;
+	w->held_bytes -= s->held;
 	s->bound = 0;
+	s->held = 0;
 	s->n = 0;
 	s->done = NULL;
 	if (s == w->first)
