@@ -54,10 +54,15 @@ static uint64_t spread(uint64_t x)
 	return x ^ x >> 33;
 }
 
+/* Refs come in runs: eight in a row stand side by side. */
+static uint64_t ref_home(const struct replay_state *r, uint64_t ref)
+{
+	return (spread(ref >> 3) << 3 | (ref & 7)) & r->ref_mask;
+}
+
 static struct ref_slot *ref_slot(struct replay_state *r, uint64_t ref)
 {
-	/* Refs come in runs: eight in a row stand side by side. */
-	uint64_t i = (spread(ref >> 3) << 3 | (ref & 7)) & r->ref_mask;
+	uint64_t i = ref_home(r, ref);
 	while (r->refs[i].ref && r->refs[i].ref != ref)
 		i = (i + 1) & r->ref_mask;
 	return &r->refs[i];
@@ -314,11 +319,17 @@ static uint32_t items_find(struct replay_state *r, const struct tenant *tn, stru
 	uint32_t m = 0;
 	for (uint32_t i = 0; i < n; i++) {
 		const struct ref_slot *slot = r->refs ? ref_slot(r, v[i].s.ref) : NULL;
-		if (!slot || !slot->ref || slot->series->tenant != tn->idx) {
+		v[i].series = slot && slot->ref ? slot->series : NULL;
+		v[i].shard = v[i].series ? slot->shard : 0;
+		if (v[i].series)
+			__builtin_prefetch(v[i].series);
+	}
+	for (uint32_t i = 0; i < n; i++) {
+		if (!v[i].series || v[i].series->tenant != tn->idx) {
 			(*unknown)++;
 			continue;
 		}
-		v[m++] = (struct replay_item){v[i].s, slot->series, slot->shard};
+		v[m++] = v[i];
 	}
 	for (uint32_t i = 0; i < m; i++) {
 		const struct wseries *ws = v[i].series->ws;
@@ -405,7 +416,7 @@ static errc replay_samples(struct place *p, struct span body, struct err *err)
 			}
 			v[n++] = (struct replay_item){.s = s};
 			if (r->refs)
-				__builtin_prefetch(&r->refs[spread(s.ref) & r->ref_mask]);
+				__builtin_prefetch(&r->refs[ref_home(r, s.ref)]);
 		}
 		n = items_find(r, tn, v, n, &unknown);
 		rc = items_insert(h, w, v, n, &stored, err);
