@@ -206,14 +206,14 @@ E2E       := $(wildcard tests/e2e/test_*.py)
 PYTEST_ARGS ?=
 
 .PHONY: test test-full e2e
-test: $(UNIT_BIN) $(FUZZ_BIN) $(TOOL_BIN) $(B)/varve $(call ready,$(TEST_READY))
+test: $(UNIT_BIN) $(FUZZ_BIN) $(TOOL_BIN) $(B)/varve $(B)/bench/query_load $(call ready,$(TEST_READY))
 	@$(TEST_ENV) tools/run_tests.py --results $(B)/results --unit $(UNIT_BIN) \
 		--replay $(foreach t,$(FUZZ),$(B)/fuzz/fuzz_$(t)=tests/fuzz/corpus/$(t)) \
 		$(if $(E2E),--pytest $(PYTHON) -m pytest -q tests/e2e $(PYTEST_ARGS))
 test-full: export VARVE_FULL = 1
 test-full: export VARVE_UNIT_TIMEOUT = 7200
 test-full: test
-e2e: $(TOOL_BIN) $(B)/varve $(call ready,$(TEST_READY))
+e2e: $(TOOL_BIN) $(B)/varve $(B)/bench/query_load $(call ready,$(TEST_READY))
 	@$(TEST_ENV) tools/run_tests.py --results $(B)/results --pytest $(PYTHON) -m pytest -q tests/e2e $(PYTEST_ARGS)
 
 # ---- longer programs, each with its own words under --help ----
@@ -221,7 +221,7 @@ N         ?= 200
 SEED      ?=
 BUCKET    ?= directory
 .PHONY: crash bench demo
-crash: $(B)/varve $(call ready,$(TEST_READY))
+crash: $(B)/varve $(B)/bench/query_load $(call ready,$(TEST_READY))
 	@$(TEST_ENV) $(PYTHON) tests/crash/crash.py --kills $(N) $(if $(SEED),--seed $(SEED))
 bench: $(B)/varve $(B)/bench/query_load $(patsubst %,$(B)/bench/%,$(BENCH)) $(call ready,venv prometheus)
 	@$(TEST_ENV) $(PYTHON) tests/bench/bench.py
