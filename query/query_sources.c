@@ -89,6 +89,9 @@ static errc lazy_open(struct lazy_source *s, struct source **out, struct err *er
 	TRY(rc);
 	TRY(block_source(b, s->base.kind, out, err));
 fail:
+	/* An error of what is read from here on is this copy's. */
+	s->qn->blamed = row.ulid;
+	s->qn->blamed_kind = s->base.kind;
 	block_unref(b);
 	arena_free(&a);
 	return rc;

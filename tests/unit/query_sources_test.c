@@ -376,6 +376,21 @@ static void damaged_directory_good_object(void **state)
 	assert_int_equal(assert_answer(f, a.a), 1);
 }
 
+/* The directory is gone and the object that is read instead is damaged: the object is blamed. */
+static void damaged_object_in_place_of_a_directory(void **state)
+{
+	struct fixture *f = *state;
+	struct err err = {0};
+	for (int i = 0; i < 2; i++) {
+		struct moving a = add_local(f, i, 20);
+		upload(f, &a);
+		assert_int_equal(block_remove(f->block_dir, a.ulid, &err), OK);
+		flip(object(f, &a, i ? "index" : "chunks/000001"), 200);
+		assert_int_equal(assert_answer(f, (struct answer){0}), 2 + (i == 0 ? 1 : 1));
+		assert_int_equal(row(f, &a).state, BLOCK_QUARANTINED);
+	}
+}
+
 static void damaged_objects(void **state)
 {
 	struct fixture *f = *state;
@@ -655,6 +670,7 @@ int main(void)
 		TEST(gone_between_plan_and_open),
 		TEST(readers_pin_the_directory),
 		TEST(damaged_directory_good_object),
+		TEST(damaged_object_in_place_of_a_directory),
 		TEST(damaged_objects),
 		TEST(bucket_down),
 		TEST(deletions),
