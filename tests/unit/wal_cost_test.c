@@ -125,6 +125,65 @@ static void disk_is_one_segment_and_at_most_one_more(void **state)
 	sim_free(sim);
 }
 
+static _Atomic int not_ok, told;
+
+static void count_told(void *arg, errc rc, const struct err *err)
+{
+	(void)arg;
+	(void)err;
+	not_ok += rc != OK;
+	told++;
+}
+
+/* Room that was promised is there: reserve until the disk is full, then use all of it, with records of the most awkward sizes. */
+static void what_was_promised_fits(void **state)
+{
+	(void)state;
+	for (uint64_t seed = 1; seed <= 30; seed++) {
+		enum { SEGMENT = 64 * 1024, MOST = 200 };
+		struct sim *sim = sim_new(seed);
+		struct ids g = {0};
+		struct err err = {0};
+		struct wal *w = open_log(SEGMENT, &g);
+		struct wal_ticket t[MOST];
+		size_t bytes[MOST], n = 0;
+		sim_capacity(sim, 10 * SEGMENT);
+		errc rc = OK;
+		uint64_t x = seed;
+		while (n < MOST) {
+			x = x * 6364136223846793005u + 1442695040888963407u;
+			bytes[n] = 200 + (x >> 33) % (seed % 3 == 0 ? 40000 : 9000);
+			rc = wal_reserve(w, bytes[n], &t[n], &err);
+			if (rc != OK)
+				break;
+			n++;
+		}
+		assert_int_equal(rc, ERR_NOSPACE);
+		assert_true(n > 10);
+		not_ok = told = 0;
+		for (size_t i = 0; i < n; i++) {
+			struct buf b;
+			buf_init(&b, MIB);
+			ids_put(&b, i + 1, bytes[i] - 150);
+			assert_in_range(b.n, bytes[i] - 150, bytes[i]);
+			wal_commit(w, &t[i], span_of(b.p, b.n), 1, count_told, NULL);
+			buf_free(&b);
+			if (i % 3 == seed % 3)
+				io_sleep_ms(1);
+		}
+		while (told < (int)n)
+			io_sleep_ms(1);
+		if (not_ok > 0)
+			fail_msg("seed %u: %d of %zu found no room", (unsigned)seed, not_ok, n);
+		wal_close(w);
+		w = open_log(SEGMENT, &g);
+		assert_int_equal(g.n, n);
+		wal_close(w);
+		ids_free(&g);
+		sim_free(sim);
+	}
+}
+
 /* Limits answer, they don't block: too many bytes, too many tickets. */
 static void limits_say_again(void **state)
 {
@@ -208,6 +267,7 @@ int main(void)
 		cmocka_unit_test(a_request_is_one_write_and_one_sync),
 		cmocka_unit_test(a_slow_disk_makes_large_groups),
 		cmocka_unit_test(disk_is_one_segment_and_at_most_one_more),
+		cmocka_unit_test(what_was_promised_fits),
 		cmocka_unit_test(limits_say_again),
 		cmocka_unit_test(inspection_tells_and_touches_nothing),
 	};

@@ -549,6 +549,8 @@ static void a_checkpoint_survives_damage(void **state)
 		sim_use(disk);
 		assert_int_equal(io_unlink(path[copy], NULL), OK);
 		checkpoint_check("one copy deleted", 300, true);
+		assert_int_equal(file_size(path[copy]), size); /* made again from the other */
+		checkpoint_check("one copy made again", 300, false);
 		sim_free(disk);
 	}
 	/* Damage in both, in different frames. */
