@@ -44,7 +44,7 @@ struct question {
 /* A source with the labels that are added to each of its series. */
 struct qsource {
 	struct source *src;
-	struct labels ext; /* sorted; at least tenant_id */
+	struct labels ext; /* sorted */
 };
 
 void question_init(struct question *qn, struct query *q, struct span tenant, int64_t mint, int64_t maxt);

@@ -25,7 +25,7 @@ errc question_check_deadline(const struct question *qn, struct err *err)
 	return OK;
 }
 
-/* ext labels + tenant_id, which always comes from the tenant. */
+/* A window's external labels: the process' own, and tenant_id. */
 static errc with_tenant(struct question *qn, struct labels ext, struct labels *out, struct err *err)
 {
 	struct label tenant = {SPAN("tenant_id"), qn->tenant};
@@ -35,6 +35,12 @@ static errc with_tenant(struct question *qn, struct labels ext, struct labels *o
 static int by_ulid(const void *a, const void *b)
 {
 	return ulid_cmp(*(const struct ulid *)a, *(const struct ulid *)b);
+}
+
+static void wait_mended(struct catalog *c)
+{
+	for (int64_t until = io_mono_ms() + CATALOG_MEND_MS; catalog_damaged(c) && io_mono_ms() < until;)
+		io_sleep_ms(20);
 }
 
 static errc plan(struct question *qn, struct catalog_block **rows, size_t *n, struct err *err)
@@ -48,8 +54,7 @@ static errc plan(struct question *qn, struct catalog_block **rows, size_t *n, st
 	if (rc != ERR_CORRUPT)
 		return rc;
 	/* A row's checksum was wrong. The catalog is being made anew; the question waits for it and is asked once more. */
-	for (int64_t until = io_mono_ms() + CATALOG_MEND_MS; catalog_damaged(c) && io_mono_ms() < until;)
-		io_sleep_ms(20);
+	wait_mended(c);
 	rc = catalog_complete(c, CATALOG_WAIT_MS, err);
 	return rc == OK ? catalog_plan(c, qn->tenant, qn->mint, qn->maxt, &qn->arena, rows, n, err) : rc;
 }
@@ -80,8 +85,12 @@ static errc lazy_open(struct lazy_source *s, struct source **out, struct err *er
 	}
 	if (rc == ERR_NOTFOUND) {
 		/* Not here, or the directory went between the plan and now: then it is in the bucket, maybe since a moment. */
-		if (!row.in_bucket)
-			TRY(catalog_get(q->cfg.catalog, row.ulid, &a, &row, err));
+		if (!row.in_bucket) {
+			rc = catalog_get(q->cfg.catalog, row.ulid, &a, &row, err);
+			if (rc == ERR_CORRUPT)
+				rc = ERR_AGAIN;
+			TRY(rc);
+		}
 		CHECK(row.in_bucket && row.state == BLOCK_LIVE, ERR_NOTFOUND, "the directory of block %s is missing", ulid_text(row.ulid).s);
 		s->base.kind = "bucket";
 		rc = query_blocks_get(q->blocks, &row, false, &b, err);
@@ -151,8 +160,8 @@ static errc lazy_source(struct question *qn, const struct catalog_block *row, st
 	CHECK(s, ERR_NOMEM, "no memory for sources (--query.max-memory)");
 	*s = (struct lazy_source){.qn = qn, .row = *row};
 	s->base = (struct source){.ops = &lazy_ops, .ulid = row->ulid, .mint = row->mint, .maxt = row->maxt, .ext_labels = row->ext_labels};
-	*to = (struct qsource){.src = &s->base};
-	TRY(with_tenant(qn, row->ext_labels, &to->ext, err));
+	/* As the block has them: one of another writer that knows no tenants shows none, as in Thanos. */
+	*to = (struct qsource){.src = &s->base, .ext = row->ext_labels};
 	s->pinned = row->local && query_blocks_pin(qn->q->blocks, row->ulid);
 	s->base.kind = s->pinned ? "local" : "bucket";
 	qn->n_sources++;
@@ -222,6 +231,11 @@ static bool meta_is_there(struct question *qn, errc *rc)
 
 bool question_blame(struct question *qn, errc rc, struct err *err)
 {
+	/* The catalog was damaged where a block was looked up: no block is to blame, and the next plan is made by a catalog made anew. */
+	if (rc == ERR_AGAIN) {
+		wait_mended(qn->q->cfg.catalog);
+		return true;
+	}
 	if ((rc != ERR_CORRUPT && rc != ERR_NOTFOUND) || ulid_is_zero(qn->blamed) || !qn->blamed_kind || strcmp(qn->blamed_kind, "head") == 0)
 		return false;
 	bool local = strcmp(qn->blamed_kind, "local") == 0;
