@@ -105,7 +105,7 @@ PY
 suite_unpack() {
 	local suite=$1 dir=$2 uri key work list
 	shift 2
-	read -r uri key < <(debian_mirror) || true
+	read -r uri key <<<"$(debian_mirror)" || true
 	[ -n "${uri:-}" ] || die "found no Debian source in /etc/apt that names this machine's suite"
 	work=$(mktemp -d)
 	list=$work/sources.list
