@@ -3,7 +3,11 @@
  * A stream per source and matcher set. Equal labels (from a head window and a block, two blocks, two matcher sets, or one source whose own labels
  * became equal under external ones) become one series with several parts; a part found twice in one source by two matcher sets
  * is the same chunks again, which merging by time drops.
+ *
+ * Every stream must be at its first series before the merge can begin: a few requests of the bucket for each of perhaps thousands of blocks. They are
+ * opened by several threads; from then on the caller's thread reads alone.
  */
+#include <stdatomic.h>
 #include <stdlib.h>
 #include "query/query_int.h"
 
@@ -14,7 +18,24 @@
 struct stream {
 	struct ext_iter *it;
 	struct qsource *src;
+	const struct matcher *matchers;
+	size_t n_matchers;
 	struct ext_series cur;
+	bool more;
+};
+
+enum { OPENERS = 8, STREAMS_EACH = 4 /* a thread for less than so many is not worth it */ };
+
+/* The streams being opened. */
+struct opening {
+	struct merge *m;
+	const struct select_options *opt;
+	atomic_size_t next;
+	pthread_mutex_t mu;
+	atomic_bool failed;
+	errc rc; /* of the first that failed; guarded by mu, as what follows */
+	struct err err;
+	const struct stream *at;
 };
 
 struct merge {
@@ -74,17 +95,73 @@ static struct stream *heap_pop(struct merge *m)
 	return s;
 }
 
-static errc advance(struct merge *m, struct stream *s, bool *more, struct err *err)
+static errc blame(struct merge *m, const struct stream *s, errc rc)
 {
-	errc rc = ext_iter_next(s->it, &s->cur, more, err);
-	if (rc != OK) {
-		m->qn->blamed = s->src->src->ulid;
-		m->qn->blamed_kind = s->src->src->kind;
-	} else if (!*more) {
+	m->qn->blamed = s->src->src->ulid;
+	m->qn->blamed_kind = s->src->src->kind;
+	return rc;
+}
+
+static errc advance(struct stream *s, struct err *err)
+{
+	errc rc = ext_iter_next(s->it, &s->cur, &s->more, err);
+	if (rc == OK && !s->more) {
 		ext_iter_close(s->it);
 		s->it = NULL;
 	}
 	return rc;
+}
+
+static errc stream_open(struct opening *o, struct stream *s, struct err *err)
+{
+	errc rc = OK;
+	const struct question *qn = o->m->qn;
+	TRY(question_check_deadline(qn, err));
+	TRY(ext_iter_open(s->src, s->matchers, s->n_matchers, o->opt, qn->q->cfg.max_memory_bytes, &s->it, err));
+	TRY(advance(s, err));
+fail:
+	return rc;
+}
+
+static void *opener(void *arg)
+{
+	struct opening *o = arg;
+	for (;;) {
+		struct err err = {0};
+		size_t i = atomic_fetch_add(&o->next, 1);
+		if (i >= o->m->n_streams || atomic_load(&o->failed))
+			return NULL;
+		errc rc = stream_open(o, &o->m->streams[i], &err);
+		if (rc == OK)
+			continue;
+		pthread_mutex_lock(&o->mu);
+		if (!atomic_exchange(&o->failed, true)) {
+			o->rc = rc;
+			o->err = err;
+			o->at = &o->m->streams[i];
+		}
+		pthread_mutex_unlock(&o->mu);
+	}
+}
+
+static errc open_all(struct merge *m, const struct select_options *opt, struct err *err)
+{
+	struct opening o = {.m = m, .opt = opt};
+	pthread_t threads[OPENERS];
+	size_t n = m->n_streams / STREAMS_EACH, started = 0;
+	pthread_mutex_init(&o.mu, NULL);
+	/* This thread is one of them; those that can't be had are done without. */
+	while (started + 1 < n && started + 1 < OPENERS && pthread_create(&threads[started], NULL, opener, &o) == 0)
+		started++;
+	opener(&o);
+	while (started > 0)
+		pthread_join(threads[--started], NULL);
+	pthread_mutex_destroy(&o.mu);
+	if (o.rc == OK)
+		return OK;
+	if (err)
+		*err = o.err;
+	return blame(m, o.at, o.rc);
 }
 
 errc merge_open(struct question *qn, const struct matcher_set *sets, size_t n_sets, bool skip_chunks, struct merge **out, struct err *err)
@@ -111,20 +188,15 @@ errc merge_open(struct question *qn, const struct matcher_set *sets, size_t n_se
 		for (size_t k = 0; k < n_sets; k++) {
 			struct matcher *own;
 			size_t n_own;
-			bool none, more;
+			bool none;
 			TRY(external_matchers(qn->sources[i].ext, sets[k].m, sets[k].n, &qn->arena, &own, &n_own, &none, err));
-			if (none)
-				continue;
-			struct stream *s = &m->streams[m->n_streams++];
-			s->src = &qn->sources[i];
-			qn->blamed = s->src->src->ulid;
-			qn->blamed_kind = s->src->src->kind;
-			TRY(question_check_deadline(qn, err));
-			TRY(ext_iter_open(s->src, own, n_own, &opt, qn->q->cfg.max_memory_bytes, &s->it, err));
-			TRY(advance(m, s, &more, err));
-			if (more)
-				heap_push(m, s);
+			if (!none)
+				m->streams[m->n_streams++] = (struct stream){.src = &qn->sources[i], .matchers = own, .n_matchers = n_own};
 		}
+	TRY(open_all(m, &opt, err));
+	for (size_t i = 0; i < m->n_streams; i++)
+		if (m->streams[i].more)
+			heap_push(m, &m->streams[i]);
 	*out = m;
 	return OK;
 fail:
@@ -152,10 +224,12 @@ errc merge_next(struct merge *m, struct merged *out, bool *more, struct err *err
 	if (m->calls++ % 64 == 0)
 		TRY(question_check_deadline(m->qn, err));
 	for (size_t i = 0; i < m->n_given; i++) {
-		bool any;
-		TRY(advance(m, m->given[i], &any, err));
-		if (any)
-			heap_push(m, m->given[i]);
+		struct stream *s = m->given[i];
+		rc = advance(s, err);
+		if (rc != OK)
+			return blame(m, s, rc);
+		if (s->more)
+			heap_push(m, s);
 	}
 	m->n_given = 0;
 	m->n_parts = 0;

@@ -127,8 +127,6 @@ static errc from_source(struct asked *a, struct question *qn, struct qsource *s,
 	size_t n_own = 0;
 	bool none = false;
 	const struct select_options opt = {.mint = a->start, .maxt = a->end, .skip_chunks = true};
-	qn->blamed = s->src->ulid;
-	qn->blamed_kind = s->src->kind;
 	if (set)
 		TRY(external_matchers(s->ext, set->m, set->n, &qn->arena, &own, &n_own, &none, err));
 	if (none)
@@ -175,8 +173,14 @@ static errc gather(struct asked *a, struct question *qn, struct span **v, size_t
 	TRY(question_sources(qn, err));
 	for (size_t i = 0; i < qn->n_sources; i++) {
 		TRY(question_check_deadline(qn, err));
-		for (size_t k = 0; k < (n_sets ? n_sets : 1); k++)
-			TRY(from_source(a, qn, &qn->sources[i], n_sets ? &sets[k] : NULL, &names, err));
+		for (size_t k = 0; k < (n_sets ? n_sets : 1); k++) {
+			rc = from_source(a, qn, &qn->sources[i], n_sets ? &sets[k] : NULL, &names, err);
+			if (rc == OK)
+				continue;
+			qn->blamed = qn->sources[i].src->ulid;
+			qn->blamed_kind = qn->sources[i].src->kind;
+			goto fail;
+		}
 	}
 	*n = names.n;
 	TRY(names_sorted(&names, v, err));

@@ -65,7 +65,7 @@ static errc plan(struct question *qn, struct catalog_block **rows, size_t *n, st
  * bound, and by the iterators that read them.
  */
 struct lazy_source {
-	struct source base; /* kind: where the block was last opened */
+	struct source base; /* kind: the copy that was opened last, and whose fault an error is */
 	struct question *qn;
 	struct catalog_block row;
 	bool pinned; /* the local directory */
@@ -98,9 +98,6 @@ static errc lazy_open(struct lazy_source *s, struct source **out, struct err *er
 	TRY(rc);
 	TRY(block_source(b, s->base.kind, out, err));
 fail:
-	/* An error of what is read from here on is this copy's. */
-	s->qn->blamed = row.ulid;
-	s->qn->blamed_kind = s->base.kind;
 	block_unref(b);
 	arena_free(&a);
 	return rc;
@@ -175,6 +172,8 @@ errc question_sources(struct question *qn, struct err *err)
 	struct source **windows = NULL;
 	size_t n_windows = 0, n_rows = 0, taken = 0;
 	struct catalog_block *rows = NULL;
+	qn->blamed = (struct ulid){{0}};
+	qn->blamed_kind = NULL;
 	if (qn->q->cfg.head)
 		TRY(head_sources(qn->q->cfg.head, qn->tenant, qn->mint, qn->maxt, &qn->arena, &windows, &n_windows, err));
 	TRY(plan(qn, &rows, &n_rows, err));

@@ -1,6 +1,7 @@
 /* tests/support/fake_source.h - a source over plain arrays, sorted and matched the slow and obvious way; fails at will.
  */
 #pragma once
+#include <stdatomic.h>
 #include "block/block_source.h"
 
 struct fake_series {
@@ -17,7 +18,7 @@ struct fake_source {
 	size_t n;
 	size_t fail_at; /* the next() that fails, from 1; 0 = none */
 	errc fail_code;
-	size_t releases, opened, closed;
+	atomic_size_t releases, opened, closed;
 };
 
 /* v is borrowed, and sorted by labels in place. */
