@@ -188,7 +188,10 @@ static errc open_one(struct query_blocks *b, const struct catalog_block *row, bo
 		TRY(block_meta_parse(path, json, &a, &meta, err));
 		TRY(block_files_dir(dir, &files, err));
 	} else {
-		TRY(catalog_meta_json(q->cfg.catalog, row->ulid, &a, &json, err));
+		rc = catalog_meta_json(q->cfg.catalog, row->ulid, &a, &json, err);
+		if (rc == ERR_CORRUPT) /* the catalog's damage, not the block's */
+			rc = ERR_AGAIN;
+		TRY(rc);
 		TRY(block_meta_parse(ulid_text(row->ulid).s, json, &a, &meta, err));
 		TRY(bucket_files_open(q, row, &files, err));
 	}
