@@ -1,4 +1,7 @@
-/* The catalog: what it says of blocks, what it finds in a bucket, and that a damaged file never answers wrongly. */
+/* The catalog: what it says of blocks, what it finds in a bucket, and that a damaged file never answers wrongly.
+ *
+ * One file because every promise is held against the same made-up bucket and the same questions.
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
