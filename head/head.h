@@ -94,6 +94,7 @@ struct head_batch {
 	 * this one's. The answer waits for a ticket reserved after head_append: commit this one without `done`, reserve 0 bytes, commit
 	 * nothing under the new one with `done`. */
 	bool leans;
+	uint64_t refused_by[ERRID_COUNT]; /* out: refused samples by reason */
 };
 
 /* Upper bound of the log records of a batch, for wal_reserve. Counts, so it may be above what any reservation gets. */
@@ -101,7 +102,8 @@ size_t head_batch_bound(const struct head *h, const struct head_batch *b);
 
 /* Decides each sample and encodes the accepted ones (and definitions still young) into `records` (its max at least head_batch_bound). The
  * caller MUST then wal_commit the ticket with these records (records->n may be 0), *n_logged samples. Everything decided stands: OK even
- * when all was refused. ERR_AGAIN (id HEAD_MEMORY): over the memory limit, nothing was stored; ERR_NOMEM: an allocation failed; series
+ * when all was refused. ERR_AGAIN (id HEAD_MEMORY): over the memory limit, nothing was stored; ERR_INVALID (PROTOBUF,
+ * LABEL_UTF8): a series' labels are malformed, nothing was stored. ERR_NOMEM: an allocation failed; series
  * before it are stored (records hold them; commit them), the rest is not: answer 503. Any thread. */
 CHECKED errc head_append(
 	struct head *h, const struct wal_ticket *ticket, struct head_batch *b, struct buf *records, uint32_t *n_logged, struct err *err);

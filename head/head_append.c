@@ -1,6 +1,8 @@
 /* head/head_append.c - one request: every sample is judged, and the accepted ones go into their windows.
  *
- *     hash all series ─▶ by shard ─▶ pass 1: known spellings, one hold of each shard's lock
+ *     hash all series ─▶ by shard ─▶ find: known spellings, one hold of each shard's lock; nothing is stored yet
+ *                                    the rest must be well-formed, or the request as a whole is refused
+ *                                    pass 1: what was found, one hold of each shard's lock
  *                                    pass 2: other spellings of known series, under their home shards' locks
  *                                    pass 3: the rest is decoded, judged, looked up by its canonical bytes, made when new
  *     ─▶ records for the log (head_log.c), after the locks
@@ -8,6 +10,7 @@
  * Room for everything that must not fail after a verdict (the log's records, the list of accepted samples) is made first. A verdict
  * that cannot be had for want of memory ends the request there: what was decided stands and is in the records.
  */
+#include <inttypes.h>
 #include "head/head_int.h"
 
 enum { CTX_KEPT = 64, PREFETCH = 32, CTX_KEPT_SAMPLES = 262144 };
@@ -20,6 +23,7 @@ static void ctx_free(struct append_ctx *c)
 	free(c->order);
 	free(c->spare);
 	free(c->missed);
+	free(c->found);
 	free(c->defs);
 	free(c->samples);
 	free(c->sorted);
@@ -111,7 +115,7 @@ static errc ctx_room(struct append_ctx *c, size_t n_series, size_t n_samples, st
 	if (n_series > c->cap_series) {
 		size_t n = n_series + n_series / 4;
 		if (!grow(&c->hashes, n, sizeof *c->hashes) || !grow(&c->order, n, sizeof *c->order) || !grow(&c->spare, n, sizeof *c->spare) ||
-			!grow(&c->missed, n, sizeof *c->missed) || !grow(&c->defs, n, sizeof *c->defs))
+			!grow(&c->missed, n, sizeof *c->missed) || !grow(&c->found, n, sizeof *c->found) || !grow(&c->defs, n, sizeof *c->defs))
 			return err_set(err, ERR_NOMEM, "no memory for %zu series of a request", n_series);
 		c->cap_series = n;
 	}
@@ -334,25 +338,18 @@ struct alias_seen {
 	uint32_t i, shard;
 };
 
-/* Looked up, and on their way into the cache. */
-struct known {
-	struct series *series;
-	uint32_t i;
-};
-
-/* Finds order[a..b) and keeps what is known; a million series are never in the cache, so each step asks for the next one's lines first. */
-static uint32_t find_known_locked(
-	struct append_ctx *c, struct shard *sh, uint32_t a, uint32_t b, struct known *out, struct alias_seen *aliases, uint32_t *n_aliases)
+/* Looks order[a..b) up; a million series are never in the cache, so the slots of a group are asked for first. */
+static void find_locked(struct append_ctx *c, struct shard *sh, uint32_t a, uint32_t b, struct alias_seen *aliases, uint32_t *n_aliases)
 {
 	struct head *h = c->head;
-	uint32_t n = 0;
 	for (uint32_t k = a; k < b && sh->slots; k++)
 		__builtin_prefetch(&sh->slots[c->hashes[c->order[k]].lo & sh->mask]);
 	for (uint32_t k = a; k < b; k++) {
 		uint32_t i = c->order[k];
 		uintptr_t p = head_table_find_locked(h, sh, c->hashes[i], c->tenant->idx, c->batch->series[i].wire);
+		c->found[i].series = NULL;
 		if (LIKELY(p && !(p & 1))) {
-			out[n++] = (struct known){(struct series *)p, i};
+			c->found[i].series = (struct series *)p;
 			__builtin_prefetch((void *)p);
 			continue;
 		}
@@ -364,29 +361,61 @@ static uint32_t find_known_locked(
 		if (al)
 			head_alias_remove_locked(sh, al);
 		c->missed[i] = 1;
+		c->n_missed++;
 	}
-	for (uint32_t k = 0; k < n; k++) {
-		const struct wseries *ws = out[k].series->ws;
-		if (LIKELY(ws != NULL)) {
-			__builtin_prefetch(ws, 1);
-			__builtin_prefetch((const char *)ws + 64, 1);
-		}
+	for (uint32_t k = a; k < b; k++) {
+		struct found *f = &c->found[c->order[k]];
+		if (LIKELY(f->series != NULL))
+			f->ref = atomic_load_explicit(&f->series->ref, memory_order_relaxed);
 	}
-	for (uint32_t k = 0; k < n; k++) {
-		const struct wseries *ws = out[k].series->ws;
-		if (LIKELY(ws != NULL))
-			__builtin_prefetch(ws->bytes + ws->app.n_bytes, 1);
-	}
-	return n;
 }
 
-static errc pass_known(struct append_ctx *c, uint32_t n, struct alias_seen *aliases, uint32_t *n_aliases, struct err *err)
+static void pass_find(struct append_ctx *c, const uint32_t *begin, struct alias_seen *aliases, uint32_t *n_aliases)
+{
+	struct head *h = c->head;
+	for (uint32_t shard = 0; shard < h->n_shards; shard++) {
+		uint32_t a = begin[shard], b = begin[shard + 1];
+		if (a == b)
+			continue;
+		struct shard *sh = &h->shards[shard];
+		pthread_mutex_lock(&sh->mu);
+		for (; a < b; a += PREFETCH)
+			find_locked(c, sh, a, b - a < PREFETCH ? b : a + PREFETCH, aliases, n_aliases);
+		pthread_mutex_unlock(&sh->mu);
+	}
+}
+
+/* A known spelling was decoded once and is well-formed. What is not known must be protobuf with names in UTF-8, or nothing of the request is stored:
+ * such bytes are a broken sender's, and the rest of them is not to be trusted either. */
+static errc well_formed(struct append_ctx *c, struct err *err)
+{
+	for (uint32_t i = 0; i < c->batch->n_series && c->n_missed > 0; i++) {
+		if (!c->missed[i])
+			continue;
+		struct labels l;
+		struct err why = {0};
+		arena_reset(&c->parse);
+		errc rc = labels_from_wire(c->batch->series[i].wire, LIMIT_LABELS_DECODE, &c->parse, &l, &why);
+		if (rc == ERR_NOMEM)
+			return err_set(err, ERR_NOMEM, "%s", why.msg);
+		if (rc == ERR_LIMIT)
+			continue; /* refused alone */
+		if (rc != OK)
+			return err_id(err, ERRID_PROTOBUF, ERR_INVALID, "series %" PRIu32 " of the request: %s; nothing was stored", i, why.msg);
+		for (uint32_t k = 0; k < l.n; k++)
+			if (!span_is_utf8(l.v[k].name)) {
+				char text[512];
+				return err_id(err, ERRID_LABEL_UTF8, ERR_INVALID, "a label name is not UTF-8 in series %s; nothing was stored",
+					labels_format(l, text, sizeof text));
+			}
+	}
+	return OK;
+}
+
+static errc pass_known(struct append_ctx *c, const uint32_t *begin, struct err *err)
 {
 	errc rc = OK;
 	struct head *h = c->head;
-	uint32_t begin[HEAD_SHARDS_MAX + 1];
-	struct known known[PREFETCH];
-	by_shard(c, n, shard_by_hash, begin);
 	for (uint32_t shard = 0; shard < h->n_shards && rc == OK; shard++) {
 		uint32_t a = begin[shard], b = begin[shard + 1];
 		if (a == b)
@@ -395,9 +424,32 @@ static errc pass_known(struct append_ctx *c, uint32_t n, struct alias_seen *alia
 		pthread_mutex_lock(&sh->mu);
 		for (; a < b && rc == OK; a += PREFETCH) {
 			uint32_t end = b - a < PREFETCH ? b : a + PREFETCH;
-			uint32_t m = find_known_locked(c, sh, a, end, known, aliases, n_aliases);
-			for (uint32_t k = 0; k < m && rc == OK; k++)
-				rc = append_series_locked(c, sh, shard, known[k].series, known[k].i, c->batch->series[known[k].i].wire, err);
+			for (uint32_t k = a; k < end; k++) {
+				struct found *f = &c->found[c->order[k]];
+				if (UNLIKELY(!f->series))
+					continue;
+				/* It may have gone with its last window since it was found: then it is new again. */
+				if (UNLIKELY(atomic_load_explicit(&f->series->ref, memory_order_relaxed) != f->ref)) {
+					f->series = NULL;
+					c->missed[c->order[k]] = 1;
+					continue;
+				}
+				const struct wseries *ws = f->series->ws;
+				if (LIKELY(ws != NULL)) {
+					__builtin_prefetch(ws, 1);
+					__builtin_prefetch((const char *)ws + 64, 1);
+				}
+			}
+			for (uint32_t k = a; k < end; k++) {
+				const struct series *s = c->found[c->order[k]].series;
+				if (LIKELY(s && s->ws))
+					__builtin_prefetch(s->ws->bytes + s->ws->app.n_bytes, 1);
+			}
+			for (uint32_t k = a; k < end && rc == OK; k++) {
+				uint32_t i = c->order[k];
+				if (LIKELY(c->found[i].series != NULL))
+					rc = append_series_locked(c, sh, shard, c->found[i].series, i, c->batch->series[i].wire, err);
+			}
 		}
 		pthread_mutex_unlock(&sh->mu);
 	}
@@ -551,11 +603,16 @@ static errc judge(struct append_ctx *c, struct err *err)
 		c->hashes[i] = head_hash(c->head, c->tenant, s->wire);
 		c->order[n++] = i;
 	}
+	c->n_missed = 0;
 	if (n == 0)
 		return OK;
 	struct alias_seen *aliases = arena_alloc(&c->arena, n * sizeof *aliases);
 	CHECK(aliases, ERR_NOMEM, "no memory for a request");
-	TRY(pass_known(c, n, aliases, &n_aliases, err));
+	uint32_t begin[HEAD_SHARDS_MAX + 1];
+	by_shard(c, n, shard_by_hash, begin);
+	pass_find(c, begin, aliases, &n_aliases);
+	TRY(well_formed(c, err));
+	TRY(pass_known(c, begin, err));
 	TRY(pass_aliases(c, aliases, n_aliases, err));
 	for (uint32_t i = 0; i < b->n_series; i++)
 		if (c->missed[i])
@@ -614,6 +671,7 @@ errc head_append(struct head *h, const struct wal_ticket *ticket, struct head_ba
 	head_log_encode(c, records);
 	ASSERT(!records->failed && records->n - before <= ticket->bytes);
 	*n_logged = (uint32_t)c->n_logged;
+	memcpy(b->refused_by, c->refused, sizeof b->refused_by);
 	account(c);
 fail:
 	ctx_give(h, c);

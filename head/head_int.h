@@ -379,12 +379,19 @@ struct append_window {
 	uint32_t next; /* older entry of the same hash slot, + 1 */
 	uint32_t n;    /* logged samples */
 };
+/* A known spelling's series, as it was when it was looked up. */
+struct found {
+	struct series *series;
+	uint64_t ref;
+};
 struct append_ctx {
 	struct append_ctx *next;
 	struct hash128 *hashes;
 	uint32_t *order;
 	uint32_t *spare;
 	uint8_t *missed;
+	struct found *found;
+	uint32_t n_missed;
 	struct log_def *defs;
 	size_t cap_series;
 	struct wal_sample *samples;

@@ -4,6 +4,7 @@
  *     at 1700000000000: older than --ingest.oldest=30d allows (oldest accepted now: 1797418000000)
  */
 #include <inttypes.h>
+#include <string.h>
 #include "base/config.h"
 #include "base/limits.h"
 #include "ingest/ingest_int.h"
@@ -67,16 +68,13 @@ static void explain(const struct ingest *in, const struct head_batch *b, const s
 
 struct span ingest_refusal(const struct ingest *in, const struct head_batch *b, size_t n_histograms, struct arena *arena, enum errid *id)
 {
-	uint64_t by_reason[ERRID_COUNT] = {0}, refused = n_histograms;
+	uint64_t by_reason[ERRID_COUNT], refused = n_histograms;
 	const struct head_series *first = NULL;
+	memcpy(by_reason, b->refused_by, sizeof by_reason);
 	for (size_t i = 0; i < b->n_series; i++) {
-		const struct head_series *s = &b->series[i];
-		if (s->refused == 0)
-			continue;
-		by_reason[s->refused_id] += s->refused;
-		refused += s->refused;
-		if (!first)
-			first = s;
+		refused += b->series[i].refused;
+		if (!first && b->series[i].refused > 0)
+			first = &b->series[i];
 	}
 	by_reason[ERRID_HISTOGRAMS] += n_histograms;
 	*id = first ? first->refused_id : n_histograms ? ERRID_HISTOGRAMS : ERRID_NONE;
