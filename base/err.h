@@ -60,7 +60,8 @@ errc err_set(struct err *err, errc code, const char *fmt, ...) PRINTF_LIKE(3, 4)
  * EACCES/EPERM/EROFS -> ERR_DENIED, anything else ERR_IO; ": <strerror>" is appended. */
 errc err_errno(struct err *err, int e, const char *fmt, ...) PRINTF_LIKE(3, 4);
 
-/* Puts "<text>: " before the message that is there; returns the code that is there. */
+/* Puts "<text>: " before the message that is there; returns the code that is there, which only a caller that owns `err` may use: without
+ * one (NULL) it is ERR_IO, whatever went wrong. */
 errc err_wrap(struct err *err, const char *fmt, ...) PRINTF_LIKE(2, 3);
 
 /* Short stable word of a class ("corrupt", "no-space"), for logs and metrics. */

@@ -358,7 +358,7 @@ errc index_open(struct index_header *ix, struct block_files *files, struct ulid 
 	return OK;
 fail:
 	if (rc == ERR_CORRUPT && err && !strstr(err->msg, ix->label))
-		rc = err_wrap(err, "%s", ix->label);
+		err_wrap(err, "%s", ix->label);
 	index_close(ix);
 	return rc;
 }

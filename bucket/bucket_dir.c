@@ -532,7 +532,7 @@ static errc dir_check(struct bucket *b, struct err *err)
 fail:
 	tmp_close(d, &entry, tmp, fd);
 	if (rc)
-		rc = err_wrap(err, "%s can't be written", b->describe);
+		err_wrap(err, "%s can't be written", b->describe);
 	return rc;
 }
 

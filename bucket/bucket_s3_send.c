@@ -436,8 +436,8 @@ errc s3_send(struct s3 *s, struct s3_request *r, struct err *err)
 	if (rc == ERR_CANCELED)
 		return rc;
 	if (rc && r->attempts > 1)
-		rc = err_wrap(err, "after %" PRIu64 " attempts", r->attempts);
+		err_wrap(err, "after %" PRIu64 " attempts", r->attempts);
 	if (rc)
-		rc = err_wrap(err, "%s s3://%s/%s%s at %s", r->method, s->cfg.bucket, s->prefix, r->key ? r->key : "", s->origin);
+		err_wrap(err, "%s s3://%s/%s%s at %s", r->method, s->cfg.bucket, s->prefix, r->key ? r->key : "", s->origin);
 	return rc;
 }
