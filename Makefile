@@ -220,7 +220,10 @@ e2e: $(TOOL_BIN) $(B)/varve $(B)/bench/query_load $(call ready,$(TEST_READY))
 N         ?= 200
 SEED      ?=
 BUCKET    ?= directory
-.PHONY: crash bench demo
+.PHONY: crash power bench demo
+STATES    ?= 2400
+power: $(B)/varve $(TOOL_BIN) $(call ready,$(TEST_READY))
+	@$(TEST_ENV) $(PYTHON) tests/crash/power.py --states $(STATES) $(if $(SEED),--seed $(SEED))
 crash: $(B)/varve $(B)/bench/query_load $(call ready,$(TEST_READY))
 	@$(TEST_ENV) $(PYTHON) tests/crash/crash.py --kills $(N) $(if $(SEED),--seed $(SEED))
 bench: $(B)/varve $(B)/bench/query_load $(patsubst %,$(B)/bench/%,$(BENCH)) $(call ready,venv prometheus)
@@ -264,6 +267,7 @@ help:
 	@echo "make check                formatting, include table, seam, word lists, gcc and clang warnings, cppcheck"
 	@echo "make fuzz                 every fuzz target for FUZZ_SECONDS=60 under ASan and UBSan"
 	@echo "make crash N=200 SEED=7   kill -9 under load, N times, nothing acknowledged may be lost"
+	@echo "make power STATES=2400    the same for power cuts: what a lost disk cache leaves of a recorded run"
 	@echo "make bench                side by side with Prometheus; one in C: make bench/NAME"
 	@echo "make demo BUCKET=minio    the main job on the terminal, in a minute; BUCKET=directory is the default"
 	@echo "make format clean distclean"
