@@ -101,6 +101,7 @@ static errc audit_once(struct server *s, struct err *err)
 		log_info("bucket audit done", LU64("blocks", st.blocks), LU64("added", st.added), LU64("removed", st.removed),
 			LU64("changed", st.changed), LU64("partial", st.partial), LU64("bad", st.bad), LU64("list_pages", st.pages),
 			LI64("ms", st.duration_ms));
+	metric_add(metric_counter("varve_bucket_audit_bad_blocks_total", "Blocks that an audit found with a meta.json that can't be used"), st.bad);
 	return rc;
 }
 

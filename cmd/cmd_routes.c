@@ -122,7 +122,10 @@ static void flush(void *arg, struct http_request *r)
 fail:
 	log_warn("flush failed", LSTR("req", http_request_id(r)), LERR(&err));
 	if (!err.id)
-		err.id = errid_text(rc == ERR_NOSPACE ? ERRID_DISK_FULL : rc == ERR_IO ? ERRID_STORAGE_FAILED : ERRID_BUCKET);
+		err.id = errid_text(rc == ERR_NOSPACE	 ? ERRID_DISK_FULL
+				    : rc == ERR_IO	 ? ERRID_STORAGE_FAILED
+				    : rc == ERR_CANCELED ? ERRID_SHUTTING_DOWN
+							 : ERRID_BUCKET);
 	http_error_of(r, &err);
 }
 

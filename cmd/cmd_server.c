@@ -279,10 +279,56 @@ fail:
 	return rc;
 }
 
+/* A read that waits for a slow bucket may do so until the grace is over, and no longer. */
+struct last_call {
+	struct server *s;
+	pthread_t thread;
+	pthread_mutex_t mu;
+	pthread_cond_t wake; /* CLOCK_MONOTONIC */
+	bool over;	     /* guarded by mu */
+};
+
+static void *last_call_main(void *arg)
+{
+	struct last_call *c = arg;
+	int64_t until = io_mono_ns() + c->s->flags->shutdown_grace_ms * 1000000;
+	struct timespec t = {until / 1000000000, until % 1000000000};
+	pthread_mutex_lock(&c->mu);
+	while (!c->over)
+		if (pthread_cond_timedwait(&c->wake, &c->mu, &t) != 0)
+			break;
+	pthread_mutex_unlock(&c->mu);
+	bucket_cancel(c->s->bucket);
+	return NULL;
+}
+
+static void stop_http(struct server *s)
+{
+	struct last_call c = {.s = s, .mu = PTHREAD_MUTEX_INITIALIZER};
+	pthread_condattr_t attr;
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_cond_init(&c.wake, &attr);
+	pthread_condattr_destroy(&attr);
+	shipper_release(s->shipper);
+	bool watched = pthread_create(&c.thread, NULL, last_call_main, &c) == 0;
+	if (!watched) /* without patience rather than without end */
+		bucket_cancel(s->bucket);
+	http_server_stop(s->http, s->flags->shutdown_grace_ms);
+	if (watched) {
+		pthread_mutex_lock(&c.mu);
+		c.over = true;
+		pthread_cond_signal(&c.wake);
+		pthread_mutex_unlock(&c.mu);
+		pthread_join(c.thread, NULL);
+	}
+	pthread_cond_destroy(&c.wake);
+}
+
 static void close_parts(struct server *s)
 {
 	if (s->http)
-		http_server_stop(s->http, s->flags->shutdown_grace_ms);
+		stop_http(s);
 	if (s->bucket)
 		bucket_cancel(s->bucket);
 	background_stop(s);

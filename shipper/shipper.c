@@ -23,7 +23,7 @@ struct shipper {
 
 	pthread_mutex_t mu;
 	pthread_cond_t wake, done;	/* CLOCK_MONOTONIC */
-	bool stop, woken;		/* guarded by mu */
+	bool stop, released, woken;	/* guarded by mu */
 	uint64_t passes, failed_passes; /* guarded by mu */
 	char last_error[ERR_MSG_BYTES]; /* guarded by mu */
 
@@ -242,8 +242,8 @@ errc shipper_flush(struct shipper *s, int64_t deadline_ms, struct err *err)
 			break;
 		int64_t waited = io_mono_ms() - begin;
 		pthread_mutex_lock(&s->mu);
-		if (s->stop)
-			rc = err_set(err, ERR_CANCELED, "the server is stopping");
+		if (s->stop || s->released)
+			rc = err_set(err, ERR_CANCELED, "the server is stopping: blocks are cut and safe on disk, but not all are in the bucket yet");
 		else if (waited >= deadline_ms || (waited >= FLUSH_PATIENCE_MS && s->failed_passes > failed_before && s->last_error[0]))
 			rc = err_set(err, s->last_error[0] ? ERR_NET : ERR_TIMEOUT,
 				"blocks are cut and safe on disk, but not all are in the bucket yet: %s",
@@ -253,7 +253,7 @@ errc shipper_flush(struct shipper *s, int64_t deadline_ms, struct err *err)
 			struct timespec until = deadline(deadline_ms - waited < 1000 ? deadline_ms - waited : 1000);
 			s->woken = true;
 			pthread_cond_signal(&s->wake);
-			while (s->passes == passes && !s->stop)
+			while (s->passes == passes && !s->stop && !s->released)
 				if (pthread_cond_timedwait(&s->done, &s->mu, &until) != 0)
 					break;
 		}
@@ -284,6 +284,16 @@ void shipper_status(struct shipper *s, struct shipper_status *out)
 	arena_free(&a);
 	pthread_mutex_lock(&s->mu);
 	snprintf(out->last_error, sizeof out->last_error, "%s", s->last_error);
+	pthread_mutex_unlock(&s->mu);
+}
+
+void shipper_release(struct shipper *s)
+{
+	if (!s)
+		return;
+	pthread_mutex_lock(&s->mu);
+	s->released = true;
+	pthread_cond_broadcast(&s->done);
 	pthread_mutex_unlock(&s->mu);
 }
 

@@ -37,4 +37,6 @@ struct shipper_status {
 	char last_error[480];	   /* empty when the last attempt worked */
 };
 void shipper_status(struct shipper *s, struct shipper_status *out);
+/* The process is about to stop: whoever waits in shipper_flush, or comes later, gets ERR_CANCELED. Uploads go on until shipper_stop. */
+void shipper_release(struct shipper *s);
 void shipper_stop(struct shipper *s);
