@@ -70,6 +70,13 @@ class Hang:
 
 
 @dataclasses.dataclass
+class Do:
+    """Calls what it is given, a kill of the client perhaps, and breaks the connection off. done: the operation took place before."""
+    what: object
+    done: bool = False
+
+
+@dataclasses.dataclass
 class Cut:
     """The right Content-Length, fewer bytes, then the end. lie: Content-Length says the fewer bytes."""
     after: int
@@ -243,6 +250,9 @@ class FakeS3:
             if isinstance(action, Hang) and not action.done:
                 time.sleep(action.seconds)
                 return False
+            if isinstance(action, Do) and not action.done:
+                action.what()
+                return False
             if isinstance(action, (Status, Answer)) and not action.done:
                 raise _Planned()
             with self.lock:
@@ -262,6 +272,9 @@ class FakeS3:
             answer = (action.status, dict(action.headers), action.body.encode())
         elif isinstance(action, Hang):
             time.sleep(action.seconds)
+            return False
+        elif isinstance(action, Do):
+            action.what()
             return False
         return self._answer(c, r, answer, action)
 
