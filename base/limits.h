@@ -52,12 +52,12 @@
 #define LIMIT_CHUNK_BYTES (16 * MIB)	      /* one chunk's payload when read: histogram chunks of others are far below */
 #define LIMIT_META_JSON_BYTES (16 * MIB)      /* a merged block of years lists its sources */
 #define LIMIT_TOMBSTONES_BYTES (256 * MIB)
-#define LIMIT_BLOCK_OPEN_FILES 8	   /* descriptors kept for all local blocks together: reads are large, an open costs 2 us */
-#define LIMIT_DIR_LISTING_BYTES (64 * MIB) /* names of one directory: a million blocks */
-#define LIMIT_INDEX_ENTRY_BYTES (64 * MIB) /* one symbol, series or table entry when read; a series of a million chunks is below 16 MiB */
-#define LIMIT_INDEX_TEXT_BYTES (1 * GIB)   /* names and sampled values of an open index; a block of 1 M series has 3 MiB of them */
+#define LIMIT_BLOCK_OPEN_FILES 8		/* descriptors kept for all local blocks together: reads are large, an open costs 2 us */
+#define LIMIT_DIR_LISTING_BYTES (64 * MIB)	/* names of one directory: a million blocks */
+#define LIMIT_INDEX_ENTRY_BYTES (64 * MIB)	/* one symbol, series or table entry when read; a series of a million chunks is below 16 MiB */
+#define LIMIT_INDEX_TEXT_BYTES (1 * GIB)	/* names and sampled values of an open index; a block of 1 M series has 3 MiB of them */
 #define LIMIT_HISTOGRAM_MEMORY_BYTES (64 * MIB) /* to decode or compare one: a million buckets of both sides at 40 bytes */
-#define LIMIT_HISTOGRAM_BUCKETS (1 << 20)  /* of one side: the finest schema over all of float64 has 537,088 */
+#define LIMIT_HISTOGRAM_BUCKETS (1 << 20)	/* of one side: the finest schema over all of float64 has 537,088 */
 
 /* -- queries -------------------------------------------------------------------------------------------------------- */
 #define LIMIT_QUERY_CONCURRENCY 20		  /* --query.max-concurrency, as Prometheus */
