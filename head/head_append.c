@@ -403,9 +403,10 @@ static errc well_formed(struct append_ctx *c, struct err *err)
 		if (rc != OK)
 			return err_id(err, ERRID_PROTOBUF, ERR_INVALID, "series %" PRIu32 " of the request: %s; nothing was stored", i, why.msg);
 		for (uint32_t k = 0; k < l.n; k++)
-			if (!span_is_utf8(l.v[k].name)) {
+			if (!span_is_utf8(l.v[k].name) || (span_is(l.v[k].name, "__name__") && !span_is_utf8(l.v[k].value))) {
 				char text[512];
-				return err_id(err, ERRID_LABEL_UTF8, ERR_INVALID, "a label name is not UTF-8 in series %s; nothing was stored",
+				return err_id(err, ERRID_LABEL_UTF8, ERR_INVALID,
+					"a label's or the metric's name is not UTF-8 in series %s; nothing was stored",
 					labels_format(l, text, sizeof text));
 			}
 	}
