@@ -1,8 +1,9 @@
 /* head/head_pool.c - small memory that lives as long as its owner: a part of a window, a shard's series, the symbols.
  *
- * Size classes 16, 24, 32, 48, 64, 96 ...: a piece wastes a third at most. Above 49,152 bytes each is malloc's own. Freed pieces are used again for the same class; the
- * blocks go back to malloc all at once. A block is an eighth of what is held, so a window of ten series holds two kilobytes and a window
- * of a million loses 12 % at its edge. held_bytes counts what malloc gave: it is what the memory limit is held against.
+ * Size classes 16, 24, 32, 48, 64, 96 ...: a piece wastes a third at most. Above 49,152 bytes each is malloc's own. Freed pieces are used again for the same class, in
+ * a small pool also for smaller ones: thousands of small windows are where waste adds up. The blocks go back to malloc all at once. A block is an
+ * eighth of what is held and a kilobyte at least, so a window of a million series loses 12 % at its edge. held_bytes counts what
+ * malloc gave: it is what the memory limit is held against.
  */
 #include "head/head_int.h"
 
@@ -16,7 +17,7 @@ struct pool_big {
 	size_t n;
 };
 
-enum { POOL_BLOCK_MIN = 2048, POOL_BLOCK_MAX = 1 << 20, MALLOC_OVERHEAD = 16 };
+enum { POOL_BLOCK_MIN = 1024, POOL_BLOCK_MAX = 1 << 20, POOL_CUT_UP_MAX = 64 * 1024, MALLOC_OVERHEAD = 16 };
 
 static size_t class_size(uint32_t c)
 {
@@ -71,8 +72,29 @@ static void use_up(struct head_pool *p)
 	}
 }
 
+/* A small pool cuts up what its growing arrays gave back: a tenth of a window of a hundred series (tests/e2e/test_thousand_tenants.py). In a
+ * large one that is no matter, and pieces keep their size. */
+static bool cut_up(struct head_pool *p, size_t need)
+{
+	if (p->held_bytes >= POOL_CUT_UP_MAX)
+		return false;
+	for (uint32_t c = class_of(need) + 1; c < POOL_CLASSES; c++) {
+		uint8_t *v = p->free[c];
+		if (!v)
+			continue;
+		memcpy(&p->free[c], v, sizeof(void *));
+		use_up(p);
+		p->at = v;
+		p->left = class_size(c);
+		return true;
+	}
+	return false;
+}
+
 static bool more(struct head_pool *p, size_t need)
 {
+	if (cut_up(p, need))
+		return true;
 	size_t n = p->held_bytes / 8;
 	n = n < POOL_BLOCK_MIN ? POOL_BLOCK_MIN : n > POOL_BLOCK_MAX ? POOL_BLOCK_MAX : n;
 	if (n < need + sizeof(struct pool_block))
