@@ -133,7 +133,8 @@ def test_a_thousand_tenants_cost_what_one_costs(varve):
         assert stored(many, f"team-{t:04d}") == load.want(t)
 
     assert a["series"] == b["series"] == TENANTS * SERIES
-    assert b["fsyncs"] <= 1.3 * a["fsyncs"] + 20 and b["fsyncs"] < 0.9 * TENANTS * ROUNDS  # a log per tenant would sync for every request
+    # How many requests share a sync is a matter of timing; a log per tenant would sync once for each request.
+    assert b["fsyncs"] <= 0.75 * TENANTS * ROUNDS and b["fsyncs"] <= 2.5 * a["fsyncs"]
     assert b["MiB"] <= 1.3 * a["MiB"]
     assert b["files"] <= a["files"] + 10
     assert b["idle %"] <= 1.0
