@@ -161,6 +161,8 @@ static errc read_objstore(struct server *s, const char **name, struct span *text
 	*name = f->objstore_config_file ? f->objstore_config_file : "--objstore.config";
 	*text = span_cstr(f->objstore_config ? f->objstore_config : "");
 	errc rc = f->objstore_config_file ? io_read_file(f->objstore_config_file, LIMIT_CONFIG_BYTES, &s->arena, text, err) : OK;
+	if (rc == ERR_IO)
+		rc = ERR_INVALID; /* the operator's to mend, not the disk under our data */
 	/* Named but empty, as a template that was not filled in leaves it: the default bucket would swallow the blocks silently. */
 	if (rc == OK && (f->objstore_config_file || f->objstore_config) && strspn(text->p, " \t\r\n") >= text->n)
 		rc = err_set(err, ERR_INVALID, "%s is empty: it must name a bucket (type: S3 or FILESYSTEM), or not be given", *name);
@@ -310,6 +312,8 @@ static void stop_http(struct server *s)
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
 	pthread_cond_init(&c.wake, &attr);
 	pthread_condattr_destroy(&attr);
+	if (s->head)
+		head_release(s->head);
 	shipper_release(s->shipper);
 	bool watched = pthread_create(&c.thread, NULL, last_call_main, &c) == 0;
 	if (!watched) /* without patience rather than without end */
@@ -351,14 +355,14 @@ static void collect(void *arg)
 {
 	struct server *s = arg;
 	metric_set(metric_gauge("varve_ready", "1 when the log is replayed and writes are taken"), atomic_load(&s->phase) == PHASE_READY);
-	if (s->shipper) {
-		struct shipper_status st;
-		shipper_status(s->shipper, &st);
-		metric_set(metric_gauge("varve_ship_pending_blocks", "Blocks on disk that are not in the bucket"), (double)st.pending_blocks);
-		metric_set(metric_gauge("varve_ship_pending_bytes", "Bytes of blocks on disk that are not in the bucket"), (double)st.pending_bytes);
-		metric_set(metric_gauge("varve_ship_oldest_pending_seconds", "Age of the oldest block that is not in the bucket"),
-			(double)st.oldest_pending_ms / 1000);
-	}
+	struct head_status head;
+	head_status(s->head, &head);
+	struct shipper_status st;
+	shipper_status(s->shipper, &st);
+	metric_set(metric_gauge("varve_ship_pending_blocks", "Blocks on disk that are not in the bucket"), (double)st.pending_blocks);
+	metric_set(metric_gauge("varve_ship_pending_bytes", "Bytes of blocks on disk that are not in the bucket"), (double)st.pending_bytes);
+	metric_set(metric_gauge("varve_ship_oldest_pending_seconds", "Age of the oldest block that is not in the bucket"),
+		(double)st.oldest_pending_ms / 1000);
 }
 
 /* Waits for signals; returns when it is time to stop. */
@@ -405,7 +409,6 @@ static int run(struct server *s)
 	struct err err = {0};
 	s->started_ms = io_now_ms();
 	log_info("varve starts", LSTR("version", VARVE_VERSION), LSTR("data_dir", s->flags->data_dir), LSTR("wal_sync", s->flags->wal_sync));
-	metrics_on_collect(collect, s);
 	errc rc = open_parts(s, &err);
 	if (rc != OK) {
 		log_error("start failed", LERR(&err));
@@ -415,6 +418,7 @@ static int run(struct server *s)
 		close_parts(s);
 		return code;
 	}
+	metrics_on_collect(collect, s); /* not before everything that it asks is there */
 	atomic_store(&s->phase, PHASE_REPLAY);
 	server_gate(s);
 	pthread_t replay;

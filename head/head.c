@@ -239,4 +239,5 @@ void head_status(struct head *h, struct head_status *out)
 		out->max_t = w->start + w->range - 1 > out->max_t ? w->start + w->range - 1 : out->max_t;
 	}
 	pthread_mutex_unlock(&h->windows_mu);
+	head_gauges(h);
 }

@@ -120,6 +120,8 @@ CHECKED errc head_sources(
 
 /* Cuts every window now (new samples go to new windows) and returns when all blocks are written and on_block was called for each. */
 CHECKED errc head_flush(struct head *h, struct err *err);
+/* The process is about to stop: whoever waits in head_flush, or comes later, gets ERR_CANCELED; what is not cut yet stays in the log. */
+void head_release(struct head *h);
 
 /* The block's cut can't be forgotten by any one damaged frame, or its window's samples left the log: the local directory may go. A block
  * that this head does not know is settled. */
@@ -134,7 +136,7 @@ struct head_status {
 	uint64_t chunk_file_bytes;
 	int64_t min_t, max_t; /* of open windows; INT64_MAX / INT64_MIN when none */
 };
-void head_status(struct head *h, struct head_status *out);
+void head_status(struct head *h, struct head_status *out); /* refreshes the head's gauges as well */
 
 /* Stops the cutter (a running cut is finished or abandoned: its window replays). Does not cut. NULL allowed. */
 void head_close(struct head *h);

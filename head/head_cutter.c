@@ -340,7 +340,7 @@ static void destroy_dead(struct head *h)
 		malloc_trim(0);
 }
 
-static void gauges(struct head *h)
+void head_gauges(struct head *h)
 {
 	metric_set(h->m.series, (double)atomic_load(&h->n_series));
 	metric_set(h->m.windows, (double)atomic_load(&h->n_windows));
@@ -381,10 +381,18 @@ void *head_cutter_main(void *arg)
 			log_warn("no checkpoint of the log now; it is tried again", LERR(&err));
 			h->checkpoint_retry_ns = io_mono_ns() + INT64_C(5000000000);
 		}
-		gauges(h);
+		head_gauges(h);
 		wait_tick(h);
 	}
 	return NULL;
+}
+
+void head_release(struct head *h)
+{
+	pthread_mutex_lock(&h->windows_mu);
+	atomic_store(&h->released, true);
+	pthread_cond_broadcast(&h->done);
+	pthread_mutex_unlock(&h->windows_mu);
 }
 
 errc head_flush(struct head *h, struct err *err)
@@ -418,11 +426,11 @@ errc head_flush(struct head *h, struct err *err)
 	h->woken = true;
 	pthread_cond_signal(&h->wake);
 	for (uint32_t i = 0; i < n && rc == OK; i++) {
-		while (!v[i].w->gone && v[i].w->failures == v[i].failures && !atomic_load(&h->stop))
+		while (!v[i].w->gone && v[i].w->failures == v[i].failures && !atomic_load(&h->stop) && !atomic_load(&h->released))
 			pthread_cond_wait(&h->done, &h->windows_mu);
 		if (!v[i].w->gone)
-			rc = atomic_load(&h->stop)
-				     ? err_set(err, ERR_CANCELED, "stopping")
+			rc = atomic_load(&h->stop) || atomic_load(&h->released)
+				     ? err_set(err, ERR_CANCELED, "the server is stopping: what is not cut yet stays in the log")
 				     : err_set(err, v[i].w->last_error, "window %s of tenant %s could not be cut (see the log); it is tried again",
 					       ulid_text(v[i].w->ulid).s, v[i].w->tenant->name);
 	}

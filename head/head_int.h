@@ -449,6 +449,7 @@ CHECKED errc head_cut_announce(struct head *h, struct ulid block, uint64_t bytes
 CHECKED errc head_checkpoint_maybe(struct head *h, struct err *err);
 void *head_cutter_main(void *head);
 void head_cutter_wake(struct head *h);
+void head_gauges(struct head *h);
 
 struct replay_state; /* head_replay.c */
 void head_replay_free(struct head *h);
@@ -479,7 +480,7 @@ struct head {
 	_Atomic uint64_t next_ref;
 	_Atomic uint32_t next_serial;
 	_Atomic int64_t min_range; /* of any window that may be open */
-	_Atomic bool stop;
+	_Atomic bool stop, released;
 	/* tenants */
 	pthread_rwlock_t tenants_mu;
 	struct tenant **tenants;
