@@ -82,7 +82,7 @@ static bool cut_up(struct head_pool *p, size_t need)
 		uint8_t *v = p->free[c];
 		if (!v)
 			continue;
-		memcpy(&p->free[c], v, sizeof(void *));
+		memcpy(&p->free[c], v, sizeof p->free[c]);
 		use_up(p);
 		p->at = v;
 		p->left = class_size(c);
@@ -131,7 +131,7 @@ void *head_pool_alloc(struct head_pool *p, size_t n)
 	}
 	void *v = p->free[c];
 	if (v) {
-		memcpy(&p->free[c], v, sizeof(void *));
+		memcpy(&p->free[c], v, sizeof p->free[c]);
 		return v;
 	}
 	size_t size = class_size(c);
@@ -160,7 +160,7 @@ void head_pool_free(struct head_pool *p, void *v, size_t n)
 		free(b);
 		return;
 	}
-	memcpy(v, &p->free[c], sizeof(void *));
+	memcpy(v, &p->free[c], sizeof p->free[c]);
 	p->free[c] = v;
 }
 
