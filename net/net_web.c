@@ -231,7 +231,8 @@ errc net_web_load(const char *path, struct net_web **out, struct err *err)
 	return OK;
 fail:
 	net_web_drop(w);
-	return rc;
+	/* A configuration that can't be read is the operator's to mend, not the disk under our data. */
+	return rc == ERR_IO ? ERR_INVALID : rc;
 }
 
 struct net_web *net_web_hold(struct net_web *w)
