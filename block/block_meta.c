@@ -9,6 +9,10 @@
  *
  * extensions.varve { window, upto_seq, node }: the log range that the block holds. upto_seq is "all" or decimal text, because
  * readers that keep JSON numbers as doubles would round it when they rewrite the file.
+ *
+ * extensions.varve.crc32c: CRC-32C of this very text without that line, so that a flipped bit in a label or a time is damage and not another
+ * tenant's block. What was read is written again and compared: spaces and key order don't matter to it, nor keys that are not known here.
+ * Only where the source is still "receive": a tool that makes a new block of an old one's meta.json names itself there.
  */
 #include <inttypes.h>
 #include <jansson.h>
@@ -23,7 +27,8 @@ static const char HEX[] = "0123456789abcdef";
 struct emitter {
 	struct buf *out;
 	int depth;
-	bool first; /* nothing in the open object or array yet */
+	bool first;	 /* nothing in the open object or array yet */
+	const char *crc; /* NULL: without it */
 };
 
 static void text_emit(struct emitter *e, struct span s)
@@ -144,6 +149,8 @@ static void varve_emit(struct emitter *e, const struct block_meta *m)
 	snprintf(seq, sizeof seq, "%" PRIu64, m->upto_seq);
 	string_emit(e, "upto_seq", m->upto_seq == UINT64_MAX ? SPAN("all") : span_cstr(seq));
 	string_emit(e, "node", m->node);
+	if (e->crc)
+		string_emit(e, "crc32c", span_cstr(e->crc));
 	close_emit(e, '}');
 	close_emit(e, '}');
 }
@@ -204,11 +211,9 @@ static bool texts_are_utf8(const struct block_meta *m)
 	return ok;
 }
 
-errc block_meta_write(const struct block_meta *m, struct buf *out)
+static void meta_emit(const struct block_meta *m, const char *crc, struct buf *out)
 {
-	if (!texts_are_utf8(m))
-		return ERR_INVALID;
-	struct emitter e = {.out = out, .first = true};
+	struct emitter e = {.out = out, .first = true, .crc = crc};
 	open_emit(&e, NULL, '{');
 	ulid_emit(&e, "ulid", m->ulid);
 	int_emit(&e, "minTime", m->mint);
@@ -246,6 +251,31 @@ errc block_meta_write(const struct block_meta *m, struct buf *out)
 		thanos_emit(&e, m);
 	close_emit(&e, '}');
 	buf_u8(out, '\n');
+}
+
+enum { CRC_TEXT_BYTES = 9 };
+
+/* Of what meta_emit writes without it, put behind what `out` holds and taken away again. */
+static errc meta_crc(const struct block_meta *m, struct buf *out, char text[CRC_TEXT_BYTES])
+{
+	size_t start = out->n;
+	meta_emit(m, NULL, out);
+	if (out->failed)
+		return ERR_NOMEM;
+	snprintf(text, CRC_TEXT_BYTES, "%08" PRIx32, crc32c(0, out->p + start, out->n - start));
+	out->n = start;
+	return OK;
+}
+
+errc block_meta_write(const struct block_meta *m, struct buf *out)
+{
+	char crc[CRC_TEXT_BYTES];
+	bool with_crc = m->has_thanos && m->has_varve;
+	if (!texts_are_utf8(m))
+		return ERR_INVALID;
+	if (with_crc && meta_crc(m, out, crc) != OK)
+		return ERR_NOMEM;
+	meta_emit(m, with_crc ? crc : NULL, out);
 	return out->failed ? ERR_NOMEM : OK;
 }
 
@@ -506,6 +536,28 @@ fail:
 	return rc;
 }
 
+static errc crc_check(const struct parse *p, const json_t *root, const struct block_meta *m)
+{
+	errc rc = OK;
+	struct err *err = p->err;
+	const json_t *v = json_object_get(json_object_get(json_object_get(root, "thanos"), "extensions"), "varve");
+	struct span said;
+	char is[CRC_TEXT_BYTES];
+	struct buf again;
+	buf_init(&again, 8 * LIMIT_META_JSON_BYTES); /* a "<" is written as six bytes */
+	if (!json_object_get(v, "crc32c") || !span_is(m->source, "receive"))
+		return OK;
+	TRY(string_read(p, v, "crc32c", REQUIRED, &said));
+	rc = meta_crc(m, &again, is);
+	CHECK(rc == OK, ERR_NOMEM, "%s: no memory for its checksum", p->name);
+	CHECK(span_is(said, is), ERR_CORRUPT,
+		"%s: its CRC-32C is %s, thanos.extensions.varve.crc32c says %.*s: it is damaged; if it was changed on purpose, remove that key",
+		p->name, is, SPAN_ARG(said));
+fail:
+	buf_free(&again);
+	return rc;
+}
+
 errc block_meta_parse(const char *name, struct span json, struct arena *arena, struct block_meta *out, struct err *err)
 {
 	errc rc = OK;
@@ -541,6 +593,7 @@ errc block_meta_parse(const char *name, struct span json, struct arena *arena, s
 	TRY(count_read(&in, stats, "numTombstones", &m.n_tombstones));
 	TRY(compaction_parse(&p, root, &m));
 	TRY(thanos_parse(&p, root, &m));
+	TRY(crc_check(&p, root, &m));
 	*out = m;
 fail:
 	json_decref(root);
