@@ -95,6 +95,9 @@ static errc lazy_open(struct lazy_source *s, struct source **out, struct err *er
 		s->base.kind = "bucket";
 		rc = query_blocks_get(q->blocks, &row, false, &b, err);
 	}
+	/* A version that nobody knows: a flipped byte, or a newer writer's. Either way this block alone is left out, with its reason. */
+	if (rc == ERR_UNSUPPORTED)
+		rc = ERR_CORRUPT;
 	TRY(rc);
 	TRY(block_source(b, s->base.kind, out, err));
 fail:
