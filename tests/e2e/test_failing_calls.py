@@ -12,6 +12,7 @@ from lib.faults import FULL, Ledger, Traced, check, check_bucket, killed_at, pos
 from lib.ledger import seeded
 from lib.remote import labels
 
+pytestmark = pytest.mark.timeout(4 * 3600 if FULL else 300)
 TENANTS = ("ant", "bee")
 SEGMENT = 16 << 10
 EXIT_STORAGE = 3

@@ -2,12 +2,14 @@
 import pathlib
 import sys
 
+import pytest
 from lib.faults import FULL
 from lib.ledger import seeded
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "crash"))
 
 
+@pytest.mark.timeout(2 * 3600 if FULL else 300)
 def test_nothing_acknowledged_is_lost_by_a_power_cut(tmp_path):
     import power
 

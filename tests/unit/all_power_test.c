@@ -588,7 +588,7 @@ static void power_cut_anywhere_on_the_way(void **state)
 
 /* ---- --wal.sync=interval ---- */
 
-enum { INTERVAL_MS = 40, SENDS = 240, SLACK_MS = 250 /* a thread that is due waits for a core */ };
+enum { INTERVAL_MS = 40, SENDS = 300, SLACK_MS = 250 /* a thread that is due waits for a core */ };
 
 /* What was acknowledged longer ago than the interval and one sync is there; the oldest sample that any state lost is measured. */
 static void the_interval_is_the_bound_on_the_whole_way(void **state)
@@ -617,7 +617,7 @@ static void the_interval_is_the_bound_on_the_whole_way(void **state)
 		clock[i].ms = io_mono_ms();
 		if (i == SENDS / 2)
 			flush_all(&h);
-		io_sleep_ms(2);
+		io_sleep_ms(4);
 	}
 	house_close(&h);
 	h.snaps = NULL;
