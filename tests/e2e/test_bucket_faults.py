@@ -189,7 +189,7 @@ TROUBLE = {
     "a_part_hangs": [("UploadPart", Hang(8), 2, 1)],
     "complete_hangs_and_is_done": [("CompleteMultipartUpload", Hang(8, done=True), 1, 1)],
     "every_second_change_fails": [("change", Status(500), n, 1) for n in range(2, 9)],
-    "403_for_a_while": [("change", Status(403, "AccessDenied"), 1, 5)],
+    "403_for_a_while": [("change", Status(403, "AccessDenied"), 1, 3)],
 }
 
 
@@ -282,7 +282,7 @@ def test_minio_away_under_load_costs_nothing(spawn, on_bucket, tmp_path, how):
     import signal
 
     minio = spawn(procs.MinIO).start()
-    server = on_bucket(minio.objstore_yaml().replace("  insecure: true\n", "  insecure: true\n  http_config: {response_header_timeout: 3s}\n"), **FAST_CUTS).start()
+    server = on_bucket(minio.objstore_yaml().replace("  insecure: true\n", "  insecure: true\n  max_retries: 2\n  http_config: {response_header_timeout: 2s}\n"), **FAST_CUTS).start()
     load = Load(server)
     load.start()
     procs.wait_for(lambda: server.metric("varve_ship_blocks_total") >= 1, 60, "a block is live", 0.2)
