@@ -126,6 +126,38 @@ errc labels_from_wire(struct span wire, uint32_t max_labels, struct arena *arena
 	return OK;
 }
 
+/* uvarint in its only shortest spelling: the last byte of a longer one is not zero. */
+static uint64_t shortest(struct rd *r)
+{
+	const uint8_t *at = r->p;
+	uint64_t x = rd_uvarint(r);
+	if (r->ok && r->p - at > 1 && r->p[-1] == 0)
+		r->ok = false;
+	return x;
+}
+
+bool labels_from_canonical(struct span wire, struct label *v, uint32_t max, uint32_t *n)
+{
+	struct rd r = rd_of(wire.p, wire.n);
+	for (*n = 0; rd_left(&r) > 0; ++*n) {
+		struct label *l = &v[*n];
+		if (*n == max || rd_u8(&r) != 0x0a)
+			return false;
+		uint64_t body = shortest(&r);
+		const uint8_t *begin = r.p;
+		if (rd_u8(&r) != 0x0a)
+			return false;
+		l->name = rd_bytes(&r, shortest(&r));
+		if (rd_u8(&r) != 0x12)
+			return false;
+		l->value = rd_bytes(&r, shortest(&r));
+		if (!r.ok || (uint64_t)(r.p - begin) != body || l->name.n == 0 || l->value.n == 0 ||
+			(*n > 0 && span_cmp(v[*n - 1].name, l->name) >= 0))
+			return false;
+	}
+	return *n > 0;
+}
+
 static size_t label_body_size(const struct label *l)
 {
 	return 1 + uvarint_size(l->name.n) + l->name.n + 1 + uvarint_size(l->value.n) + l->value.n;

@@ -36,6 +36,10 @@ void labels_sort(struct labels l);
  * from `wire`; the array comes from the arena. ERR_INVALID: not protobuf; ERR_LIMIT: more than max_labels. */
 CHECKED errc labels_from_wire(struct span wire, uint32_t max_labels, struct arena *arena, struct labels *out, struct err *err);
 
+/* Decodes canonical wire form in one pass, for bytes that were judged when they were written and that a checksum vouches for (the log): order, spelling and
+ * emptiness are checked, UTF-8 and limits are not. v has room for max labels; spans borrow. false: not canonical. */
+bool labels_from_canonical(struct span wire, struct label *v, uint32_t max, uint32_t *n);
+
 /* Appends the canonical wire form of sorted, valid labels. */
 void labels_to_wire(struct labels l, struct buf *out);
 size_t labels_wire_size(struct labels l);

@@ -80,15 +80,17 @@ struct label_pair {
 	uint32_t rank; /* the cutter's alone: place in the order of a window's pairs; 0 at rest */
 };
 enum { PAIRS_PER_PAGE = 4096, PAIR_PAGES = 1 << 20 };
+enum { SYMBOLS_RECENT = 32 };
 struct symbols {
 	pthread_mutex_t mu;
 	struct head_pool pool;
-	struct symbol **slots; /* open addressing */
+	uint64_t *slots; /* open addressing: the top 16 bits of the hash over the symbol's address, so that a miss touches no symbol */
 	uint32_t n, mask;
-	uint32_t *pair_slots; /* id + 1 */
+	uint64_t *pair_slots; /* hash << 32 | id + 1 */
 	uint32_t n_pairs, pair_mask;
-	uint32_t pairs_end, pair_free; /* next never used id; head of the free ids, UINT32_MAX = none */
-	struct label_pair **pages;     /* PAIR_PAGES, never moved: a pair of a live series is read without the lock */
+	uint32_t pairs_end, pair_free;	 /* next never used id; head of the free ids, UINT32_MAX = none */
+	struct label_pair **pages;	 /* PAIR_PAGES, never moved: a pair of a live series is read without the lock */
+	uint32_t recent[SYMBOLS_RECENT]; /* the pair that stood in each place of the series before */
 	uint8_t secret[192];
 };
 CHECKED errc head_symbols_init(struct symbols *sy, _Atomic uint64_t *total, struct err *err);
@@ -269,7 +271,7 @@ struct wpart {
 	struct head_pool pool;
 	struct wseries **ws;
 	uint32_t n, cap;
-	uint32_t *map; /* local + 1, open addressing by the series' hash32 */
+	uint64_t *map; /* hash32 << 32 | local + 1, open addressing by the series' hash32 */
 	uint32_t map_mask;
 	struct posting *postings;
 	uint32_t n_postings, postings_mask;
@@ -333,6 +335,8 @@ void head_window_destroy(struct window *w);
 void head_window_forget(struct window *w); /* the same at close: its series go with the table */
 /* The series' state in this part, made when absent. */
 struct wseries *head_window_series_locked(struct window *w, struct shard *sh, uint32_t shard, struct series *s, struct err *err);
+/* Asks for the cache lines that making it will touch. */
+void head_window_series_ahead(const struct window *w, uint32_t shard, const struct series *s);
 struct posting *head_part_posting(const struct wpart *p, uint32_t pair);
 struct name_pairs *head_part_name(const struct wpart *p, const struct symbol *name);
 static inline const uint32_t *head_posting_list(const struct posting *p)

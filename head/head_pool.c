@@ -5,6 +5,7 @@
  * eighth of what is held and a kilobyte at least, so a window of a million series loses 12 % at its edge. held_bytes counts what
  * malloc gave: it is what the memory limit is held against.
  */
+#include <sys/mman.h>
 #include "head/head_int.h"
 
 struct pool_block {
@@ -17,7 +18,7 @@ struct pool_big {
 	size_t n;
 };
 
-enum { POOL_BLOCK_MIN = 1024, POOL_BLOCK_MAX = 1 << 20, POOL_CUT_UP_MAX = 64 * 1024, MALLOC_OVERHEAD = 16 };
+enum { POOL_BLOCK_MIN = 1024, POOL_BLOCK_MAX = 1 << 20, POOL_CUT_UP_MAX = 64 * 1024, MALLOC_OVERHEAD = 16, POOL_POPULATE_MIN = 256 * 1024 };
 
 static size_t class_size(uint32_t c)
 {
@@ -105,6 +106,9 @@ static bool more(struct head_pool *p, size_t need)
 	struct pool_block *b = malloc(n);
 	if (!b)
 		return false;
+	/* It will be full soon: one call brings its pages, instead of a fault for each. */
+	if (n >= POOL_POPULATE_MIN)
+		(void)madvise((void *)(((uintptr_t)b + 4095) / 4096 * 4096), (n - 4096) / 4096 * 4096, MADV_POPULATE_WRITE);
 	use_up(p);
 	*b = (struct pool_block){.next = p->blocks, .n = n};
 	p->blocks = b;

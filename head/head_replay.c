@@ -32,8 +32,8 @@ struct replay_state {
 	uint64_t n_refs, ref_mask;
 	struct window_slot *windows;
 	uint64_t n_windows, window_mask;
-	struct arena parse;
-	uint64_t unknown_seq; /* frame for which unknown series were logged last */
+	struct label labels[LIMIT_LABELS_DECODE]; /* of the definition at hand */
+	uint64_t unknown_seq;			  /* frame for which unknown series were logged last */
 	uint64_t cut_again_seq;
 	bool peeked;
 };
@@ -126,7 +126,6 @@ static errc replay_begin(struct head *h, struct err *err)
 	h->replay = calloc(1, sizeof *h->replay);
 	if (!h->replay)
 		return err_set(err, ERR_NOMEM, "no memory for replay");
-	arena_init(&h->replay->parse, 64 * MIB);
 	return OK;
 }
 
@@ -139,7 +138,6 @@ void head_replay_free(struct head *h)
 		head_memory_sub(h, (r->ref_mask + 1) * sizeof *r->refs);
 	free(r->refs);
 	free(r->windows);
-	arena_free(&r->parse);
 	free(r);
 	h->replay = NULL;
 }
@@ -176,11 +174,22 @@ static void def_seen(const struct wal_frame *f, struct series *s)
 	}
 }
 
-static errc define(struct place *p, struct tenant *tn, uint64_t ref, struct span wire, struct err *err)
+/* A definition of the log, with what it hashes to. */
+struct definition {
+	uint64_t ref;
+	struct span wire;
+	struct hash128 x;
+};
+
+enum { DEFINE_AHEAD = 16 };
+
+static errc define(struct place *p, struct tenant *tn, const struct definition *def, struct err *err)
 {
 	struct head *h = p->head;
 	struct replay_state *r = state_of(h);
-	struct hash128 x = head_hash(h, tn, wire);
+	const uint64_t ref = def->ref;
+	const struct span wire = def->wire;
+	const struct hash128 x = def->x;
 	uint32_t shard = head_shard_of(h, x);
 	struct shard *sh = &h->shards[shard];
 	errc rc = refs_room(h, r, err);
@@ -192,16 +201,8 @@ static errc define(struct place *p, struct tenant *tn, uint64_t ref, struct span
 			def_seen(p->f, slot->series);
 		return OK;
 	}
-	struct labels l;
-	uint32_t which;
-	struct err why = {0};
-	const struct labels_limits wide = {LIMIT_LABELS_DECODE, UINT32_MAX, UINT32_MAX};
-	arena_reset(&r->parse);
-	rc = labels_from_wire(wire, LIMIT_LABELS_DECODE, &r->parse, &l, &why);
-	if (rc == ERR_NOMEM)
-		return err_set(err, ERR_NOMEM, "%s", why.msg);
-	if (rc != OK || ref == 0 || ref > UINT64_MAX / 2 || wire.n > HEAD_SERIES_WIRE_BYTES || labels_normalize(&l, &wide, &which) != LABELS_OK ||
-		l.n == 0 || labels_wire_size(l) != wire.n) {
+	struct labels l = {r->labels, 0};
+	if (ref == 0 || ref > UINT64_MAX / 2 || wire.n > HEAD_SERIES_WIRE_BYTES || !labels_from_canonical(wire, l.v, LIMIT_LABELS_DECODE, &l.n)) {
 		damage(p, "a definition that is none");
 		return OK;
 	}
@@ -233,11 +234,24 @@ static errc replay_series(struct place *p, struct span body, struct err *err)
 		return OK;
 	}
 	TRY(head_tenant_get(p->head, d.tenant, &tn, err));
-	uint64_t ref;
-	struct span wire;
-	bool ok;
-	while (wal_series_next(&d, &ref, &wire, &ok))
-		TRY(define(p, tn, ref, wire, err));
+	struct definition defs[DEFINE_AHEAD];
+	const struct replay_state *r = state_of(p->head);
+	bool ok = true, more = true;
+	while (more) {
+		/* Where a group of them will be looked for is asked of memory before the first is needed. */
+		uint32_t n = 0;
+		while (n < DEFINE_AHEAD && (more = wal_series_next(&d, &defs[n].ref, &defs[n].wire, &ok))) {
+			struct definition *def = &defs[n++];
+			def->x = head_hash(p->head, tn, def->wire);
+			const struct shard *sh = &p->head->shards[head_shard_of(p->head, def->x)];
+			if (sh->slots)
+				__builtin_prefetch(&sh->slots[def->x.lo & sh->mask]);
+			if (r->refs)
+				__builtin_prefetch(&r->refs[ref_home(r, def->ref)]);
+		}
+		for (uint32_t i = 0; i < n; i++)
+			TRY(define(p, tn, &defs[i], err));
+	}
 	if (!ok)
 		damage(p, "definitions cut short");
 fail:
@@ -314,7 +328,8 @@ struct replay_item {
 };
 
 /* Keeps those of known series, in order; asks for the cache lines that insertion will touch. */
-static uint32_t items_find(struct replay_state *r, const struct tenant *tn, struct replay_item *v, uint32_t n, uint64_t *unknown)
+static uint32_t items_find(
+	struct replay_state *r, const struct tenant *tn, const struct window *w, struct replay_item *v, uint32_t n, uint64_t *unknown)
 {
 	uint32_t m = 0;
 	for (uint32_t i = 0; i < n; i++) {
@@ -333,9 +348,11 @@ static uint32_t items_find(struct replay_state *r, const struct tenant *tn, stru
 	}
 	for (uint32_t i = 0; i < m; i++) {
 		const struct wseries *ws = v[i].series->ws;
-		if (ws) {
+		if (ws && v[i].series->ws_window == w->serial) {
 			__builtin_prefetch(ws, 1);
 			__builtin_prefetch((const char *)ws + 64, 1);
+		} else {
+			head_window_series_ahead(w, v[i].shard, v[i].series);
 		}
 	}
 	for (uint32_t i = 0; i < m; i++) {
@@ -418,7 +435,7 @@ static errc replay_samples(struct place *p, struct span body, struct err *err)
 			if (r->refs)
 				__builtin_prefetch(&r->refs[ref_home(r, s.ref)]);
 		}
-		n = items_find(r, tn, v, n, &unknown);
+		n = items_find(r, tn, w, v, n, &unknown);
 		rc = items_insert(h, w, v, n, &stored, err);
 	}
 	if (rc == OK && !ok)

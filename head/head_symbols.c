@@ -50,16 +50,30 @@ void head_symbols_destroy(struct symbols *sy)
 	pthread_mutex_destroy(&sy->mu);
 }
 
+enum { ADDRESS_BITS = 48 };
+
+static uint64_t slot_of(const struct symbol *y)
+{
+	uint64_t p = (uint64_t)(uintptr_t)y;
+	ASSERT(p >> ADDRESS_BITS == 0);
+	return (uint64_t)(y->hash >> 16) << ADDRESS_BITS | p;
+}
+
+static struct symbol *symbol_at(uint64_t slot)
+{
+	return (struct symbol *)(uintptr_t)(slot & ((UINT64_C(1) << ADDRESS_BITS) - 1));
+}
+
 static bool symbols_grow(struct symbols *sy)
 {
 	uint32_t mask = sy->mask * 2 + 1;
-	struct symbol **slots = calloc((size_t)mask + 1, sizeof *slots);
+	uint64_t *slots = calloc((size_t)mask + 1, sizeof *slots);
 	if (!slots)
 		return false;
 	for (uint32_t i = 0; i <= sy->mask; i++) {
 		if (!sy->slots[i])
 			continue;
-		uint32_t j = sy->slots[i]->hash & mask;
+		uint32_t j = symbol_at(sy->slots[i])->hash & mask;
 		while (slots[j])
 			j = (j + 1) & mask;
 		slots[j] = sy->slots[i];
@@ -74,7 +88,9 @@ static bool symbols_grow(struct symbols *sy)
 static struct symbol *symbol_find(struct symbols *sy, struct span s, uint32_t hash)
 {
 	for (uint32_t i = hash & sy->mask; sy->slots[i]; i = (i + 1) & sy->mask) {
-		struct symbol *y = sy->slots[i];
+		if (sy->slots[i] >> ADDRESS_BITS != hash >> 16)
+			continue;
+		struct symbol *y = symbol_at(sy->slots[i]);
 		if (y->hash == hash && y->n == s.n && memcmp(y->s, s.p, s.n) == 0)
 			return y;
 	}
@@ -98,7 +114,7 @@ static struct symbol *symbol_ref(struct symbols *sy, struct span s, uint32_t has
 	uint32_t i = hash & sy->mask;
 	while (sy->slots[i])
 		i = (i + 1) & sy->mask;
-	sy->slots[i] = y;
+	sy->slots[i] = slot_of(y);
 	sy->n++;
 	return y;
 }
@@ -108,17 +124,18 @@ static void symbol_unref(struct symbols *sy, struct symbol *y)
 	if (--y->refs > 0)
 		return;
 	uint32_t i = y->hash & sy->mask;
-	while (sy->slots[i] != y)
+	const uint64_t mine = slot_of(y);
+	while (sy->slots[i] != mine)
 		i = (i + 1) & sy->mask;
 	/* Backward shift: no tombstones, so a churning table does not grow. */
 	for (uint32_t j = (i + 1) & sy->mask; sy->slots[j]; j = (j + 1) & sy->mask) {
-		uint32_t home = sy->slots[j]->hash & sy->mask;
+		uint32_t home = symbol_at(sy->slots[j])->hash & sy->mask;
 		if (((j - home) & sy->mask) >= ((j - i) & sy->mask)) {
 			sy->slots[i] = sy->slots[j];
 			i = j;
 		}
 	}
-	sy->slots[i] = NULL;
+	sy->slots[i] = 0;
 	sy->n--;
 	head_pool_free(&sy->pool, y, sizeof *y + y->n);
 }
@@ -126,13 +143,13 @@ static void symbol_unref(struct symbols *sy, struct symbol *y)
 static bool pairs_grow(struct symbols *sy)
 {
 	uint32_t mask = sy->pair_mask * 2 + 1;
-	uint32_t *slots = calloc((size_t)mask + 1, sizeof *slots);
+	uint64_t *slots = calloc((size_t)mask + 1, sizeof *slots);
 	if (!slots)
 		return false;
 	for (uint32_t i = 0; i <= sy->pair_mask; i++) {
 		if (!sy->pair_slots[i])
 			continue;
-		uint32_t j = head_pair(sy, sy->pair_slots[i] - 1)->hash & mask;
+		uint32_t j = (uint32_t)(sy->pair_slots[i] >> 32) & mask;
 		while (slots[j])
 			j = (j + 1) & mask;
 		slots[j] = sy->pair_slots[i];
@@ -147,10 +164,13 @@ static bool pairs_grow(struct symbols *sy)
 static bool pair_find(struct symbols *sy, struct span name, struct span value, uint32_t hash, uint32_t *id)
 {
 	for (uint32_t i = hash & sy->pair_mask; sy->pair_slots[i]; i = (i + 1) & sy->pair_mask) {
-		struct label_pair *p = head_pair(sy, sy->pair_slots[i] - 1);
-		if (p->hash == hash && p->name->n == name.n && p->value->n == value.n && memcmp(p->value->s, value.p, value.n) == 0 &&
+		if (sy->pair_slots[i] >> 32 != hash)
+			continue;
+		uint32_t x = (uint32_t)sy->pair_slots[i] - 1;
+		const struct label_pair *p = head_pair(sy, x);
+		if (p->name->n == name.n && p->value->n == value.n && memcmp(p->value->s, value.p, value.n) == 0 &&
 			memcmp(p->name->s, name.p, name.n) == 0) {
-			*id = sy->pair_slots[i] - 1;
+			*id = x;
 			return true;
 		}
 	}
@@ -200,7 +220,7 @@ static bool pair_ref(struct symbols *sy, struct label l, uint32_t *id)
 	uint32_t i = hash & sy->pair_mask;
 	while (sy->pair_slots[i])
 		i = (i + 1) & sy->pair_mask;
-	sy->pair_slots[i] = x + 1;
+	sy->pair_slots[i] = (uint64_t)hash << 32 | (x + 1);
 	sy->n_pairs++;
 	*id = x;
 	return true;
@@ -213,10 +233,10 @@ static void pair_unref(struct symbols *sy, uint32_t id)
 	if (--p->refs > 0)
 		return;
 	uint32_t i = p->hash & sy->pair_mask;
-	while (sy->pair_slots[i] != id + 1)
+	while ((uint32_t)sy->pair_slots[i] != id + 1)
 		i = (i + 1) & sy->pair_mask;
 	for (uint32_t j = (i + 1) & sy->pair_mask; sy->pair_slots[j]; j = (j + 1) & sy->pair_mask) {
-		uint32_t home = head_pair(sy, sy->pair_slots[j] - 1)->hash & sy->pair_mask;
+		uint32_t home = (uint32_t)(sy->pair_slots[j] >> 32) & sy->pair_mask;
 		if (((j - home) & sy->pair_mask) >= ((j - i) & sy->pair_mask)) {
 			sy->pair_slots[i] = sy->pair_slots[j];
 			i = j;
@@ -231,11 +251,37 @@ static void pair_unref(struct symbols *sy, uint32_t id)
 	sy->pair_free = id;
 }
 
+/* Series that come one after the other share most of their labels: the pair that stood in the same place last time is compared before anything is
+ * hashed. An id of a pair that went away since has no references, one that was used again has other strings. */
+static bool pair_again(struct symbols *sy, uint32_t place, struct label l, uint32_t *id)
+{
+	if (place >= SYMBOLS_RECENT || sy->recent[place] >= sy->pairs_end)
+		return false;
+	struct label_pair *p = head_pair(sy, sy->recent[place]);
+	if (p->refs == 0 || p->value->n != l.value.n || p->name->n != l.name.n || memcmp(p->value->s, l.value.p, l.value.n) != 0 ||
+		memcmp(p->name->s, l.name.p, l.name.n) != 0)
+		return false;
+	p->refs++;
+	*id = sy->recent[place];
+	return true;
+}
+
+static bool pair_any(struct symbols *sy, uint32_t place, struct label l, uint32_t *id)
+{
+	if (pair_again(sy, place, l, id))
+		return true;
+	if (!pair_ref(sy, l, id))
+		return false;
+	if (place < SYMBOLS_RECENT)
+		sy->recent[place] = *id;
+	return true;
+}
+
 errc head_pairs_ref(struct symbols *sy, struct labels l, uint32_t *ids, struct err *err)
 {
 	pthread_mutex_lock(&sy->mu);
 	uint32_t i = 0;
-	while (i < l.n && pair_ref(sy, l.v[i], &ids[i]))
+	while (i < l.n && pair_any(sy, i, l.v[i], &ids[i]))
 		i++;
 	if (i < l.n)
 		for (uint32_t j = 0; j < i; j++)

@@ -334,15 +334,17 @@ static bool map_grow(struct wpart *p)
 {
 	uint32_t mask = p->map ? p->map_mask * 2 + 1 : 7;
 	size_t bytes = ((size_t)mask + 1) * sizeof *p->map;
-	uint32_t *map = head_pool_alloc(&p->pool, bytes);
+	uint64_t *map = head_pool_alloc(&p->pool, bytes);
 	if (!map)
 		return false;
 	memset(map, 0, bytes);
-	for (uint32_t k = 0; k < p->n; k++) {
-		uint32_t i = spread(p->ws[k]->series->hash32) & mask;
+	for (uint32_t k = 0; p->map && k <= p->map_mask; k++) {
+		if (!p->map[k])
+			continue;
+		uint32_t i = spread(p->map[k] >> 32) & mask;
 		while (map[i])
 			i = (i + 1) & mask;
-		map[i] = k + 1;
+		map[i] = p->map[k];
 	}
 	if (p->map)
 		head_pool_free(&p->pool, p->map, ((size_t)p->map_mask + 1) * sizeof *map);
@@ -368,6 +370,16 @@ static bool ws_room(struct wpart *p)
 	return true;
 }
 
+void head_window_series_ahead(const struct window *w, uint32_t shard, const struct series *s)
+{
+	const struct wpart *p = w->parts[shard].p;
+	if (!p || !p->map || !p->postings)
+		return;
+	__builtin_prefetch(&p->map[spread(s->hash32) & p->map_mask], 1);
+	for (uint32_t i = 0; i < s->n_pairs; i++)
+		__builtin_prefetch(&p->postings[spread(s->pairs[i]) & p->postings_mask], 1);
+}
+
 struct wseries *head_window_series_locked(struct window *w, struct shard *sh, uint32_t shard, struct series *s, struct err *err)
 {
 	(void)sh;
@@ -381,7 +393,9 @@ struct wseries *head_window_series_locked(struct window *w, struct shard *sh, ui
 	uint32_t key = spread(s->hash32);
 	if (p->map) {
 		for (uint32_t i = key & p->map_mask; p->map[i]; i = (i + 1) & p->map_mask) {
-			struct wseries *ws = p->ws[p->map[i] - 1];
+			if (p->map[i] >> 32 != s->hash32)
+				continue;
+			struct wseries *ws = p->ws[(uint32_t)p->map[i] - 1];
 			if (ws->series == s)
 				return ws;
 		}
@@ -407,7 +421,7 @@ struct wseries *head_window_series_locked(struct window *w, struct shard *sh, ui
 	uint32_t i = key & p->map_mask;
 	while (p->map[i])
 		i = (i + 1) & p->map_mask;
-	p->map[i] = p->n + 1;
+	p->map[i] = (uint64_t)s->hash32 << 32 | (p->n + 1);
 	p->ws[p->n] = ws;
 	p->n++;
 	s->n_windows++;

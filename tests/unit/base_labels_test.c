@@ -115,6 +115,59 @@ static void one_canonical_form(void **state)
 }
 
 /* Every truncation and every flipped byte of a canonical set decodes or is refused, and reads nothing outside. */
+/* What the quick decoder of canonical bytes takes is exactly what has no other spelling: as it came, and with each byte changed, cut or put in. */
+static void canonical_bytes_have_one_spelling(void **state)
+{
+	(void)state;
+	uint64_t x = 7, taken = 0, refused = 0;
+	for (int round = 0; round < 60; round++) {
+		struct arena a;
+		arena_init(&a, 64 << 20);
+		struct label v[12], quick[16];
+		uint32_t n = 1 + (uint32_t)(next(&x) % 10), n_quick, which;
+		v[0] = (struct label){SPAN("__name__"), SPAN("up")};
+		for (uint32_t i = 1; i < n; i++)
+			v[i] = random_label(&a, &x, i);
+		struct labels l = {v, n};
+		assert_int_equal(labels_normalize(&l, &plenty, &which), LABELS_OK);
+		struct buf wire;
+		buf_init(&wire, 1 << 20);
+		labels_to_wire(l, &wire);
+		assert_true(labels_from_canonical(span_of(wire.p, wire.n), quick, 16, &n_quick));
+		assert_true(labels_eq(l, (struct labels){quick, n_quick}));
+		assert_false(labels_from_canonical(span_of(wire.p, wire.n), quick, n_quick - 1, &n_quick));
+		for (size_t at = 0; at < wire.n * 3; at++) {
+			uint8_t bad[8192];
+			size_t k = at / 3, bytes = wire.n;
+			memcpy(bad, wire.p, wire.n);
+			if (at % 3 == 0) {
+				bad[k] = (uint8_t)(bad[k] ^ (1 << next(&x) % 8));
+			} else if (at % 3 == 1) {
+				bytes = k;
+			} else {
+				memmove(bad + k + 1, bad + k, bytes++ - k);
+				bad[k] = (uint8_t)(next(&x) % 4 ? 0x80 : 0);
+			}
+			if (!labels_from_canonical(span_of(bad, bytes), quick, 16, &n_quick)) {
+				refused++;
+				continue;
+			}
+			struct buf again;
+			buf_init(&again, 1 << 20);
+			labels_to_wire((struct labels){quick, n_quick}, &again);
+			assert_int_equal(again.n, bytes);
+			assert_memory_equal(again.p, bad, bytes);
+			for (uint32_t i = 1; i < n_quick; i++)
+				assert_true(span_cmp(quick[i - 1].name, quick[i].name) < 0);
+			buf_free(&again);
+			taken++;
+		}
+		buf_free(&wire);
+		arena_free(&a);
+	}
+	assert_true(taken > 1000 && refused > 1000);
+}
+
 static void damage_is_refused_or_harmless(void **state)
 {
 	(void)state;
@@ -286,6 +339,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(one_canonical_form),
+		cmocka_unit_test(canonical_bytes_have_one_spelling),
 		cmocka_unit_test(damage_is_refused_or_harmless),
 		cmocka_unit_test(limits_and_memory),
 		cmocka_unit_test(faults_are_named),
