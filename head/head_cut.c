@@ -167,11 +167,12 @@ static errc order_make(struct window *w, struct cut_order *o, struct err *err)
 	errc rc = OK;
 	struct head *h = w->head;
 	size_t n = 0, n_pairs = 0;
+	*o = (struct cut_order){0};
 	for (uint32_t i = 0; i < h->n_shards; i++) {
+		TRY(head_window_index(w, i, err));
 		n += w->parts[i].p ? w->parts[i].p->n : 0;
 		n_pairs += w->parts[i].p ? w->parts[i].p->n_postings : 0;
 	}
-	*o = (struct cut_order){0};
 	if (n == 0)
 		return OK;
 	o->v = malloc(n * sizeof *o->v);

@@ -361,6 +361,29 @@ static void wait_tick(struct head *h)
 	pthread_mutex_unlock(&h->windows_mu);
 }
 
+/* Postings follow in the background, so that a question finds little left to do. Without memory they wait until somebody needs them. */
+static void index_windows(struct head *h)
+{
+	errc rc = OK;
+	while (rc == OK && !atomic_load(&h->stop)) {
+		pthread_mutex_lock(&h->windows_mu);
+		struct window *w = h->windows;
+		while (w && (w->gone || !atomic_load_explicit(&w->to_index, memory_order_relaxed)))
+			w = w->next;
+		if (w)
+			head_window_ref(w);
+		pthread_mutex_unlock(&h->windows_mu);
+		if (!w)
+			return;
+		atomic_store(&w->to_index, false);
+		for (uint32_t shard = 0; shard < h->n_shards && rc == OK; shard++)
+			rc = head_window_index(w, shard, NULL);
+		if (rc != OK)
+			atomic_store(&w->to_index, true);
+		head_window_unref(w);
+	}
+}
+
 void *head_cutter_main(void *arg)
 {
 	struct head *h = arg;
@@ -369,6 +392,7 @@ void *head_cutter_main(void *arg)
 		enum why why;
 		struct window *w;
 		destroy_dead(h);
+		index_windows(h);
 		while (!atomic_load(&h->stop) && (w = next_due(h, &why))) {
 			cut_and_leave(w, why);
 			destroy_dead(h);

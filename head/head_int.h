@@ -273,6 +273,7 @@ struct wpart {
 	uint32_t n, cap;
 	uint64_t *map; /* hash32 << 32 | local + 1, open addressing by the series' hash32 */
 	uint32_t map_mask;
+	uint32_t n_indexed; /* series whose labels are in the postings: they follow in slices (head_window_index) */
 	struct posting *postings;
 	uint32_t n_postings, postings_mask;
 	struct name_pairs *names;
@@ -296,6 +297,7 @@ struct window {
 	_Atomic uint64_t first_segment;
 	_Atomic int64_t last_arrival_ms;
 	_Atomic uint64_t memory_bytes, n_samples;
+	_Atomic bool to_index; /* has series that the cutter's tick has not seen: head_window_index */
 	/* tenant->mu */
 	enum window_state state;
 	/* head->windows_mu */
@@ -337,6 +339,9 @@ void head_window_forget(struct window *w); /* the same at close: its series go w
 struct wseries *head_window_series_locked(struct window *w, struct shard *sh, uint32_t shard, struct series *s, struct err *err);
 /* Asks for the cache lines that making it will touch. */
 void head_window_series_ahead(const struct window *w, uint32_t shard, const struct series *s);
+/* Postings follow the series that were made since, a slice a lock hold: before a question, before the cut, and by the cutter's tick. So a new series costs the
+ * request, and a start, no postings. */
+CHECKED errc head_window_index(struct window *w, uint32_t shard, struct err *err);
 struct posting *head_part_posting(const struct wpart *p, uint32_t pair);
 struct name_pairs *head_part_name(const struct wpart *p, const struct symbol *name);
 static inline const uint32_t *head_posting_list(const struct posting *p)

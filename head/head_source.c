@@ -79,6 +79,9 @@ static errc pairs_of(struct window *w, uint32_t shard, struct span name, uint32_
 	struct head *h = w->head;
 	*v = NULL;
 	*n = 0;
+	rc = head_window_index(w, shard, err);
+	if (rc != OK)
+		return rc;
 	pthread_mutex_lock(&h->shards[shard].mu);
 	const struct wpart *p = w->parts[shard].p;
 	for (uint32_t i = 0; p && i < p->n_names; i++) {
@@ -139,6 +142,7 @@ static errc match(struct window *w, const struct matcher *m, size_t n, struct ma
 	arena_init(&arena, LIMIT_QUERY_MEMORY_BYTES);
 	for (uint32_t shard = 0; shard < h->n_shards; shard++) {
 		struct shard *sh = &h->shards[shard];
+		TRY(head_window_index(w, shard, err));
 		pthread_mutex_lock(&sh->mu);
 		struct part_index ix = {.base = {&part_ops}, .w = w, .shard = shard, .n = w->parts[shard].p ? w->parts[shard].p->n : 0};
 		pthread_mutex_unlock(&sh->mu);
@@ -450,6 +454,9 @@ static errc source_names(struct source *base, const struct matcher *m, size_t n,
 	if (n > 0)
 		return list_matching(w, (struct span){NULL, 0}, m, n, emit, arg, err);
 	for (uint32_t shard = 0; shard < h->n_shards && rc == OK; shard++) {
+		rc = head_window_index(w, shard, err);
+		if (rc != OK)
+			break;
 		pthread_mutex_lock(&h->shards[shard].mu);
 		const struct wpart *p = w->parts[shard].p;
 		uint32_t n_names = p ? p->n_names : 0;

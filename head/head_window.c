@@ -370,14 +370,46 @@ static bool ws_room(struct wpart *p)
 	return true;
 }
 
+enum { INDEX_SLICE = 1024, INDEX_AHEAD = 4 };
+
+static void index_ahead(const struct wpart *p, uint32_t local)
+{
+	if (local >= p->n || !p->postings)
+		return;
+	const struct series *s = p->ws[local]->series;
+	for (uint32_t i = 0; i < s->n_pairs; i++)
+		__builtin_prefetch(&p->postings[spread(s->pairs[i]) & p->postings_mask], 1);
+}
+
+errc head_window_index(struct window *w, uint32_t shard, struct err *err)
+{
+	struct shard *sh = &w->head->shards[shard];
+	bool more = true, room = true;
+	while (more && room) {
+		pthread_mutex_lock(&sh->mu);
+		struct wpart *p = w->parts[shard].p;
+		for (uint32_t k = 0; p && k < INDEX_SLICE && p->n_indexed < p->n && room; k++) {
+			index_ahead(p, p->n_indexed + INDEX_AHEAD);
+			const struct series *s = p->ws[p->n_indexed]->series;
+			uint32_t done = 0;
+			while (done < s->n_pairs && posting_add(w->head, p, s->pairs[done], p->n_indexed))
+				done++;
+			room = done == s->n_pairs;
+			while (!room && done > 0)
+				posting_pop(p, s->pairs[--done]);
+			p->n_indexed += room;
+		}
+		more = p && p->n_indexed < p->n;
+		pthread_mutex_unlock(&sh->mu);
+	}
+	return room ? OK : err_set(err, ERR_NOMEM, "no memory for the postings of a window");
+}
+
 void head_window_series_ahead(const struct window *w, uint32_t shard, const struct series *s)
 {
 	const struct wpart *p = w->parts[shard].p;
-	if (!p || !p->map || !p->postings)
-		return;
-	__builtin_prefetch(&p->map[spread(s->hash32) & p->map_mask], 1);
-	for (uint32_t i = 0; i < s->n_pairs; i++)
-		__builtin_prefetch(&p->postings[spread(s->pairs[i]) & p->postings_mask], 1);
+	if (p && p->map)
+		__builtin_prefetch(&p->map[spread(s->hash32) & p->map_mask], 1);
 }
 
 struct wseries *head_window_series_locked(struct window *w, struct shard *sh, uint32_t shard, struct series *s, struct err *err)
@@ -401,7 +433,6 @@ struct wseries *head_window_series_locked(struct window *w, struct shard *sh, ui
 		}
 	}
 	struct wseries *ws = NULL;
-	uint32_t done = 0;
 	if (s->n_windows == UINT16_MAX) {
 		err_set(err, ERR_LIMIT, "a series in %u open windows", UINT16_MAX);
 		return NULL;
@@ -415,9 +446,6 @@ struct wseries *head_window_series_locked(struct window *w, struct shard *sh, ui
 		goto nomem;
 	*ws = (struct wseries){.series = s};
 	xor_appender_init(&ws->app);
-	for (; done < s->n_pairs; done++)
-		if (!posting_add(w->head, p, s->pairs[done], p->n))
-			goto nomem;
 	uint32_t i = key & p->map_mask;
 	while (p->map[i])
 		i = (i + 1) & p->map_mask;
@@ -425,11 +453,10 @@ struct wseries *head_window_series_locked(struct window *w, struct shard *sh, ui
 	p->ws[p->n] = ws;
 	p->n++;
 	s->n_windows++;
+	if (!atomic_load_explicit(&w->to_index, memory_order_relaxed))
+		atomic_store_explicit(&w->to_index, true, memory_order_relaxed);
 	return ws;
 nomem:
-	while (done > 0)
-		posting_pop(p, s->pairs[--done]);
-	head_pool_free(&p->pool, ws, sizeof *ws);
 	err_set(err, ERR_NOMEM, "no memory for a series in a window");
 	return NULL;
 }
