@@ -134,14 +134,10 @@ errc io_size(int fd, uint64_t *size, struct err *err)
 	return OK;
 }
 
-uint64_t io_next_data(int fd, uint64_t off, uint64_t size)
+uint64_t io_data_end(int fd, uint64_t size)
 {
-	if (!io_ops->next_data || off >= size)
-		return off;
-	off_t at = io_ops->next_data(fd, (off_t)off);
-	if (at < 0)
-		return errno == ENXIO ? size : off;
-	return (uint64_t)at > size ? size : (uint64_t)at;
+	off_t end = io_ops->data_end ? io_ops->data_end(fd) : -1;
+	return end < 0 || (uint64_t)end > size ? size : (uint64_t)end;
 }
 
 errc io_rename(const char *from, const char *to, struct err *err)

@@ -77,9 +77,19 @@ static int posix_listdir(const char *path, char **names, size_t *names_bytes)
 	return count;
 }
 
-static off_t posix_next_data(int fd, off_t off)
+static off_t posix_data_end(int fd)
 {
-	return lseek(fd, off, SEEK_DATA);
+	enum { EXTENTS_MAX = 100000 };
+	off_t end = 0;
+	for (int i = 0; i < EXTENTS_MAX; i++) {
+		off_t at = lseek(fd, end, SEEK_DATA);
+		if (at < 0)
+			return errno == ENXIO ? end : -1;
+		end = lseek(fd, at, SEEK_HOLE);
+		if (end < 0)
+			return -1;
+	}
+	return -1;
 }
 
 static void *posix_mmap_ro(int fd, size_t n)
@@ -156,7 +166,7 @@ const struct io_ops io_posix = {
 	.mkdir = mkdir,
 	.rmdir = rmdir,
 	.listdir = posix_listdir,
-	.next_data = posix_next_data,
+	.data_end = posix_data_end,
 	.mmap_ro = posix_mmap_ro,
 	.munmap = munmap,
 	.flock_nb = posix_flock_nb,

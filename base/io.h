@@ -33,8 +33,8 @@ struct io_ops {
 	int (*rmdir)(const char *path);
 	/* Names of a directory except . and .., each NUL-terminated, in one malloc'ed buffer; returns the count or -1. */
 	int (*listdir)(const char *path, char **names, size_t *names_bytes);
-	off_t (*next_data)(int fd, off_t off); /* lseek SEEK_DATA: where the next byte that was ever written may be; NULL in a table: not known */
-	void *(*mmap_ro)(int fd, size_t n);    /* MAP_FAILED on error */
+	off_t (*data_end)(int fd);	    /* behind the last byte that was ever written; -1: not known. NULL in a table: never known */
+	void *(*mmap_ro)(int fd, size_t n); /* MAP_FAILED on error */
 	int (*munmap)(void *p, size_t n);
 	int (*flock_nb)(int fd); /* exclusive, without waiting */
 	int (*statfs)(const char *path, uint64_t *total_bytes, uint64_t *free_bytes);
@@ -74,9 +74,9 @@ CHECKED errc io_fsync_dir(const char *path, struct err *err);
 CHECKED errc io_truncate(int fd, uint64_t size, struct err *err);
 CHECKED errc io_allocate(int fd, uint64_t off, uint64_t n, struct err *err);
 CHECKED errc io_size(int fd, uint64_t *size, struct err *err);
-/* The first offset from `off` on that may hold something else than never written zeros; the file's size when none does. `off` itself where
- * the file system can't say. */
-uint64_t io_next_data(int fd, uint64_t off, uint64_t size);
+/* Where the bytes end that may be something else than zeros, at most `size`: what was allocated and never written lies behind. `size` where the file
+ * system can't say. Pages that were read count as written while the page cache has them: ask before reading. */
+uint64_t io_data_end(int fd, uint64_t size);
 CHECKED errc io_rename(const char *from, const char *to, struct err *err);
 CHECKED errc io_link(const char *from, const char *to, struct err *err);
 CHECKED errc io_unlink(const char *path, struct err *err);

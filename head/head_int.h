@@ -66,6 +66,7 @@ void head_pool_destroy(struct head_pool *p);
 void *head_pool_alloc(struct head_pool *p, size_t n);	     /* aligned to 8, not zeroed; NULL: out of memory */
 void head_pool_free(struct head_pool *p, void *v, size_t n); /* n as given to alloc */
 size_t head_pool_round(size_t n);			     /* what alloc(n) really gives */
+void *head_table_alloc(size_t n, size_t size);		     /* calloc, its pages there at once; for tables that are filled at random. free() */
 
 /* ---- strings and label pairs, shared by all tenants (head_symbols.c) ---- */
 
@@ -131,6 +132,7 @@ struct series {
 	uint16_t n_pairs;
 	uint8_t n_aliases;
 	uint8_t def_state;
+	uint8_t shard;
 	uint32_t pairs[]; /* in name order */
 };
 

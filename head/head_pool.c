@@ -92,6 +92,21 @@ static bool cut_up(struct head_pool *p, size_t need)
 	return false;
 }
 
+/* One call brings the pages of memory that will soon be full, instead of a fault for each. */
+static void populate(void *v, size_t n)
+{
+	if (n >= POOL_POPULATE_MIN)
+		(void)madvise((void *)(((uintptr_t)v + 4095) / 4096 * 4096), (n - 4096) / 4096 * 4096, MADV_POPULATE_WRITE);
+}
+
+void *head_table_alloc(size_t n, size_t size)
+{
+	void *v = calloc(n, size);
+	if (v)
+		populate(v, n * size);
+	return v;
+}
+
 static bool more(struct head_pool *p, size_t need)
 {
 	if (cut_up(p, need))
@@ -106,9 +121,7 @@ static bool more(struct head_pool *p, size_t need)
 	struct pool_block *b = malloc(n);
 	if (!b)
 		return false;
-	/* It will be full soon: one call brings its pages, instead of a fault for each. */
-	if (n >= POOL_POPULATE_MIN)
-		(void)madvise((void *)(((uintptr_t)b + 4095) / 4096 * 4096), (n - 4096) / 4096 * 4096, MADV_POPULATE_WRITE);
+	populate(b, n);
 	use_up(p);
 	*b = (struct pool_block){.next = p->blocks, .n = n};
 	p->blocks = b;

@@ -15,10 +15,14 @@
 #include "base/tenant.h"
 #include "head/head_int.h"
 
+/* Refs are given in order, so they come in runs: a page has the series of sixteen neighbours. */
+enum { REFS_PER_PAGE = 16, REFS_NEAR = 64 };
+struct ref_page {
+	struct series *v[REFS_PER_PAGE];
+};
 struct ref_slot {
-	uint64_t ref; /* 0 empty */
-	struct series *series;
-	uint32_t shard;
+	uint64_t number;       /* of the page: ref / REFS_PER_PAGE */
+	struct ref_page *page; /* NULL: empty */
 };
 struct window_slot {
 	struct ulid ulid;
@@ -29,7 +33,9 @@ struct window_slot {
 };
 struct replay_state {
 	struct ref_slot *refs;
-	uint64_t n_refs, ref_mask;
+	uint64_t n_pages, ref_mask;
+	struct head_pool pages;
+	struct ref_slot near[REFS_NEAR]; /* pages used last, by the low bits of their number */
 	struct window_slot *windows;
 	uint64_t n_windows, window_mask;
 	struct label labels[LIMIT_LABELS_DECODE]; /* of the definition at hand */
@@ -54,37 +60,71 @@ static uint64_t spread(uint64_t x)
 	return x ^ x >> 33;
 }
 
-/* Refs come in runs: eight in a row stand side by side. */
-static uint64_t ref_home(const struct replay_state *r, uint64_t ref)
+static struct ref_slot *ref_slot(const struct replay_state *r, uint64_t number)
 {
-	return (spread(ref >> 3) << 3 | (ref & 7)) & r->ref_mask;
-}
-
-static struct ref_slot *ref_slot(struct replay_state *r, uint64_t ref)
-{
-	uint64_t i = ref_home(r, ref);
-	while (r->refs[i].ref && r->refs[i].ref != ref)
+	uint64_t i = spread(number) & r->ref_mask;
+	while (r->refs[i].page && r->refs[i].number != number)
 		i = (i + 1) & r->ref_mask;
 	return &r->refs[i];
 }
 
-static errc refs_room(struct head *h, struct replay_state *r, struct err *err)
+static struct ref_page *ref_page(struct replay_state *r, uint64_t ref)
 {
-	if (r->refs && r->n_refs + 1 <= (r->ref_mask + 1) / 4 * 3)
-		return OK;
+	uint64_t number = ref / REFS_PER_PAGE;
+	struct ref_slot *near = &r->near[number % REFS_NEAR];
+	if ((!near->page || near->number != number) && r->refs)
+		*near = *ref_slot(r, number);
+	return near->page;
+}
+
+/* NULL: not defined so far. */
+static struct series *ref_find(struct replay_state *r, uint64_t ref)
+{
+	const struct ref_page *p = ref_page(r, ref);
+	return p ? p->v[ref % REFS_PER_PAGE] : NULL;
+}
+
+static void ref_ahead(const struct replay_state *r, uint64_t ref)
+{
+	uint64_t number = ref / REFS_PER_PAGE;
+	if (r->refs && number != r->near[number % REFS_NEAR].number)
+		__builtin_prefetch(&r->refs[spread(number) & r->ref_mask]);
+}
+
+static bool refs_grow(struct head *h, struct replay_state *r)
+{
 	struct replay_state old = *r;
-	uint64_t mask = r->refs ? r->ref_mask * 2 + 1 : 1023;
-	struct ref_slot *v = calloc(mask + 1, sizeof *v);
+	uint64_t mask = r->refs ? r->ref_mask * 2 + 1 : 63;
+	struct ref_slot *v = head_table_alloc(mask + 1, sizeof *v);
 	if (!v)
-		return err_set(err, ERR_NOMEM, "replay: no memory for %" PRIu64 " series", r->n_refs);
+		return false;
 	r->refs = v;
 	r->ref_mask = mask;
 	for (uint64_t i = 0; old.refs && i <= old.ref_mask; i++)
-		if (old.refs[i].ref)
-			*ref_slot(r, old.refs[i].ref) = old.refs[i];
+		if (old.refs[i].page)
+			*ref_slot(r, old.refs[i].number) = old.refs[i];
 	head_memory_add(h, (mask + 1 - (old.refs ? old.ref_mask + 1 : 0)) * sizeof *v);
 	free(old.refs);
-	return OK;
+	return true;
+}
+
+/* Where the series of ref goes; NULL: no memory. */
+static struct series **ref_place(struct head *h, struct replay_state *r, uint64_t ref)
+{
+	struct ref_page *p = ref_page(r, ref);
+	if (!p) {
+		if ((!r->refs || r->n_pages + 1 > (r->ref_mask + 1) / 4 * 3) && !refs_grow(h, r))
+			return NULL;
+		p = head_pool_alloc(&r->pages, sizeof *p);
+		if (!p)
+			return NULL;
+		memset(p, 0, sizeof *p);
+		struct ref_slot entry = {ref / REFS_PER_PAGE, p};
+		*ref_slot(r, entry.number) = entry;
+		r->near[entry.number % REFS_NEAR] = entry;
+		r->n_pages++;
+	}
+	return &p->v[ref % REFS_PER_PAGE];
 }
 
 static struct window_slot *window_slot(struct replay_state *r, struct ulid u)
@@ -126,6 +166,7 @@ static errc replay_begin(struct head *h, struct err *err)
 	h->replay = calloc(1, sizeof *h->replay);
 	if (!h->replay)
 		return err_set(err, ERR_NOMEM, "no memory for replay");
+	head_pool_init(&h->replay->pages, &h->memory_bytes, NULL);
 	return OK;
 }
 
@@ -137,6 +178,7 @@ void head_replay_free(struct head *h)
 	if (r->refs)
 		head_memory_sub(h, (r->ref_mask + 1) * sizeof *r->refs);
 	free(r->refs);
+	head_pool_destroy(&r->pages);
 	free(r->windows);
 	free(r);
 	h->replay = NULL;
@@ -158,6 +200,15 @@ static void damage(struct place *p, const char *what)
 	p->damaged = true;
 }
 
+#define REF_MAX (UINT64_MAX / 2)
+
+/* No series gets a ref that the log has, even where only samples still tell of it. */
+static void ref_used(struct head *h, uint64_t ref)
+{
+	if (ref >= atomic_load_explicit(&h->next_ref, memory_order_relaxed))
+		atomic_store_explicit(&h->next_ref, ref + 1, memory_order_relaxed);
+}
+
 /* The copy in this frame counts toward the two that make a definition safe. */
 static void def_seen(const struct wal_frame *f, struct series *s)
 {
@@ -174,7 +225,7 @@ static void def_seen(const struct wal_frame *f, struct series *s)
 	}
 }
 
-/* A definition of the log, with what it hashes to. */
+/* A definition of the log that is not known yet, with what it hashes to. */
 struct definition {
 	uint64_t ref;
 	struct span wire;
@@ -187,38 +238,25 @@ static errc define(struct place *p, struct tenant *tn, const struct definition *
 {
 	struct head *h = p->head;
 	struct replay_state *r = state_of(h);
-	const uint64_t ref = def->ref;
-	const struct span wire = def->wire;
-	const struct hash128 x = def->x;
-	uint32_t shard = head_shard_of(h, x);
-	struct shard *sh = &h->shards[shard];
-	errc rc = refs_room(h, r, err);
-	if (rc != OK)
-		return rc;
-	struct ref_slot *slot = ref_slot(r, ref);
-	if (slot->ref && slot->shard == shard && slot->series->hash32 == (uint32_t)x.lo && slot->series->tenant == tn->idx) {
-		if (atomic_load(&slot->series->ref) == ref)
-			def_seen(p->f, slot->series);
-		return OK;
-	}
+	struct shard *sh = &h->shards[head_shard_of(h, def->x)];
 	struct labels l = {r->labels, 0};
-	if (ref == 0 || ref > UINT64_MAX / 2 || wire.n > HEAD_SERIES_WIRE_BYTES || !labels_from_canonical(wire, l.v, LIMIT_LABELS_DECODE, &l.n)) {
+	if (def->wire.n > HEAD_SERIES_WIRE_BYTES || !labels_from_canonical(def->wire, l.v, LIMIT_LABELS_DECODE, &l.n)) {
 		damage(p, "a definition that is none");
 		return OK;
 	}
+	struct series **place = ref_place(h, r, def->ref);
+	if (!place)
+		return err_set(err, ERR_NOMEM, "replay: no memory for %" PRIu64 " series", atomic_load(&h->n_series));
 	pthread_mutex_lock(&sh->mu);
-	struct series *s = (struct series *)head_table_find_locked(h, sh, x, tn->idx, wire);
-	rc = s ? OK : head_series_new_locked(h, sh, tn, x, l, &s, err);
+	struct series *s = (struct series *)head_table_find_locked(h, sh, def->x, tn->idx, def->wire);
+	errc rc = s ? OK : head_series_new_locked(h, sh, tn, def->x, l, &s, err);
 	if (rc == OK) {
 		/* The newest name is the one that new samples get: its definition is the last to leave the log. */
-		atomic_store_explicit(&s->ref, ref, memory_order_relaxed);
+		atomic_store_explicit(&s->ref, def->ref, memory_order_relaxed);
 		s->def_state = DEF_NONE;
 		def_seen(p->f, s);
-		if (!slot->ref)
-			r->n_refs++;
-		*slot = (struct ref_slot){ref, s, shard};
-		if (ref >= atomic_load(&h->next_ref))
-			atomic_store(&h->next_ref, ref + 1);
+		*place = s;
+		ref_used(h, def->ref);
 	}
 	pthread_mutex_unlock(&sh->mu);
 	return rc;
@@ -235,19 +273,29 @@ static errc replay_series(struct place *p, struct span body, struct err *err)
 	}
 	TRY(head_tenant_get(p->head, d.tenant, &tn, err));
 	struct definition defs[DEFINE_AHEAD];
-	const struct replay_state *r = state_of(p->head);
+	struct replay_state *r = state_of(p->head);
 	bool ok = true, more = true;
 	while (more) {
 		/* Where a group of them will be looked for is asked of memory before the first is needed. */
 		uint32_t n = 0;
 		while (n < DEFINE_AHEAD && (more = wal_series_next(&d, &defs[n].ref, &defs[n].wire, &ok))) {
-			struct definition *def = &defs[n++];
+			struct definition *def = &defs[n];
+			if (def->ref == 0 || def->ref > REF_MAX) {
+				damage(p, "a definition that is none");
+				continue;
+			}
+			/* The other copy. A ref is never given twice while the log has it, so nothing is compared. */
+			struct series *s = ref_find(r, def->ref);
+			if (s) {
+				if (atomic_load_explicit(&s->ref, memory_order_relaxed) == def->ref)
+					def_seen(p->f, s);
+				continue;
+			}
 			def->x = head_hash(p->head, tn, def->wire);
 			const struct shard *sh = &p->head->shards[head_shard_of(p->head, def->x)];
 			if (sh->slots)
 				__builtin_prefetch(&sh->slots[def->x.lo & sh->mask]);
-			if (r->refs)
-				__builtin_prefetch(&r->refs[ref_home(r, def->ref)]);
+			n++;
 		}
 		for (uint32_t i = 0; i < n; i++)
 			TRY(define(p, tn, &defs[i], err));
@@ -324,36 +372,30 @@ enum { REPLAY_BATCH = 128 };
 struct replay_item {
 	struct wal_sample s;
 	struct series *series;
-	uint32_t shard;
 };
 
 /* Keeps those of known series, in order; asks for the cache lines that insertion will touch. */
-static uint32_t items_find(
-	struct replay_state *r, const struct tenant *tn, const struct window *w, struct replay_item *v, uint32_t n, uint64_t *unknown)
+static uint32_t items_find(struct replay_state *r, const struct tenant *tn, const struct window *w, struct replay_item *v, uint32_t n)
 {
 	uint32_t m = 0;
 	for (uint32_t i = 0; i < n; i++) {
-		const struct ref_slot *slot = r->refs ? ref_slot(r, v[i].s.ref) : NULL;
-		v[i].series = slot && slot->ref ? slot->series : NULL;
-		v[i].shard = v[i].series ? slot->shard : 0;
-		if (v[i].series)
-			__builtin_prefetch(v[i].series);
+		v[m] = (struct replay_item){v[i].s, ref_find(r, v[i].s.ref)};
+		if (v[m].series)
+			__builtin_prefetch(v[m++].series);
 	}
+	n = m;
+	m = 0;
 	for (uint32_t i = 0; i < n; i++) {
-		if (!v[i].series || v[i].series->tenant != tn->idx) {
-			(*unknown)++;
+		const struct series *se = v[i].series;
+		if (se->tenant != tn->idx)
 			continue;
+		if (se->ws && se->ws_window == w->serial) {
+			__builtin_prefetch(se->ws, 1);
+			__builtin_prefetch((const char *)se->ws + 64, 1);
+		} else {
+			head_window_series_ahead(w, se->shard, se);
 		}
 		v[m++] = v[i];
-	}
-	for (uint32_t i = 0; i < m; i++) {
-		const struct wseries *ws = v[i].series->ws;
-		if (ws && v[i].series->ws_window == w->serial) {
-			__builtin_prefetch(ws, 1);
-			__builtin_prefetch((const char *)ws + 64, 1);
-		} else {
-			head_window_series_ahead(w, v[i].shard, v[i].series);
-		}
 	}
 	for (uint32_t i = 0; i < m; i++) {
 		const struct wseries *ws = v[i].series->ws;
@@ -370,16 +412,16 @@ static errc items_insert(struct head *h, struct window *w, const struct replay_i
 	for (uint32_t i = 0; i < h->n_shards; i++)
 		pthread_mutex_lock(&h->shards[i].mu);
 	for (uint32_t i = 0; i < n; i++) {
-		struct shard *sh = &h->shards[v[i].shard];
 		struct series *se = v[i].series;
+		struct shard *sh = &h->shards[se->shard];
 		const struct wal_sample *s = &v[i].s;
 		bool late;
 		enum insert_verdict verdict = INSERT_FAILED;
 		if (!se->ws || se->ws_window != w->serial) {
-			se->ws = head_window_series_locked(w, sh, v[i].shard, se, err);
+			se->ws = head_window_series_locked(w, sh, se->shard, se, err);
 			se->ws_window = w->serial;
 		}
-		struct wpart *part = w->parts[v[i].shard].p;
+		struct wpart *part = w->parts[se->shard].p;
 		if (se->ws)
 			verdict = head_leaf_insert_locked(w, sh, part, se->ws, s->t, s->v, true, &late, err);
 		if (verdict == INSERT_STORED) {
@@ -422,7 +464,7 @@ static errc replay_samples(struct place *p, struct span body, struct err *err)
 	struct window *w = e->w;
 	struct replay_item v[REPLAY_BATCH];
 	bool ok = true, more = true;
-	uint64_t unknown = 0, stored = 0;
+	uint64_t unknown = 0, stored = 0, ref_max = 0;
 	while (more && rc == OK) {
 		uint32_t n = 0;
 		struct wal_sample s;
@@ -432,14 +474,17 @@ static errc replay_samples(struct place *p, struct span body, struct err *err)
 				continue;
 			}
 			v[n++] = (struct replay_item){.s = s};
-			if (r->refs)
-				__builtin_prefetch(&r->refs[ref_home(r, s.ref)]);
+			ref_max = s.ref > ref_max ? s.ref : ref_max;
+			ref_ahead(r, s.ref);
 		}
-		n = items_find(r, tn, w, v, n, &unknown);
-		rc = items_insert(h, w, v, n, &stored, err);
+		uint32_t known = items_find(r, tn, w, v, n);
+		unknown += n - known;
+		rc = items_insert(h, w, v, known, &stored, err);
 	}
 	if (rc == OK && !ok)
 		damage(p, "samples cut short");
+	if (ref_max <= REF_MAX)
+		ref_used(h, ref_max);
 	atomic_fetch_add(&w->n_samples, stored);
 	atomic_fetch_add(&h->n_samples, stored);
 	if (unknown > 0) {
@@ -593,20 +638,25 @@ static void close_superseded(struct tenant *tn)
 	pthread_mutex_unlock(&tn->mu);
 }
 
+/* A series without a window leaves the table, by its newest ref. */
+static void leave_unused(struct head *h, struct series *s, uint64_t ref)
+{
+	if (!s || atomic_load(&s->ref) != ref || s->n_windows > 0)
+		return;
+	struct shard *sh = &h->shards[s->shard];
+	pthread_mutex_lock(&sh->mu);
+	s->ws = NULL;
+	head_series_remove_locked(h, sh, s);
+	pthread_mutex_unlock(&sh->mu);
+}
+
 errc head_replay_end(struct head *h, struct err *err)
 {
 	(void)err;
 	struct replay_state *r = h->replay;
-	for (uint64_t i = 0; r && r->refs && i <= r->ref_mask; i++) {
-		struct series *s = r->refs[i].series;
-		if (!s || atomic_load(&s->ref) != r->refs[i].ref || s->n_windows > 0)
-			continue;
-		struct shard *sh = &h->shards[r->refs[i].shard];
-		pthread_mutex_lock(&sh->mu);
-		s->ws = NULL;
-		head_series_remove_locked(h, sh, s);
-		pthread_mutex_unlock(&sh->mu);
-	}
+	for (uint64_t i = 0; r && r->refs && i <= r->ref_mask; i++)
+		for (uint32_t k = 0; r->refs[i].page && k < REFS_PER_PAGE; k++)
+			leave_unused(h, r->refs[i].page->v[k], r->refs[i].number * REFS_PER_PAGE + k);
 	head_replay_free(h);
 	for (uint32_t i = 0; i < h->n_tenants; i++)
 		close_superseded(h->tenants[i]);

@@ -94,7 +94,7 @@ uintptr_t head_table_find_locked(struct head *h, struct shard *sh, struct hash12
 static bool table_grow(struct head *h, struct shard *sh)
 {
 	uint64_t mask = sh->slots ? sh->mask * 2 + 1 : SLOTS_MIN - 1;
-	struct slot *slots = calloc(mask + 1, sizeof *slots);
+	struct slot *slots = head_table_alloc(mask + 1, sizeof *slots);
 	if (!slots)
 		return false;
 	for (uint64_t i = 0; sh->slots && i <= sh->mask; i++) {
@@ -183,6 +183,7 @@ errc head_series_new_locked(
 	s->n_windows = 0;
 	s->n_pairs = (uint16_t)l.n;
 	s->n_aliases = 0;
+	s->shard = (uint8_t)(sh - h->shards);
 	atomic_store_explicit(&s->ref, atomic_fetch_add_explicit(&h->next_ref, 1, memory_order_relaxed), memory_order_relaxed);
 	sh->n_series++;
 	atomic_fetch_add_explicit(&h->n_series, 1, memory_order_relaxed);

@@ -108,7 +108,8 @@ size_t wal_record_size(const uint8_t *p, size_t n, uint32_t *samples);
 struct wal_reader {
 	int fd;
 	uint64_t size;
-	uint64_t off; /* where the next frame is looked for */
+	uint64_t written_end; /* zeros behind, by the file system's word */
+	uint64_t off;	      /* where the next frame is looked for */
 	uint64_t segment;
 	uint32_t log;
 	bool any_log; /* no header says which log: believe the first frame */

@@ -16,6 +16,7 @@ errc wal_reader_open(struct wal_reader *r, const char *path, struct err *err)
 	TRY(io_open(path, IO_READ, &r->fd, err));
 	TRY(io_size(r->fd, &r->size, err));
 	CHECK(r->size <= INT64_MAX, ERR_CORRUPT, "%s: %" PRIu64 " bytes are no log file", path, r->size);
+	r->written_end = io_data_end(r->fd, r->size);
 	size_t cap = r->size < READER_BUF_BYTES ? (size_t)r->size + 1 : READER_BUF_BYTES;
 	if (r->cap < cap) {
 		free(r->buf);
@@ -137,9 +138,9 @@ static errc reader_resync(struct wal_reader *r, struct wal_item *item, struct er
 		if (found)
 			break;
 		/* What follows the frames of the newest segment was allocated and never written: a hundred MiB that need not be read. */
-		if (data_end < off) {
-			uint64_t data = io_next_data(r->fd, off, r->size) & ~UINT64_C(7);
-			off = data > off ? data : off;
+		if (off >= r->written_end) {
+			off = r->size;
+			break;
 		}
 		if (off + WAL_FRAME_BYTES > r->size) {
 			for (; i < got; i++) {

@@ -106,6 +106,7 @@ def main():
     parser.add_argument("--runs", type=int, default=3)
     args = parser.parse_args()
     procs.raise_open_files()
+    procs.Process.poll_s = 0.005
     root = pathlib.Path(tempfile.mkdtemp(prefix="varve-bench-"))
     got = {"varve": [], "prometheus": []}
     version = subprocess.run([procs.prometheus_binary(), "--version"], capture_output=True, text=True, check=False)

@@ -85,6 +85,8 @@ def http_get(url, timeout=10):
 class Process:
     """A child with its output in a file. Subclasses say what to run and how to see that it is ready."""
 
+    poll_s = 0.05  # between two looks whether it is
+
     name = "process"
 
     def __init__(self, directory):
@@ -121,7 +123,7 @@ class Process:
             if not self.running():
                 raise AssertionError(f"{self.name} ended with {self.proc.returncode} before it was ready:\n{self.log_tail(15)}")
             return http_get(url, 2)[0] == 200
-        wait_for(up, timeout, f"{self.name}: {url}")
+        wait_for(up, timeout, f"{self.name}: {url}", self.poll_s)
 
     def wait(self, timeout=30):
         """Its exit code."""
