@@ -226,8 +226,8 @@ static errc operator(struct text *t, enum matcher_type *type)
 	return refuse(t, "one of = != =~ !~ must stand here");
 }
 
-/* One item between the braces. A quoted string alone is the metric's name: *metric_names counts them. */
-static errc item(struct text *t, unsigned *metric_names)
+/* One item between the braces. A quoted string alone is the metric's name. */
+static errc item(struct text *t)
 {
 	errc rc = OK;
 	struct span name, value;
@@ -236,10 +236,8 @@ static errc item(struct text *t, unsigned *metric_names)
 	if (t->p < t->end && is_quote(*t->p)) {
 		TRY(string(t, &name));
 		skip_blank(t);
-		if (t->p < t->end && (*t->p == ',' || *t->p == '}')) {
-			++*metric_names;
+		if (t->p < t->end && (*t->p == ',' || *t->p == '}'))
 			return add(t, MATCH_EQ, METRIC_NAME, name);
-		}
 	} else {
 		name = identifier(t, false);
 		if (name.n == 0)
@@ -258,17 +256,14 @@ fail:
 static errc selector(struct text *t)
 {
 	errc rc = OK;
-	unsigned metric_names = 0;
 	skip_blank(t);
 	struct span name = identifier(t, true);
-	if (name.n > 0) {
-		metric_names = 1;
+	if (name.n > 0)
 		TRY(add(t, MATCH_EQ, METRIC_NAME, name));
-	}
 	if (take(t, '{')) {
 		bool closed = take(t, '}');
 		while (!closed) {
-			TRY(item(t, &metric_names));
+			TRY(item(t));
 			bool comma = take(t, ',');
 			closed = take(t, '}');
 			if (!closed && !comma)
@@ -280,14 +275,10 @@ static errc selector(struct text *t)
 	skip_blank(t);
 	if (t->p != t->end)
 		return refuse(t, "nothing may follow a selector");
-	size_t on_name = 0;
+	/* More than one matcher on the metric's name is fine here: only the query language refuses up{__name__="x"}. */
 	bool selective = false;
-	for (size_t i = 0; i < t->n; i++) {
-		on_name += span_eq(t->m[i].name, METRIC_NAME);
+	for (size_t i = 0; i < t->n; i++)
 		selective = selective || !t->m[i].matches_empty;
-	}
-	if (metric_names > 1 || (name.n > 0 && on_name > 1))
-		return refuse(t, "the metric name must not be set twice");
 	if (!selective)
 		return refuse(t, "at least one matcher must not match the empty string");
 fail:

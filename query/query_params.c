@@ -7,16 +7,24 @@
 #include <time.h>
 #include "query/query_int.h"
 
+/* The two ends of time as Prometheus' clients write them: outside what RFC 3339 can say. */
+static const char *const first_time = "-292273086-05-16T16:47:06Z", *const last_time = "292277025-08-18T07:12:54.999999999Z";
+
 /* 2026-11-23T08:00:00.123Z or with an offset. */
 static bool rfc3339(const char *s, int64_t *out)
 {
 	struct tm tm = {0};
 	const char *p = strptime(s, "%Y-%m-%dT%H:%M:%S", &tm);
-	if (!p)
+	if (!p || tm.tm_sec > 59)
 		return false;
+	int day = tm.tm_mday;
 	int64_t ms = (int64_t)timegm(&tm) * 1000;
+	if (tm.tm_mday != day)
+		return false; /* 30 February */
 	if (*p == '.') {
 		int64_t scale = 100;
+		if (p[1] < '0' || p[1] > '9')
+			return false;
 		for (p++; *p >= '0' && *p <= '9'; p++) {
 			ms += (*p - '0') * scale;
 			scale /= 10;
@@ -47,13 +55,18 @@ errc param_time_ms(struct http_request *r, const char *name, int64_t fallback, i
 		char *end;
 		errno = 0;
 		double seconds = strtod(text, &end);
-		if (*end == 0 && end != text && isfinite(seconds)) {
+		/* Digits only: no blanks in front, nothing hexadecimal. */
+		if (*end == 0 && end != text && isfinite(seconds) && strspn(text, "0123456789+-.eE") == v.n) {
 			double ms = round(seconds * 1000);
 			*out = ms >= 9.2e18 ? INT64_MAX : ms <= -9.2e18 ? INT64_MIN : (int64_t)ms;
 			return OK;
 		}
 		if (rfc3339(text, out))
 			return OK;
+		if (strcmp(text, first_time) == 0 || strcmp(text, last_time) == 0) {
+			*out = text[0] == '-' ? INT64_MIN : INT64_MAX;
+			return OK;
+		}
 	}
 	return err_id(
 		err, ERRID_BAD_PARAMETER, ERR_INVALID, "invalid parameter \"%s\": cannot parse \"%.*s\" to a valid timestamp", name, SPAN_ARG(v));

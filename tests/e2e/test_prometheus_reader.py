@@ -243,6 +243,13 @@ def test_series_and_labels(six_hours):
         expect = [d for d in full if d["job"] == "job-1" or d["job"] == "job-3" and d["__name__"].startswith("gen_gauge_")]
         assert sorted(map(key, got)) == sorted(map(key, expect))
     assert get("/api/v1/series", **{"match[]": '{job="job-1"}', "start": 1, "end": 2}) == []
+    everything = get("/api/v1/label/id/values")
+    ends = {"start": "-292273086-05-16T16:47:06Z", "end": "292277025-08-18T07:12:54.999999999Z"}
+    assert get("/api/v1/label/id/values", **ends) == everything and len(everything) > 7
+    assert get("/api/v1/label/id/values", **{"match[]": '{__name__="gen_gauge_03",__name__=~"gen_counter.*"}'}) == []
+    assert get("/api/v1/label/__name__/values", **{"match[]": 'gen_gauge_03{__name__=~"gen_.*"}'}) == ["gen_gauge_03"]
+    for time in ("2026-02-30T00:00:00Z", "2026-11-23T23:59:60Z", "2026-11-23T10:00:00.Z", "%205", "0x10", "NaN"):
+        assert c.get(f"/api/v1/labels?end={time}").status == 400, time
     for bad in ("/api/v1/series", "/api/v1/series?match[]={", "/api/v1/labels?start=soon", "/api/v1/series?match[]={}"):
         a = c.get(bad)
         assert a.status == 400 and a.json()["status"] == "error" and a.json()["errorType"] == "bad_data", bad

@@ -291,6 +291,10 @@ static void selectors(void **state)
 		{"{`a b`=~`c|d`}", "a b=~c|d"},
 		{"{__name__=\"x\"}", "__name__=x"},
 		{"{__name__=~\"x.+\", __name__!=\"xy\"}", "__name__=~x.+;__name__!=xy"},
+		{"up{__name__=\"x\"}", "__name__=up;__name__=x"},
+		{"up{__name__=~\"u.*\"}", "__name__=up;__name__=~u.*"},
+		{"up{\"down\"}", "__name__=up;__name__=down"},
+		{"{\"up\",\"down\"}", "__name__=up;__name__=down"},
 		{"{a=\"\",b=\"c\"}", "a=;b=c"},
 		{"{a=\"\\a\\b\\f\\n\\r\\t\\v\\\\\\\"\\x41\\101\\u00e4\\U0001f600\"}", "a=\a\b\f\n\r\t\v\\\"AA\xc3\xa4\xf0\x9f\x98\x80"},
 		{"{a='\\''}", "a='"},
@@ -337,10 +341,6 @@ static void selectors(void **state)
 		{"{a=~\"b|\"}", NULL},
 		{"{a!~\".+\"}", NULL},
 		{"{a=~\"(\"}", NULL},
-		{"up{__name__=\"x\"}", NULL},
-		{"up{__name__=~\"x\"}", NULL},
-		{"up{\"down\"}", NULL},
-		{"{\"up\",\"down\"}", NULL},
 		{"{\"\"}", NULL},
 	};
 	for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
