@@ -353,16 +353,17 @@ static void bind_plan(sqlite3_stmt *st, const void *arg)
 {
 	const struct plan *p = arg;
 	catalog_bind_span(st, 1, p->tenant);
-	/* so that less 2^62 it stays a whole number */
-	sqlite3_bind_int64(st, 2, p->mint > -(INT64_C(1) << 62) ? p->mint : -(INT64_C(1) << 62));
+	sqlite3_bind_int64(st, 2, p->mint);
 	sqlite3_bind_int64(st, 3, p->maxt);
 }
 
-/* Every span a block may have, and with it the seek in blocks_by_time that finds those of it. */
+/* Every span a block may have, and with it the seek in blocks_by_time that finds those of it. What would be before the beginning of time stops there:
+ * SQLite would go on in floating point. */
 #define SPANS "(WITH RECURSIVE k(n) AS (SELECT 0 UNION ALL SELECT n+1 FROM k WHERE n<63) SELECT n FROM k)"
+#define TIME_MIN "(-9223372036854775807-1)"
 #define OVERLAPS                                                                                                                                     \
-	"WHERE b.tenant=?1 AND b.resolution=0 AND b.span=n AND b.min_time<=?3 AND b.min_time>=iif(n=63,-9223372036854775807-1,?2-(1<<n))"            \
-	" AND b.max_time>?2"
+	"WHERE b.tenant=?1 AND b.resolution=0 AND b.span=n AND b.min_time<=?3"                                                                       \
+	" AND b.min_time>=iif(n=63 OR ?2<" TIME_MIN "+(1<<n)," TIME_MIN ",?2-(1<<n)) AND b.max_time>?2"
 
 /* A marked block counts only while no unmarked live block of its tenant and resolution holds all of its sources. */
 #define READABLE                                                                                                                                     \

@@ -139,7 +139,7 @@ static uint32_t win_slot(const struct append_ctx *c, int64_t t)
 
 static bool win_has(const struct window *w, int64_t t)
 {
-	return t >= w->start && t - w->start < w->range;
+	return range_has(w->start, w->range, t);
 }
 
 static errc win_add(struct append_ctx *c, int64_t t, struct err *err)
@@ -591,7 +591,7 @@ static errc judge(struct append_ctx *c, struct err *err)
 {
 	errc rc = OK;
 	struct head_batch *b = c->batch;
-	uint32_t n = 0, n_aliases = 0;
+	uint32_t n = 0, n_bare = 0, n_aliases = 0;
 	for (uint32_t i = 0; i < b->n_series; i++) {
 		struct head_series *s = &b->series[i];
 		ASSERT(s->first <= b->n_samples && s->n <= b->n_samples - s->first);
@@ -599,13 +599,17 @@ static errc judge(struct append_ctx *c, struct err *err)
 		s->stored = s->duplicate = s->refused = 0;
 		s->refused_t = 0;
 		c->missed[i] = 0;
-		if (s->n == 0)
+		if (s->n == 0) {
+			/* Nothing to store; its labels must be well-formed all the same. */
+			c->missed[i] = s->wire.n > 0;
+			n_bare += c->missed[i];
 			continue;
+		}
 		c->hashes[i] = head_hash(c->head, c->tenant, s->wire);
 		c->order[n++] = i;
 	}
-	c->n_missed = 0;
-	if (n == 0)
+	c->n_missed = n_bare;
+	if (n + n_bare == 0)
 		return OK;
 	struct alias_seen *aliases = arena_alloc(&c->arena, n * sizeof *aliases);
 	CHECK(aliases, ERR_NOMEM, "no memory for a request");

@@ -43,7 +43,8 @@ static bool due_by_time(const struct head *h, struct window *w, int64_t now)
 	int64_t last = atomic_load_explicit(&w->last_arrival_ms, memory_order_relaxed);
 	if (now - w->first_arrival_ms >= h->cfg.max_age_ms)
 		return true;
-	return now >= w->start + w->range && now - (w->start + w->range) >= h->cfg.cut_delay_ms && now - last >= h->cfg.cut_delay_ms;
+	int64_t end = w->start + w->range;
+	return now >= end && (uint64_t)now - (uint64_t)end >= (uint64_t)h->cfg.cut_delay_ms && now - last >= h->cfg.cut_delay_ms;
 }
 
 /* The next window to cut, referenced; NULL: none. */

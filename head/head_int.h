@@ -46,6 +46,12 @@ static inline int64_t floor_to(int64_t t, int64_t range)
 	return t - (r < 0 ? r + range : r);
 }
 
+/* Whether t lies in [start, start + range). Without sign: from one end of time to the other is more than an int64_t. */
+static inline bool range_has(int64_t start, int64_t range, int64_t t)
+{
+	return t >= start && (uint64_t)t - (uint64_t)start < (uint64_t)range;
+}
+
 /* ---- memory: size classes over blocks that are freed together (head_pool.c) ---- */
 
 enum { POOL_CLASSES = 24 };

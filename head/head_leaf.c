@@ -328,7 +328,7 @@ static enum insert_verdict same_time(uint64_t have, uint64_t v, bool winner, boo
 enum insert_verdict head_leaf_insert_locked(
 	struct window *w, struct shard *sh, struct wpart *part, struct wseries *ws, int64_t t, uint64_t v, bool winner, bool *late, struct err *err)
 {
-	ASSERT(t >= w->start && t - w->start < w->range);
+	ASSERT(range_has(w->start, w->range, t));
 	bool replace;
 	*late = false;
 	if (LIKELY(ws->app.n > 0 ? t > ws->app.t : ws->n_leaves == 0 || t > leaf_maxt(w, &ws->leaves[ws->n_leaves - 1])))

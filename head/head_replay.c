@@ -469,7 +469,7 @@ static errc replay_samples(struct place *p, struct span body, struct err *err)
 		uint32_t n = 0;
 		struct wal_sample s;
 		while (n < REPLAY_BATCH && (more = wal_samples_next(&d, &s, &ok))) {
-			if (s.t < w->start || s.t - w->start >= w->range) {
+			if (!range_has(w->start, w->range, s.t)) {
 				damage(p, "a sample outside its window");
 				continue;
 			}

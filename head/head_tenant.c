@@ -108,7 +108,7 @@ errc head_tenant_window(struct tenant *tn, int64_t t, int64_t arrival_ms, struct
 	struct window *w = NULL;
 	for (uint32_t i = 0; i < tn->n_windows && !w; i++) {
 		struct window *x = tn->windows[i];
-		if (x->state == WINDOW_OPEN && t >= x->start && t - x->start < x->range)
+		if (x->state == WINDOW_OPEN && range_has(x->start, x->range, t))
 			w = x;
 	}
 	if (!w)

@@ -32,4 +32,4 @@ struct ingest_pending {
 
 /* Composes the answer of a partly or wholly refused request: counts per reason, the first offending series, the limit that it met
  * and the flag that changes it. Into the arena; *id is the first reason. Empty when nothing was refused. */
-struct span ingest_refusal(const struct ingest *in, const struct head_batch *b, size_t n_histograms, struct arena *arena, enum errid *id);
+struct span ingest_refusal(const struct ingest *in, const struct head_batch *b, const struct rw_request *rw, struct arena *arena, enum errid *id);

@@ -1,7 +1,9 @@
 /* ingest/ingest_refusal.c - the words of a 400: what a person needs to find the sender and the flag at night.
  *
  *     err-varve-too-old: 3 of 2000 samples refused (too-old 2, duplicate-timestamp 1), the rest is stored; first: {__name__="up", ...}
- *     at 1700000000000: older than --ingest.oldest=30d allows (oldest accepted now: 1797418000000)
+ *     at 1700000000000: older than --ingest.oldest=30d allows
+ *
+ * Nothing in them comes from the clock: the same body again gets the same answer.
  */
 #include <inttypes.h>
 #include <string.h>
@@ -16,17 +18,19 @@ static const char *short_id(enum errid id)
 }
 
 /* Why this one was refused, with the limit, its value and the flag that changes it. */
-static void explain(const struct ingest *in, const struct head_batch *b, const struct head_series *s, struct labels l, struct buf *out)
+static void explain(const struct ingest *in, const struct head_series *s, enum errid id, struct labels l, struct buf *out)
 {
 	char text[32];
-	switch (s->refused_id) {
+	switch (id) {
 	case ERRID_TOO_OLD:
-		buf_printf(out, "older than --ingest.oldest=%s allows (oldest accepted now: %" PRId64 ")",
-			format_duration_ms(in->cfg.oldest_ms, text, sizeof text), b->min_t);
+		if (in->cfg.oldest_ms > 0)
+			buf_printf(out, "older than --ingest.oldest=%s allows", format_duration_ms(in->cfg.oldest_ms, text, sizeof text));
+		else
+			buf_printf(out, "no window begins that early");
 		break;
 	case ERRID_TOO_FAR_AHEAD:
-		buf_printf(out, "further ahead than --ingest.future=%s allows (newest accepted now: %" PRId64 "); check the sender's clock",
-			format_duration_ms(in->cfg.future_ms, text, sizeof text), b->max_t);
+		buf_printf(out, "further ahead than --ingest.future=%s allows; check the sender's clock",
+			format_duration_ms(in->cfg.future_ms, text, sizeof text));
 		break;
 	case ERRID_DUPLICATE_TIMESTAMP:
 		buf_printf(out, "another value is already stored for this series at this time");
@@ -66,41 +70,39 @@ static void explain(const struct ingest *in, const struct head_batch *b, const s
 	}
 }
 
-struct span ingest_refusal(const struct ingest *in, const struct head_batch *b, size_t n_histograms, struct arena *arena, enum errid *id)
+struct span ingest_refusal(const struct ingest *in, const struct head_batch *b, const struct rw_request *rw, struct arena *arena, enum errid *id)
 {
-	uint64_t by_reason[ERRID_COUNT], refused = n_histograms;
+	uint64_t by_reason[ERRID_COUNT], refused = rw->n_histograms;
 	const struct head_series *first = NULL;
 	memcpy(by_reason, b->refused_by, sizeof by_reason);
 	for (size_t i = 0; i < b->n_series; i++) {
 		refused += b->series[i].refused;
-		if (!first && b->series[i].refused > 0)
+		if (!first && (b->series[i].refused > 0 || rw->series[i].n_histograms > 0))
 			first = &b->series[i];
 	}
-	by_reason[ERRID_HISTOGRAMS] += n_histograms;
-	*id = first ? first->refused_id : n_histograms ? ERRID_HISTOGRAMS : ERRID_NONE;
+	by_reason[ERRID_HISTOGRAMS] += rw->n_histograms;
+	*id = !first ? ERRID_NONE : first->refused > 0 ? first->refused_id : ERRID_HISTOGRAMS;
 	if (*id == ERRID_NONE)
 		return (struct span){"", 0};
 
 	struct buf out;
 	buf_init(&out, 64 * 1024);
-	buf_printf(&out, "%s: %" PRIu64 " of %zu samples refused (", errid_text(*id), refused, b->n_samples + n_histograms);
+	buf_printf(&out, "%s: %" PRIu64 " of %zu samples refused (", errid_text(*id), refused, b->n_samples + rw->n_histograms);
 	const char *comma = "";
 	for (unsigned i = 1; i < ERRID_COUNT; i++)
 		if (by_reason[i]) {
 			buf_printf(&out, "%s%s %" PRIu64, comma, short_id((enum errid)i), by_reason[i]);
 			comma = ", ";
 		}
-	buf_printf(&out, "), the rest is stored");
-	if (first) {
-		struct labels l = {NULL, 0};
-		char text[1024];
-		if (labels_from_wire(first->wire, LIMIT_LABELS_DECODE, arena, &l, NULL) != OK)
-			l.n = 0;
-		buf_printf(&out, "; first: %s at %" PRId64 ": ", labels_format(l, text, sizeof text), first->refused_t);
-		explain(in, b, first, l, &out);
-	} else {
-		buf_printf(&out, "; native histograms are not stored by this version");
-	}
+	struct labels l = {NULL, 0};
+	char text[1024];
+	if (labels_from_wire(first->wire, LIMIT_LABELS_DECODE, arena, &l, NULL) != OK)
+		l.n = 0;
+	buf_printf(&out, "), the rest is stored; first: %s", labels_format(l, text, sizeof text));
+	if (first->refused > 0)
+		buf_printf(&out, " at %" PRId64, first->refused_t);
+	buf_printf(&out, ": ");
+	explain(in, first, *id, l, &out);
 	buf_printf(&out, "\n");
 	struct span body = out.failed ? (struct span){NULL, 0} : arena_dup(arena, span_of(out.p, out.n));
 	buf_free(&out);

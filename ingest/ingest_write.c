@@ -94,7 +94,7 @@ static errc batch_of(
 		.samples = (const struct head_sample *)(const void *)rw->samples,
 		.n_samples = rw->n_samples,
 		.min_t = in->cfg.oldest_ms > 0 ? now - in->cfg.oldest_ms : INT64_MIN,
-		.max_t = now + in->cfg.future_ms,
+		.max_t = in->cfg.future_ms < INT64_MAX - now ? now + in->cfg.future_ms : INT64_MAX,
 		.now_ms = now,
 	};
 	if (!b->series)
@@ -155,14 +155,9 @@ static errc store(struct ingest *in, struct http_request *r, const struct rw_req
 		return err_id(err, ERRID_OVERLOADED, ERR_NOMEM, "no memory");
 	size_t bound = head_batch_bound(in->cfg.head, b);
 	struct wal_ticket ticket;
-	rc = wal_reserve(in->cfg.wal, bound, &ticket, err);
-	if (rc != OK) {
-		err->id = errid_text(rc == ERR_NOSPACE ? ERRID_DISK_FULL
-				     : rc == ERR_IO    ? ERRID_STORAGE_FAILED
-				     : rc == ERR_LIMIT ? ERRID_TOO_MANY_SAMPLES
-						       : ERRID_OVERLOADED);
+	rc = reserve(in, bound, &ticket, err);
+	if (rc != OK)
 		return rc;
-	}
 	struct buf records = buffer_take(in, bound);
 	uint32_t n_logged = 0;
 	rc = head_append(in->cfg.head, &ticket, b, &records, &n_logged, err);
@@ -175,22 +170,11 @@ static errc store(struct ingest *in, struct http_request *r, const struct rw_req
 	}
 	count(in, b, rw);
 	w->r = r;
-	w->refusal = ingest_refusal(in, b, rw->n_histograms, http_arena(r), &w->refusal_id);
+	w->refusal = ingest_refusal(in, b, rw, http_arena(r), &w->refusal_id);
 	if (w->refusal.n > 0) {
 		metric_add(in->requests_partial, 1);
 		log_debug("samples refused", LSTR("req", http_request_id(r)), LSTR("client", http_client(r)), LSPAN("tenant", b->tenant),
 			LSPAN("answer", w->refusal));
-	}
-	if (b->leans) {
-		/* What the verdict leans on may stand under a younger ticket than ours: the answer waits for one that is younger than all. */
-		wal_commit(in->cfg.wal, &ticket, span_of(records.p, records.n), n_logged, NULL, NULL);
-		rc = wal_reserve(in->cfg.wal, 0, &ticket, err);
-		if (rc != OK) {
-			err->id = errid_text(rc == ERR_NOSPACE ? ERRID_DISK_FULL : rc == ERR_IO ? ERRID_STORAGE_FAILED : ERRID_OVERLOADED);
-			goto fail;
-		}
-		buf_clear(&records);
-		n_logged = 0;
 	}
 	if (b->leans) {
 		/* A duplicate's original may wait under a younger ticket than ours: only one drawn now is behind all that the verdict saw. */

@@ -51,8 +51,8 @@ static CHECKED errc too_many_samples(const struct decoder *d, struct err *err)
 
 static CHECKED errc too_many_labels(const struct decoder *d, struct err *err)
 {
-	return err_id(
-		err, ERRID_TOO_MANY_LABELS, ERR_LIMIT, "series %zu has more than %" PRIu32 " labels", d->out->n_series, d->limits->max_labels_decode);
+	return err_id(err, ERRID_TOO_MANY_LABELS, ERR_LIMIT, "series %zu of the request has more than %" PRIu32 " labels; nothing was stored",
+		d->out->n_series, d->limits->max_labels_decode);
 }
 
 /* Room for one more series; `series` is the message that needs it. */

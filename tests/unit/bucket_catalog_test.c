@@ -339,8 +339,13 @@ static void plan_edges(void **state)
 	put_block(f, &(struct made){5, "t", INT64_MIN, INT64_MAX, .level = 1});
 	put_block(f, &(struct made){6, "t", 5 * HOUR, 5 * HOUR + 1, .level = 1});
 	put_block(f, &(struct made){7, "t", -8 * HOUR, -6 * HOUR, .level = 1});
-	assert_int_equal(audit(f).added, 7);
-	assert_string_equal(plan(f, "t", INT64_MIN, INT64_MAX), "1 2 5 6 7");
+	put_block(f, &(struct made){8, "t", INT64_MIN + HOUR, INT64_MIN + 3 * HOUR, .level = 1});
+	assert_int_equal(audit(f).added, 8);
+	assert_string_equal(plan(f, "t", INT64_MIN, INT64_MAX), "1 2 5 6 7 8");
+	assert_string_equal(plan(f, "t", INT64_MIN, INT64_MIN), "5");
+	assert_string_equal(plan(f, "t", INT64_MIN, INT64_MIN + HOUR), "5 8");
+	assert_string_equal(plan(f, "t", INT64_MIN + 3 * HOUR - 1, INT64_MIN + 3 * HOUR), "5 8");
+	assert_string_equal(plan(f, "t", INT64_MIN + 3 * HOUR, -9 * HOUR), "5");
 	assert_string_equal(plan(f, "t", 0, 0), "1 5");
 	assert_string_equal(plan(f, "t", 2 * HOUR - 1, 2 * HOUR - 1), "1 5");
 	assert_string_equal(plan(f, "t", 2 * HOUR, 2 * HOUR), "2 5");
@@ -348,8 +353,8 @@ static void plan_edges(void **state)
 	assert_string_equal(plan(f, "t", 4 * HOUR, 5 * HOUR - 1), "5");
 	assert_string_equal(plan(f, "t", 4 * HOUR, 5 * HOUR), "5 6");
 	assert_string_equal(plan(f, "t", 5 * HOUR + 1, INT64_MAX), "5");
-	assert_string_equal(plan(f, "t", INT64_MIN, -8 * HOUR - 1), "5");
-	assert_string_equal(plan(f, "t", INT64_MIN, -8 * HOUR), "5 7");
+	assert_string_equal(plan(f, "t", INT64_MIN, -8 * HOUR - 1), "5 8");
+	assert_string_equal(plan(f, "t", INT64_MIN, -8 * HOUR), "5 7 8");
 	assert_string_equal(plan(f, "t", -6 * HOUR, -1), "5");
 	assert_string_equal(plan(f, "other", INT64_MIN, INT64_MAX), "3");
 	assert_string_equal(plan(f, "nobody", INT64_MIN, INT64_MAX), "");
