@@ -245,6 +245,7 @@ struct wseries {
 	uint32_t cap_bytes;
 	uint16_t n_raw;
 	bool touched; /* some leaf is */
+	uint8_t shard;
 };
 
 enum insert_verdict { INSERT_STORED, INSERT_DUPLICATE, INSERT_CONFLICT, INSERT_FAILED };
@@ -347,7 +348,7 @@ void head_window_forget(struct window *w); /* the same at close: its series go w
 struct wseries *head_window_series_locked(struct window *w, struct shard *sh, uint32_t shard, struct series *s, struct err *err);
 /* Asks for the cache lines that making it will touch. */
 void head_window_series_ahead(const struct window *w, uint32_t shard, const struct series *s);
-/* Postings follow the series that were made since, a slice a lock hold: before a question, before the cut, and by the cutter's tick. So a new series costs the
+/* Postings follow the series that there are when it is called, a slice a lock hold: before a question, before the cut, and by the cutter's tick. So a new series costs the
  * request, and a start, no postings. */
 CHECKED errc head_window_index(struct window *w, uint32_t shard, struct err *err);
 struct posting *head_part_posting(const struct wpart *p, uint32_t pair);

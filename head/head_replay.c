@@ -15,10 +15,12 @@
 #include "base/tenant.h"
 #include "head/head_int.h"
 
-/* Refs are given in order, so they come in runs: a page has the series of sixteen neighbours. */
-enum { REFS_PER_PAGE = 16, REFS_NEAR = 64 };
+/* Refs are given in order, so they come in runs: a page has the series of fifteen neighbours, and what they are in one window. It fills 256 bytes. */
+enum { REFS_PER_PAGE = 15, REFS_NEAR = 64 };
 struct ref_page {
 	struct series *v[REFS_PER_PAGE];
+	struct wseries *ws[REFS_PER_PAGE]; /* NULL: not looked for */
+	uint32_t serial;		   /* of the window */
 };
 struct ref_slot {
 	uint64_t number;       /* of the page: ref / REFS_PER_PAGE */
@@ -78,7 +80,7 @@ static struct ref_page *ref_page(struct replay_state *r, uint64_t ref)
 }
 
 /* NULL: not defined so far. */
-static struct series *ref_find(struct replay_state *r, uint64_t ref)
+static struct series *ref_series(struct replay_state *r, uint64_t ref)
 {
 	const struct ref_page *p = ref_page(r, ref);
 	return p ? p->v[ref % REFS_PER_PAGE] : NULL;
@@ -285,7 +287,7 @@ static errc replay_series(struct place *p, struct span body, struct err *err)
 				continue;
 			}
 			/* The other copy. A ref is never given twice while the log has it, so nothing is compared. */
-			struct series *s = ref_find(r, def->ref);
+			struct series *s = ref_series(r, def->ref);
 			if (s) {
 				if (atomic_load_explicit(&s->ref, memory_order_relaxed) == def->ref)
 					def_seen(p->f, s);
@@ -371,38 +373,58 @@ static errc replay_window(struct place *p, const struct wal_window *ww, struct t
 enum { REPLAY_BATCH = 128 };
 struct replay_item {
 	struct wal_sample s;
-	struct series *series;
+	struct ref_page *page;
+	struct wseries *ws; /* NULL: not known yet */
 };
+
+static struct series *item_series(const struct replay_item *x)
+{
+	return x->page->v[x->s.ref % REFS_PER_PAGE];
+}
 
 /* Keeps those of known series, in order; asks for the cache lines that insertion will touch. */
 static uint32_t items_find(struct replay_state *r, const struct tenant *tn, const struct window *w, struct replay_item *v, uint32_t n)
 {
 	uint32_t m = 0;
 	for (uint32_t i = 0; i < n; i++) {
-		v[m] = (struct replay_item){v[i].s, ref_find(r, v[i].s.ref)};
-		if (v[m].series)
-			__builtin_prefetch(v[m++].series);
+		struct replay_item x = {.s = v[i].s, .page = ref_page(r, v[i].s.ref)};
+		if (!x.page || !item_series(&x))
+			continue;
+		if (x.page->serial == w->serial)
+			x.ws = x.page->ws[x.s.ref % REFS_PER_PAGE];
+		__builtin_prefetch(x.ws ? (void *)x.ws : item_series(&x), 1);
+		__builtin_prefetch((const char *)x.ws + 64, 1);
+		v[m++] = x;
 	}
 	n = m;
 	m = 0;
 	for (uint32_t i = 0; i < n; i++) {
-		const struct series *se = v[i].series;
-		if (se->tenant != tn->idx)
-			continue;
-		if (se->ws && se->ws_window == w->serial) {
-			__builtin_prefetch(se->ws, 1);
-			__builtin_prefetch((const char *)se->ws + 64, 1);
+		if (v[i].ws) {
+			__builtin_prefetch(v[i].ws->bytes + v[i].ws->app.n_bytes, 1);
 		} else {
+			const struct series *se = item_series(&v[i]);
+			if (se->tenant != tn->idx)
+				continue;
 			head_window_series_ahead(w, se->shard, se);
 		}
 		v[m++] = v[i];
 	}
-	for (uint32_t i = 0; i < m; i++) {
-		const struct wseries *ws = v[i].series->ws;
-		if (ws)
-			__builtin_prefetch(ws->bytes + ws->app.n_bytes, 1);
-	}
 	return m;
+}
+
+static struct wseries *item_ws_locked(struct head *h, struct window *w, const struct replay_item *x, struct err *err)
+{
+	struct series *se = item_series(x);
+	if (!se->ws || se->ws_window != w->serial) {
+		se->ws = head_window_series_locked(w, &h->shards[se->shard], se->shard, se, err);
+		se->ws_window = w->serial;
+	}
+	if (x->page->serial != w->serial) {
+		memset(x->page->ws, 0, sizeof x->page->ws);
+		x->page->serial = w->serial;
+	}
+	x->page->ws[x->s.ref % REFS_PER_PAGE] = se->ws;
+	return se->ws;
 }
 
 /* Samples of neighbouring refs are in all shards: all locks are held for a batch, instead of one for each sample. */
@@ -412,18 +434,15 @@ static errc items_insert(struct head *h, struct window *w, const struct replay_i
 	for (uint32_t i = 0; i < h->n_shards; i++)
 		pthread_mutex_lock(&h->shards[i].mu);
 	for (uint32_t i = 0; i < n; i++) {
-		struct series *se = v[i].series;
-		struct shard *sh = &h->shards[se->shard];
 		const struct wal_sample *s = &v[i].s;
-		bool late;
+		struct wseries *ws = v[i].ws ? v[i].ws : item_ws_locked(h, w, &v[i], err);
 		enum insert_verdict verdict = INSERT_FAILED;
-		if (!se->ws || se->ws_window != w->serial) {
-			se->ws = head_window_series_locked(w, sh, se->shard, se, err);
-			se->ws_window = w->serial;
+		struct wpart *part = NULL;
+		if (ws) {
+			bool late;
+			part = w->parts[ws->shard].p;
+			verdict = head_leaf_insert_locked(w, &h->shards[ws->shard], part, ws, s->t, s->v, true, &late, err);
 		}
-		struct wpart *part = w->parts[se->shard].p;
-		if (se->ws)
-			verdict = head_leaf_insert_locked(w, sh, part, se->ws, s->t, s->v, true, &late, err);
 		if (verdict == INSERT_STORED) {
 			part->n_samples++;
 			part->min_t = s->t < part->min_t ? s->t : part->min_t;

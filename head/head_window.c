@@ -62,8 +62,10 @@ errc head_window_open_locked(
 
 void head_window_unref(struct window *w)
 {
+	/* Once the last reference is given back the cutter may destroy the window at any moment. */
+	struct head *h = w->head;
 	if (atomic_fetch_sub_explicit(&w->refs, 1, memory_order_acq_rel) == 1)
-		head_cutter_wake(w->head);
+		head_cutter_wake(h);
 }
 
 void head_window_freeze(struct window *w)
@@ -384,11 +386,14 @@ static void index_ahead(const struct wpart *p, uint32_t local)
 errc head_window_index(struct window *w, uint32_t shard, struct err *err)
 {
 	struct shard *sh = &w->head->shards[shard];
+	uint32_t upto = 0;
 	bool more = true, room = true;
-	while (more && room) {
+	for (bool first = true; more && room; first = false) {
 		pthread_mutex_lock(&sh->mu);
 		struct wpart *p = w->parts[shard].p;
-		for (uint32_t k = 0; p && k < INDEX_SLICE && p->n_indexed < p->n && room; k++) {
+		if (first && p)
+			upto = p->n;
+		for (uint32_t k = 0; p && k < INDEX_SLICE && p->n_indexed < upto && room; k++) {
 			index_ahead(p, p->n_indexed + INDEX_AHEAD);
 			const struct series *s = p->ws[p->n_indexed]->series;
 			uint32_t done = 0;
@@ -399,7 +404,7 @@ errc head_window_index(struct window *w, uint32_t shard, struct err *err)
 				posting_pop(p, s->pairs[--done]);
 			p->n_indexed += room;
 		}
-		more = p && p->n_indexed < p->n;
+		more = p && p->n_indexed < upto;
 		pthread_mutex_unlock(&sh->mu);
 	}
 	return room ? OK : err_set(err, ERR_NOMEM, "no memory for the postings of a window");
@@ -444,7 +449,7 @@ struct wseries *head_window_series_locked(struct window *w, struct shard *sh, ui
 	ws = head_pool_alloc(&p->pool, sizeof *ws);
 	if (!ws)
 		goto nomem;
-	*ws = (struct wseries){.series = s};
+	*ws = (struct wseries){.series = s, .shard = (uint8_t)shard};
 	xor_appender_init(&ws->app);
 	uint32_t i = key & p->map_mask;
 	while (p->map[i])
