@@ -366,13 +366,13 @@ static void wait_tick(struct head *h)
 static void index_windows(struct head *h)
 {
 	errc rc = OK;
+	struct window *w = NULL;
+	/* Once over the list, which only this thread takes windows from: new series that keep coming must not keep it from cutting. */
 	while (rc == OK && !atomic_load(&h->stop)) {
 		pthread_mutex_lock(&h->windows_mu);
-		struct window *w = h->windows;
+		w = w ? w->next : h->windows;
 		while (w && (w->gone || !atomic_load_explicit(&w->to_index, memory_order_relaxed)))
 			w = w->next;
-		if (w)
-			head_window_ref(w);
 		pthread_mutex_unlock(&h->windows_mu);
 		if (!w)
 			return;
@@ -381,7 +381,6 @@ static void index_windows(struct head *h)
 			rc = head_window_index(w, shard, NULL);
 		if (rc != OK)
 			atomic_store(&w->to_index, true);
-		head_window_unref(w);
 	}
 }
 

@@ -20,7 +20,7 @@ struct part_index {
 	struct postings_index base;
 	struct window *w;
 	uint32_t shard;
-	uint32_t n; /* series when it was made */
+	uint32_t n; /* series that the postings had when it was made */
 };
 
 static uint32_t clip(const uint32_t *v, uint32_t n, uint32_t below)
@@ -144,7 +144,8 @@ static errc match(struct window *w, const struct matcher *m, size_t n, struct ma
 		struct shard *sh = &h->shards[shard];
 		TRY(head_window_index(w, shard, err));
 		pthread_mutex_lock(&sh->mu);
-		struct part_index ix = {.base = {&part_ops}, .w = w, .shard = shard, .n = w->parts[shard].p ? w->parts[shard].p->n : 0};
+		/* Not those that came since: what a matcher excludes is found by the postings alone. */
+		struct part_index ix = {.base = {&part_ops}, .w = w, .shard = shard, .n = w->parts[shard].p ? w->parts[shard].p->n_indexed : 0};
 		pthread_mutex_unlock(&sh->mu);
 		if (ix.n == 0)
 			continue;

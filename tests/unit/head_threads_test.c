@@ -17,7 +17,7 @@ static const int64_t T0 = INT64_C(1700000000000) / RANGE * RANGE;
 struct shared {
 	struct lab *l;
 	_Atomic bool stop;
-	_Atomic uint64_t reads, flushes;
+	_Atomic uint64_t reads, flushes, excluded;
 	uint32_t batches;
 };
 struct writer {
@@ -172,10 +172,101 @@ static void everything_at_once(void **state)
 	}
 }
 
+/* Asks for what no series is, while series are being made. */
+static void *exclude_main(void *arg)
+{
+	struct shared *s = arg;
+	struct arena mine, a;
+	struct matcher m[5];
+	struct err err = {0};
+	arena_init(&mine, MIB);
+	arena_init(&a, MIB);
+	for (int i = 0; i < 5; i++) {
+		char value[16];
+		snprintf(value, sizeof value, "metric_%d", i);
+		if (matcher_init(&m[i], MATCH_NEQ, SPAN("__name__"), span_cstr(value), &mine, &err) != OK)
+			abort();
+	}
+	while (!atomic_load(&s->stop)) {
+		struct source **v;
+		size_t n;
+		arena_reset(&a);
+		if (head_sources(s->l->head, span_cstr(lab_tenant(0)), INT64_MIN, INT64_MAX, &a, &v, &n, &err) != OK)
+			abort();
+		for (size_t i = 0; i < n; i++) {
+			struct series_iter *it;
+			struct select_options opt = {.mint = INT64_MIN, .maxt = INT64_MAX, .skip_chunks = true};
+			struct series_view view;
+			bool more = false;
+			if (v[i]->ops->select(v[i], m, 5, &opt, &it, &err) != OK || it->ops->next(it, &view, &more, &err) != OK)
+				abort();
+			atomic_fetch_add(&s->excluded, more);
+			it->ops->close(it);
+			v[i]->ops->release(v[i]);
+		}
+		atomic_fetch_add(&s->reads, n);
+	}
+	matchers_free(m, 5);
+	arena_free(&a);
+	arena_free(&mine);
+	return NULL;
+}
+
+enum { NEW = 500 };
+
+static void *new_main(void *arg)
+{
+	struct writer *w = arg;
+	for (uint32_t i = 0; i < w->s->batches; i++) {
+		struct lab_batch b;
+		struct err err = {0};
+		uint32_t first = (i * WRITERS + w->no) * NEW;
+		lab_batch_begin(&b, 0);
+		for (uint32_t k = first; k < first + NEW; k++) {
+			lab_batch_series(&b, k, 0);
+			lab_batch_sample(&b, T0 + i, value_of(k, T0 + i));
+		}
+		if (lab_send(w->s->l, &b, &err) != OK)
+			abort();
+		lab_batch_free(&b);
+	}
+	return NULL;
+}
+
+/* A series is found by its labels from the moment on that it is in a window, or it is not there yet: never there without them. */
+static void a_question_never_shows_what_it_excludes(void **state)
+{
+	(void)state;
+	struct lab l;
+	struct err err = {0};
+	lab_open(&l, 3, RANGE, 4 * MIB);
+	struct shared s = {.l = &l, .batches = 8};
+	l.n_series = NEW * WRITERS * s.batches;
+	l.quiet_model = true;
+	assert_int_equal(lab_start(&l, &err), OK);
+	struct writer w[WRITERS];
+	pthread_t wt[WRITERS], rt[READERS];
+	for (uint32_t i = 0; i < READERS; i++)
+		assert_int_equal(pthread_create(&rt[i], NULL, exclude_main, &s), 0);
+	for (uint32_t i = 0; i < WRITERS; i++) {
+		w[i] = (struct writer){&s, i, 0};
+		assert_int_equal(pthread_create(&wt[i], NULL, new_main, &w[i]), 0);
+	}
+	for (uint32_t i = 0; i < WRITERS; i++)
+		pthread_join(wt[i], NULL);
+	atomic_store(&s.stop, true);
+	for (uint32_t i = 0; i < READERS; i++)
+		pthread_join(rt[i], NULL);
+	printf("%llu reads beside %u new series\n", (unsigned long long)atomic_load(&s.reads), l.n_series);
+	assert_int_equal(atomic_load(&s.excluded), 0);
+	lab_free(&l);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(everything_at_once),
+		cmocka_unit_test(a_question_never_shows_what_it_excludes),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
