@@ -41,6 +41,13 @@ static bool empty(struct window *w)
 static bool due_by_time(const struct head *h, struct window *w, int64_t now)
 {
 	int64_t last = atomic_load_explicit(&w->last_arrival_ms, memory_order_relaxed);
+	/* Where the clock was set back, what came "later" came now at the latest: else the window stayed until the clock is there again. */
+	if (w->first_arrival_ms > now)
+		w->first_arrival_ms = now;
+	if (last > now) {
+		(void)!atomic_compare_exchange_strong(&w->last_arrival_ms, &last, now);
+		last = now;
+	}
 	if (now - w->first_arrival_ms >= h->cfg.max_age_ms)
 		return true;
 	int64_t end = w->start + w->range;

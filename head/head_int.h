@@ -300,7 +300,6 @@ struct window {
 	struct ulid ulid;
 	int64_t start, range;
 	uint32_t serial;
-	int64_t first_arrival_ms;
 	/* atomics */
 	_Atomic uint32_t refs;
 	_Atomic uint64_t first_segment;
@@ -317,6 +316,7 @@ struct window {
 	errc last_error;
 	int64_t retry_at_ns;
 	/* the cutter's */
+	int64_t first_arrival_ms;
 	bool frozen;
 	bool written; /* its block is complete, or it was empty */
 	uint64_t block_series, block_bytes;

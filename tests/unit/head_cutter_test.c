@@ -105,6 +105,33 @@ static void a_straggler_pins_nothing(void **state)
 	lab_free(&l);
 }
 
+/* The clock was a year ahead when samples came and was set right then: windows end by the right clock, not next year. */
+static void a_clock_that_was_ahead(void **state)
+{
+	(void)state;
+	const int64_t year = INT64_C(365) * 24 * 60 * MINUTE;
+	struct lab l;
+	uint64_t r = 1;
+	lab_open(&l, 1, RANGE, 4 * MIB);
+	l.n_series = 10;
+	l.cfg.cut_delay_ms = 2 * MINUTE;
+	l.cfg.max_age_ms = 20 * MINUTE;
+	sim_set_now(l.sim, T0 + year);
+	must_start(&l);
+	send(&l, 0, T0, 1, &r);
+	send(&l, 1, T0 + year, 1, &r);
+	sim_set_now(l.sim, T0 + MINUTE);
+	assert_false(cut_within(&l, 1, 700));
+	sim_set_now(l.sim, T0 + RANGE + 2 * MINUTE);
+	assert_true(cut_within(&l, 1, 3000));
+	assert_false(cut_within(&l, 0, 700));
+	sim_set_now(l.sim, T0 + 21 * MINUTE);
+	assert_true(cut_within(&l, 0, 3000));
+	l.gen++;
+	lab_check(&l);
+	lab_free(&l);
+}
+
 /* The log stays near its limit: the windows that hold its oldest segments become blocks. */
 static void the_log_is_bounded(void **state)
 {
@@ -266,6 +293,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(cut_by_time),
 		cmocka_unit_test(a_straggler_pins_nothing),
+		cmocka_unit_test(a_clock_that_was_ahead),
 		cmocka_unit_test(the_log_is_bounded),
 		cmocka_unit_test(a_source_stays_readable_over_a_cut),
 		cmocka_unit_test(names_and_values),
