@@ -21,7 +21,7 @@
 enum { TAG_SERIES = 0x0a, TAG_LABEL = 0x0a, TAG_SAMPLE = 0x12, TAG_VALUE = 0x09, TAG_TIME = 0x10 };
 enum { SERIES_LABEL = 1, SERIES_SAMPLE, SERIES_EXEMPLAR, SERIES_HISTOGRAM };
 enum { REQUEST_SERIES = 1, REQUEST_METADATA = 3 };
-enum { SERIES_FIRST_MIN = 16 };
+enum { SERIES_FIRST_MIN = 16, FAST_LABELS_BYTES = 64 * 1024 };
 
 struct decoder {
 	struct span body;
@@ -76,13 +76,13 @@ static CHECKED errc series_grow(struct decoder *d, struct span series, struct er
 	return OK;
 }
 
-/* The samples of a series from `r` on, as far as it is well formed: what is not is found when it is decoded. */
-static size_t samples_count_series(struct rd r)
+/* The samples of a series from `r` on, as far as it is well formed: what is not is found when it is decoded. Stops above `max`. */
+static size_t samples_count_series(struct rd r, size_t max)
 {
 	size_t n = 0;
 	const char *why = NULL;
 	struct pb_field f;
-	while (r.p < r.end && pb_next(&r, &f, &why))
+	while (n <= max && r.p < r.end && pb_next(&r, &f, &why))
 		n += f.number == SERIES_SAMPLE;
 	return n;
 }
@@ -91,14 +91,15 @@ static size_t samples_count_series(struct rd r)
 static CHECKED errc samples_grow(struct decoder *d, struct span series, struct err *err)
 {
 	struct rw_request *out = d->out;
-	uint64_t n = out->n_samples + samples_count_series(rd_of(series.p, series.n));
+	uint32_t max = d->limits->max_samples;
+	uint64_t n = out->n_samples + samples_count_series(rd_of(series.p, series.n), max);
 	const char *rest = series.p + series.n, *why = NULL;
 	struct rd r = rd_of(rest, d->body.n - (size_t)(rest - d->body.p));
 	struct pb_field f;
-	while (n <= d->limits->max_samples && r.p < r.end && pb_next(&r, &f, &why))
+	while (n <= max && r.p < r.end && pb_next(&r, &f, &why))
 		if (f.number == REQUEST_SERIES && f.wire == PB_LEN)
-			n += samples_count_series(rd_of(f.bytes.p, f.bytes.n));
-	if (n > d->limits->max_samples)
+			n += samples_count_series(rd_of(f.bytes.p, f.bytes.n), max);
+	if (n > max)
 		return too_many_samples(d, err);
 	ASSERT(n > out->n_samples);
 	struct rw_sample *grown = arena_alloc(d->arena, (size_t)n * sizeof *grown);
@@ -136,8 +137,10 @@ enum fast { FAST_DONE, FAST_OTHER, FAST_FULL, FAST_LABELS };
 static inline enum fast series_fast(const struct decoder *d, struct span message, struct rw_series *s, size_t *n_samples)
 {
 	const uint8_t *p = (const uint8_t *)message.p, *end = p + message.n, *body_end = (const uint8_t *)d->body.p + d->body.n;
+	/* A label takes two bytes or more: what has more of them than fit here is for series_any, which stops at its limit. */
+	const uint8_t *labels_end = message.n < FAST_LABELS_BYTES ? end : p + FAST_LABELS_BYTES;
 	uint32_t n_labels = 0;
-	while (end - p >= 2 && p[0] == TAG_LABEL) {
+	while (labels_end - p >= 2 && p[0] == TAG_LABEL) {
 		size_t n = p[1];
 		p += 2;
 		if (UNLIKELY(n >= 0x80)) {
