@@ -194,7 +194,7 @@ errc io_stat(const char *path, struct io_stat *out, struct err *err)
 	struct stat st;
 	*out = (struct io_stat){0};
 	if (io_ops->stat(path, &st) != 0) {
-		if (errno == ENOENT || errno == ENOTDIR)
+		if (errno == ENOENT || errno == ENOTDIR || errno == ELOOP)
 			return OK;
 		return err_errno(err, errno, "stat %s", path);
 	}

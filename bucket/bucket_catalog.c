@@ -373,14 +373,29 @@ static void bind_plan(sqlite3_stmt *st, const void *arg)
 	"AND w.ulid=x.ulid))))"
 
 errc catalog_plan(struct catalog *c, struct span tenant, int64_t mint, int64_t maxt, struct arena *arena, struct catalog_block **out, size_t *n,
-	struct err *err)
+	size_t *n_left_out, struct err *err)
 {
+	/* A quarantined copy matters only where there is no other one; one whose meta.json can't be read has no times, and maybe no data. */
 	static const char sql[] =
-		"SELECT " BLOCK_COLUMNS ", 1, " HAS_LOCAL " FROM " SPANS " CROSS JOIN blocks b " OVERLAPS " AND state='live' AND " READABLE
-		" UNION ALL SELECT " BLOCK_COLUMNS ", 0, 1 FROM " SPANS " CROSS JOIN local_blocks b " OVERLAPS " AND state<>'quarantined'"
-		" AND NOT EXISTS (SELECT 1 FROM blocks g WHERE g.ulid=b.ulid AND g.state='live')";
+		"SELECT " BLOCK_COLUMNS ", 1, " HAS_LOCAL " FROM " SPANS " CROSS JOIN blocks b " OVERLAPS " AND " READABLE " AND (state='live' OR "
+		"state='quarantined' AND max_time>min_time AND NOT " HAS_LOCAL ")"
+		" UNION ALL SELECT " BLOCK_COLUMNS ", 0, 1 FROM " SPANS " CROSS JOIN local_blocks b " OVERLAPS
+		" AND NOT EXISTS (SELECT 1 FROM blocks g WHERE g.ulid=b.ulid AND (g.state='live' OR b.state='quarantined'))";
 	const struct plan p = {tenant, mint, maxt};
-	return list(c, sql, bind_plan, &p, arena, out, n, err);
+	size_t all;
+	*n = 0;
+	errc rc = list(c, sql, bind_plan, &p, arena, out, &all, err);
+	if (rc != OK)
+		return rc;
+	for (size_t i = 0; i < all; i++)
+		if ((*out)[i].state != BLOCK_QUARANTINED) {
+			struct catalog_block readable = (*out)[i];
+			(*out)[i] = (*out)[*n];
+			(*out)[(*n)++] = readable;
+		}
+	if (n_left_out)
+		*n_left_out = all - *n;
+	return OK;
 }
 
 errc catalog_list(struct catalog *c, struct arena *arena, struct catalog_block **out, size_t *n, struct err *err)

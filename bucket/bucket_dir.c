@@ -447,7 +447,8 @@ static errc dir_read(const struct listing *l, const char *key, struct arena *are
 	for (size_t i = 0; i < n; i++) {
 		char path[4096], child[4096];
 		struct io_stat st;
-		if (key[0] == 0 && strcmp(names[i], DIR_TMP) == 0)
+		/* lost+found: of a file system whose root is the bucket; nobody but root may read it. */
+		if (key[0] == 0 && (strcmp(names[i], DIR_TMP) == 0 || strcmp(names[i], "lost+found") == 0))
 			continue;
 		int cn = snprintf(child, sizeof child, "%s%s/", key, names[i]);
 		if (cn < 0 || (size_t)cn >= sizeof child || (size_t)snprintf(path, sizeof path, "%s/%s", dir, names[i]) >= sizeof path)

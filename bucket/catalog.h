@@ -71,10 +71,11 @@ CHECKED errc catalog_local_live(struct catalog *c, struct arena *arena, struct c
 
 /* ---- queries ---- */
 
-/* Blocks of a tenant whose [mint, maxt) overlaps [mint, maxt] (closed), at resolution 0, readable: by one SQL statement. Quarantined ones are
- * left out; of those marked for deletion only where no unmarked live block covers their sources. Local ones have local = true. */
+/* Blocks of a tenant whose [mint, maxt) overlaps [mint, maxt] (closed), at resolution 0, readable: by one SQL statement. Of those marked for deletion
+ * only where no unmarked live block covers their sources. Local ones have local = true. Quarantined ones can't be read: they stand behind the n
+ * others, *n_left_out of them (NULL: not asked). */
 CHECKED errc catalog_plan(struct catalog *c, struct span tenant, int64_t mint, int64_t maxt, struct arena *arena, struct catalog_block **out,
-	size_t *n, struct err *err);
+	size_t *n, size_t *n_left_out, struct err *err);
 /* All, by tenant and time; filter fields may be empty. */
 CHECKED errc catalog_list(struct catalog *c, struct arena *arena, struct catalog_block **out, size_t *n, struct err *err);
 CHECKED errc catalog_get(struct catalog *c, struct ulid u, struct arena *arena, struct catalog_block *out, struct err *err); /* ERR_NOTFOUND */

@@ -43,20 +43,33 @@ static void wait_mended(struct catalog *c)
 		io_sleep_ms(20);
 }
 
+/* An answer without a block's samples says so. The reason stays with `varve bucket inspect`: its words may be of the block's bytes. */
+static void warn_left_out(struct question *qn, const struct catalog_block *blocks, size_t n)
+{
+	if (n > 0 && !qn->warning)
+		qn->warning = arena_printf(&qn->arena, "%zu damaged block%s left out of this answer, of them %s (see: varve bucket inspect)", n,
+			n == 1 ? " is" : "s are", ulid_text(blocks[0].ulid).s);
+}
+
 static errc plan(struct question *qn, struct catalog_block **rows, size_t *n, struct err *err)
 {
+	size_t left_out = 0;
 	struct catalog *c = qn->q->cfg.catalog;
 	struct err why = {0};
 	int64_t wait = qn->deadline_mono_ms - io_mono_ms();
 	if (catalog_complete(c, wait < CATALOG_WAIT_MS ? wait : CATALOG_WAIT_MS, &why) != OK)
 		qn->warning = arena_printf(&qn->arena, "%s", why.msg);
-	errc rc = catalog_plan(c, qn->tenant, qn->mint, qn->maxt, &qn->arena, rows, n, err);
-	if (rc != ERR_CORRUPT)
-		return rc;
-	/* A row's checksum was wrong. The catalog is being made anew; the question waits for it and is asked once more. */
-	wait_mended(c);
-	rc = catalog_complete(c, CATALOG_WAIT_MS, err);
-	return rc == OK ? catalog_plan(c, qn->tenant, qn->mint, qn->maxt, &qn->arena, rows, n, err) : rc;
+	errc rc = catalog_plan(c, qn->tenant, qn->mint, qn->maxt, &qn->arena, rows, n, &left_out, err);
+	if (rc == ERR_CORRUPT) {
+		/* A row's checksum was wrong. The catalog is being made anew; the question waits for it and is asked once more. */
+		wait_mended(c);
+		rc = catalog_complete(c, CATALOG_WAIT_MS, err);
+		if (rc == OK)
+			rc = catalog_plan(c, qn->tenant, qn->mint, qn->maxt, &qn->arena, rows, n, &left_out, err);
+	}
+	if (rc == OK)
+		warn_left_out(qn, *rows + *n, left_out);
+	return rc;
 }
 
 /* ---- a block as a source that is opened when it is asked ----
@@ -212,6 +225,7 @@ void question_release(struct question *qn)
 	query_blocks_note(qn->q->blocks);
 	qn->n_sources = 0;
 	qn->sources = NULL;
+	qn->warning = NULL;
 	arena_reset(&qn->arena);
 }
 

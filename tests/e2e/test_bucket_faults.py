@@ -4,6 +4,7 @@ The bytes of chunks/ and index are a function of the samples alone. So one refer
 stands for all: whatever happened on the way, the objects in the bucket must be its bytes. A fake bucket looks at every meta.json that arrives,
 and notes it when a file that it lists is not there whole.
 """
+import datetime
 import hashlib
 import json
 import os
@@ -15,7 +16,7 @@ import threading
 import time
 
 import pytest
-from lib import gen, ledger, procs, remote, tsdb
+from lib import faults, gen, ledger, procs, remote, tsdb
 from lib.fake_s3 import Answer, Cut, Do, FakeS3, Hang, Headers, Lost, Reset, Status
 from lib.remote import labels
 from lib.wire import bits, pb_len, snappy, uvarint
@@ -484,6 +485,29 @@ def test_an_idle_server_lists_at_its_audits_and_nothing_else(fake, on_bucket, sh
     assert 2 * pages <= f.count("ListObjectsV2") <= audits * pages, f"{f.count('ListObjectsV2')} pages in {audits} audits of {pages}"
 
 
+@pytest.mark.skipif("VARVE_SANITIZED" in os.environ, reason="a sanitizer wants to be the first library")
+def test_an_idle_hour(fake, on_bucket, shipment):
+    """By a clock that runs 240 times as fast: an hour is 15 s, and the audits are those of the default 15 minutes."""
+    f = fake(page=3)
+    server = on_bucket(f.objstore_yaml()).start()
+    shipment.send(server)
+    server.flush()
+    server.stop()
+    pages, speed = -(-len(f.objects) // 3), 240
+    for name, flags, audits in (("audited", {"bucket_audit-interval": "15m"}, 4), ("alone", {"bucket_audit-interval": "0"}, 0)):
+        node = on_bucket(f.objstore_yaml(), name=name, **flags)
+        node.env = {"LD_PRELOAD": str(faults.preloaded("fast_clock")), "VARVE_CLOCK_SPEED": str(speed)}
+        node.start()
+        procs.wait_for(lambda n=node: len(n.client().get("/api/v1/status/blocks").json()["blocks"]) == 2, 30, "a new node knows the blocks")
+        f.log.clear()
+        time.sleep(3600 / speed)
+        assert set(f.ops()) == ({"ListObjectsV2"} if audits else set()), f.ops()
+        assert abs(f.count("ListObjectsV2") - audits * pages) <= pages, f"{f.count('ListObjectsV2')} pages in an hour, {pages} an audit"
+        node.stop()
+        stamps = [datetime.datetime.fromisoformat(line[3:26]) for line in node.log_tail(1000).splitlines() if line.startswith("ts=")]
+        assert stamps[-1] - stamps[0] >= datetime.timedelta(hours=1), "by the node's own log"
+
+
 # ---- the catalog ----
 
 @pytest.mark.parametrize("damage", ["deleted", "garbage", "truncated"])
@@ -579,6 +603,12 @@ def test_a_damaged_block_stands_alone(fake, on_bucket, new_node, damage):
         assert named and (file in named[0] or "meta.json" in named[0]), server.log_tail()
         row = next(b for b in server.bucket_ls() if b["ulid"] == victim)
         assert row["state"] == "quarantined" and row.get("reason"), row
+        # Who asks for its time hears that something is missing.
+        if damage != "garbage_meta":
+            assert victim in server.client().read_raw([(*remote.EVER, remote.ALL)]).headers["X-Varve-Warning"]
+            assert victim in server.client().get("/api/v1/labels").json()["warnings"][0]
+            late = server.client().get(f"/api/v1/labels?start={row['max_time'] / 1000 + 1}").json()
+            assert late["data"] and "warnings" not in late
         table = server.run("bucket", "ls", f"--data-dir={server.data}", f"--objstore.config-file={server.flags['objstore.config-file']}", check=0).stdout
         assert any(victim in line and "quarantined" in line and row["reason"][:20] in line for line in table.splitlines()), table
     args = ("bucket", "verify", f"--data-dir={server.data}", f"--objstore.config-file={server.flags['objstore.config-file']}")

@@ -313,7 +313,7 @@ static struct lab_series *gather(struct house *h)
 		size_t n, n_rows;
 		struct span tenant = span_cstr(lab_tenant(t));
 		assert_int_equal(head_sources(h->lab.head, tenant, INT64_MIN, INT64_MAX, &a, &windows, &n, &err), OK);
-		if (catalog_plan(h->catalog, tenant, 0, INT64_MAX / 2, &a, &rows, &n_rows, &err) != OK)
+		if (catalog_plan(h->catalog, tenant, 0, INT64_MAX / 2, &a, &rows, &n_rows, NULL, &err) != OK)
 			fail_msg("plan: %s", err.msg);
 		assert_true(n < 64);
 		for (size_t i = 0; i < n; i++) {

@@ -181,7 +181,7 @@ static const char *plan(struct fixture *f, const char *tenant, int64_t mint, int
 	struct catalog_block *v;
 	size_t n, at = 0;
 	struct err err = {0};
-	if (catalog_plan(f->c, span_cstr(tenant), mint, maxt, &f->arena, &v, &n, &err) != OK)
+	if (catalog_plan(f->c, span_cstr(tenant), mint, maxt, &f->arena, &v, &n, NULL, &err) != OK)
 		fail_msg("%s", err.msg);
 	uint32_t last = 0;
 	text[0] = 0;
@@ -711,7 +711,7 @@ static errc answers(struct catalog *c, struct buf *out)
 			v[i].marked, SPAN_ARG(v[i].reason), SPAN_ARG(v[i].objects), SPAN_ARG(json));
 	}
 	for (int64_t t = -HOUR; t < 10 * HOUR; t += HOUR / 2) {
-		TRY(catalog_plan(c, SPAN("t"), t, t + HOUR, &a, &v, &n, err));
+		TRY(catalog_plan(c, SPAN("t"), t, t + HOUR, &a, &v, &n, NULL, err));
 		buf_printf(out, "at %lld:", (long long)t);
 		for (size_t i = 0; i < n; i++)
 			buf_printf(out, " %s%d", ulid_text(v[i].ulid).s, v[i].local);
@@ -856,7 +856,7 @@ static void *reader(void *arg)
 	while (!atomic_load(w->stop)) {
 		struct catalog_block *v;
 		size_t n;
-		assert_int_equal(catalog_plan(w->f->c, SPAN("t"), 0, 100 * HOUR, &a, &v, &n, &err), OK);
+		assert_int_equal(catalog_plan(w->f->c, SPAN("t"), 0, 100 * HOUR, &a, &v, &n, NULL, &err), OK);
 		assert_int_equal(catalog_list(w->f->c, &a, &v, &n, &err), OK);
 		arena_reset(&a);
 	}
@@ -938,7 +938,7 @@ static void plan_over_many_rows(void **state)
 		int64_t best = INT64_MAX;
 		for (int round = 0; round < 20; round++) {
 			int64_t begin = io_mono_ns();
-			assert_int_equal(catalog_plan(f->c, SPAN("t"), at * 2 * HOUR + 1, (at + 1) * 2 * HOUR, &f->arena, &v, &n, &err), OK);
+			assert_int_equal(catalog_plan(f->c, SPAN("t"), at * 2 * HOUR + 1, (at + 1) * 2 * HOUR, &f->arena, &v, &n, NULL, &err), OK);
 			int64_t took = io_mono_ns() - begin;
 			best = took < best ? took : best;
 		}

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <pthread.h>
+#include <unistd.h>
 #include <cmocka.h>
 #include "base/io.h"
 #include "base/log.h"
@@ -225,6 +226,23 @@ static void listing_ends_with_the_readers_error(void **state)
 	int n = 0;
 	assert_int_equal(bucket_list(b, "", stop_at_third, &n, NULL, NULL), ERR_AGAIN);
 	assert_int_equal(n, 3);
+	bucket_close(b);
+}
+
+/* What a file system keeps in its root, and links that lead nowhere, are no objects and no reason to list nothing. */
+static void listing_passes_over_what_is_no_object(void **state)
+{
+	(void)state;
+	const char *dir = tmp_dir();
+	struct bucket *b = open_at(dir);
+	int n = 0;
+	assert_int_equal(bucket_put_bytes(b, "u/meta.json", SPAN("x"), NULL), OK);
+	assert_int_equal(io_mkdirs(tmp_path("%s/lost+found/u2", dir), NULL), OK);
+	assert_int_equal(symlink("round", tmp_path("%s/round", dir)), 0);
+	assert_int_equal(symlink("/nowhere/at/all", tmp_path("%s/u/gone", dir)), 0);
+	assert_int_equal(io_write_file(tmp_path("%s/lost+found/u2/meta.json", dir), SPAN("x"), NULL), OK);
+	assert_int_equal(bucket_list(b, "", stop_at_third, &n, NULL, NULL), OK);
+	assert_int_equal(n, 1);
 	bucket_close(b);
 }
 
@@ -529,6 +547,7 @@ int main(void)
 		cmocka_unit_test(keys_that_are_refused),
 		cmocka_unit_test(listing_is_in_byte_order),
 		cmocka_unit_test(listing_ends_with_the_readers_error),
+		cmocka_unit_test(listing_passes_over_what_is_no_object),
 		cmocka_unit_test(deleting_removes_empty_parents),
 		cmocka_unit_test(puts_and_deletes_race_for_their_parents),
 		cmocka_unit_test(one_of_many_creates),

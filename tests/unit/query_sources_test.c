@@ -324,6 +324,23 @@ static void gone_between_plan_and_open(void **state)
 	assert_answer(f, a.a);
 	assert_int_equal(row(f, &b).state, BLOCK_QUARANTINED);
 	assert_true(row(f, &b).reason.n > 0);
+
+	/* and an answer for its time says that it lacks something, a retried one too */
+	struct question qn;
+	question_init(&qn, f->q, SPAN("default-tenant"), INT64_MIN, INT64_MAX);
+	for (int i = 0; i < 2; i++) {
+		assert_int_equal(question_sources(&qn, &err), OK);
+		assert_int_equal(qn.n_sources, 1);
+		assert_non_null(qn.warning);
+		assert_non_null(strstr(qn.warning, ulid_text(b.ulid).s));
+		question_release(&qn);
+		assert_null(qn.warning);
+	}
+	question_free(&qn);
+	question_init(&qn, f->q, SPAN("default-tenant"), row(f, &b).maxt, INT64_MAX);
+	assert_int_equal(question_sources(&qn, &err), OK);
+	assert_null(qn.warning);
+	question_free(&qn);
 }
 
 /* A directory that is being read is not removed; who comes later reads the bucket's copy. */
