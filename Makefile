@@ -187,9 +187,9 @@ TOOL      := $(patsubst tests/e2e/%.c,%,$(sort $(wildcard tests/e2e/*.c)))
 TOOL_BIN  := $(patsubst %,$(B)/tool/%,$(TOOL))
 $(foreach t,$(TOOL),$(eval $(call link_rule,$(B)/tool/$(t),$(B)/obj/tests/e2e/$(t).c.o,$(call unit_need,$(t)),)))
 
-# Preloaded into the real binary: what it does to its files, and a kill before any of it.
-TOOL_BIN  += $(B)/tool/recorder.so
-$(B)/tool/recorder.so: tests/crash/recorder.c
+# Preloaded into the real binary: what it does to its files, and a kill before any of it; a clock that runs ahead.
+TOOL_BIN  += $(B)/tool/recorder.so $(B)/tool/fast_clock.so
+$(B)/tool/%.so: tests/crash/%.c
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) -std=gnu11 $(OPT) -g $(WARN) -shared -fPIC -o $@ $< -ldl
 

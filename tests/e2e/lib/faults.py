@@ -17,10 +17,10 @@ def strace_binary():
     return procs.find("strace", shutil.which("strace"))
 
 
-def recorder():
-    """The preloaded library, built by `make`."""
+def preloaded(name):
+    """A library of tests/crash/, built by `make`."""
     tools = os.environ.get("VARVE_TOOLS")
-    path = pathlib.Path(tools or procs.ROOT / "build" / "tool") / "recorder.so"
+    path = pathlib.Path(tools or procs.ROOT / "build" / "tool") / f"{name}.so"
     if not path.is_file():
         raise procs.Missing(f"{path} is not there: run `make test`, which builds it")
     return path
@@ -78,7 +78,7 @@ class Traced(procs.Varve):
 def killed_at(server, n, log=None):
     """server's environment: it counts changes of files from arm() on and ends before the n-th; n = 0: never. log: what it does is written there."""
     server.armed = server.dir / f"armed-{n}"
-    server.env = {"LD_PRELOAD": str(recorder()), "VARVE_RECORD_ROOT": str(server.data), "VARVE_KILL_AT": str(n), "VARVE_KILL_ARMED": str(server.armed)}
+    server.env = {"LD_PRELOAD": str(preloaded("recorder")), "VARVE_RECORD_ROOT": str(server.data), "VARVE_KILL_AT": str(n), "VARVE_KILL_ARMED": str(server.armed)}
     if log:
         server.env["VARVE_RECORD"] = str(log)
     return server
