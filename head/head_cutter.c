@@ -225,7 +225,7 @@ fail:
 	return rc;
 }
 
-/* One more copy of a cut record in the log. Fails quietly when the log has no room now. */
+/* One more copy of a cut record in the log, synced. Fails quietly when the log has no room now. */
 static void log_copy(struct head *h, struct ulid window, struct ulid block)
 {
 	struct wal_ticket t;
@@ -239,6 +239,9 @@ static void log_copy(struct head *h, struct ulid window, struct ulid block)
 	if (b.failed)
 		b.n = 0;
 	errc rc = wal_commit_wait(h->cfg.wal, &t, span_of(b.p, b.n), 0, &err);
+	/* In any mode: a block's directory goes because of it, and older segments are synced. */
+	if (rc == OK)
+		rc = wal_sync_now(h->cfg.wal, &err);
 	bool copied = rc == OK && b.n > 0;
 	buf_free(&b);
 	if (!copied)

@@ -131,6 +131,57 @@ static bool all_settled(struct lab *l)
 	return true;
 }
 
+static bool one_block(struct lab *l)
+{
+	pthread_mutex_lock(&l->mu);
+	bool one = l->n_blocks == 1;
+	pthread_mutex_unlock(&l->mu);
+	return one;
+}
+
+/* Where the log is not synced for each request its cuts are: a block whose directory may go (it is in the bucket) is not made again from older,
+ * synced segments after a power cut. */
+static void a_settled_cut_is_synced_in_any_mode(void **state)
+{
+	(void)state;
+	struct lab l;
+	uint64_t r = 7;
+	int64_t clock = T0, other = T0 + 100 * RANGE;
+	struct wal_status st = {0};
+	lab_open(&l, 3, RANGE, 4 * MIB);
+	l.n_series = 400;
+	l.sync = WAL_SYNC_OS;
+	l.cfg.cut_delay_ms = 1000;
+	l.cfg.max_age_ms = 1000 * RANGE;
+	sim_set_now(l.sim, T0);
+	must_start(&l);
+	send(&l, 0, 0, 400, 10, 100, &clock, &r);
+	/* The log begins another segment, so these are synced; windows of later times keep the first one. */
+	for (int i = 0; st.segment_now < 2 && i < 1000; i++) {
+		send(&l, 1, 0, 400, 10, 100, &other, &r);
+		wal_status(l.wal, &st);
+	}
+	sim_set_now(l.sim, T0 + RANGE + 1000);
+	wait_for(&l, one_block);
+	struct ulid block = l.blocks[0];
+	l.gen++;
+	for (uint32_t i = 0; i < 20 && !all_settled(&l); i++) {
+		for (uint32_t k = 0; k < 10; k++)
+			send(&l, 2, 0, 400, 10, 100, &other, &r);
+		wal_status(l.wal, &st);
+		assert_int_equal(st.segment_now, 2);
+		io_sleep_ms(600);
+	}
+	assert_true(all_settled(&l));
+	lab_forget_blocks(&l);
+	lab_crash(&l, SIM_DROP_ALL);
+	must_start(&l);
+	lab_flush(&l);
+	for (size_t i = 0; i < l.n_blocks; i++)
+		assert_false(ulid_eq(l.blocks[i], block));
+	lab_free(&l);
+}
+
 /* Segments go, definitions of long-lived series with them; the checkpoint has what is needed. */
 static void checkpoints_keep_what_is_needed(void **state)
 {
@@ -465,6 +516,7 @@ int main(void)
 		cmocka_unit_test(a_log_bigger_than_memory),
 		cmocka_unit_test(what_is_a_block_already_is_not_cut_again),
 		cmocka_unit_test(checkpoints_keep_what_is_needed),
+		cmocka_unit_test(a_settled_cut_is_synced_in_any_mode),
 		cmocka_unit_test(power_cut_anywhere),
 		cmocka_unit_test(a_damaged_frame_costs_its_samples),
 		cmocka_unit_test(definitions_stand_where_they_must),
