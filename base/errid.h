@@ -22,7 +22,6 @@
 	ERRID(NOT_FOUND, 404, "not-found")                                                                                                           \
 	ERRID(METHOD, 405, "method")                                                                                                                 \
 	ERRID(UNAUTHORIZED, 401, "unauthorized")                                                                                                     \
-	ERRID(TIMEOUT, 408, "timeout")                                                                                                               \
 	/* series and samples; the valid rest of the request is stored */                                                                            \
 	ERRID(NO_METRIC_NAME, 400, "no-metric-name")                                                                                                 \
 	ERRID(EMPTY_LABEL_NAME, 400, "empty-label-name")                                                                                             \

@@ -52,12 +52,20 @@ errc data_dir_open(const char *path, struct data_dir *out, struct err *err)
 	*out = (struct data_dir){.path = path, .lock_fd = -1};
 	char *lock = arena_printf(&a, "%s/lock", path), *format = arena_printf(&a, "%s/format", path);
 	CHECK(lock && format, ERR_NOMEM, "no memory");
-	TRY(io_mkdirs(path, err));
+	CHECK(*path, ERR_INVALID, "--data-dir is empty: name a directory");
+	struct io_stat st = {0};
+	if (io_stat(path, &st, NULL) == OK && st.exists)
+		CHECK(st.is_dir, ERR_INVALID, "--data-dir=%s is not a directory: name one, or a path that does not exist yet", path);
+	rc = io_mkdirs(path, err);
+	if (rc != OK) {
+		err_wrap(err, "--data-dir=%s can't be made, name another one", path);
+		rc = rc == ERR_IO ? ERR_INVALID : rc; /* nothing of ours is on that disk */
+		goto fail;
+	}
 	TRY(io_open(lock, IO_READ | IO_WRITE | IO_CREATE, &out->lock_fd, err));
 	rc = io_lock(out->lock_fd, err);
 	CHECK(rc != ERR_AGAIN, ERR_AGAIN, "%s is in use by another varve: stop it, or give this one its own --data-dir", path);
 	TRY(rc);
-	struct io_stat st;
 	TRY(io_stat(format, &st, err));
 	if (st.exists)
 		TRY(format_read(format, &a, out, err));

@@ -121,6 +121,8 @@ errc server_flags_check(struct server_flags *f, struct err *err)
 		return err_set(err, ERR_INVALID, "--wal.max-size must hold at least 4 segments (--wal.segment-size)");
 	if (f->ingest_max_body < KIB || f->ingest_max_body > GIB)
 		return err_set(err, ERR_INVALID, "--ingest.max-body must be between 1KiB and 1GiB");
+	if (f->ingest_max_inflight < MIB)
+		return err_set(err, ERR_INVALID, "--ingest.max-inflight must be at least 1MiB");
 	if (f->ingest_max_series < 1 || f->ingest_max_series > 10000000)
 		return err_set(err, ERR_INVALID, "--ingest.max-series-per-request must be between 1 and 10000000");
 	if (f->ingest_max_samples < 1 || f->ingest_max_samples > 100000000)
@@ -163,6 +165,9 @@ errc server_labels(const struct server_flags *f, struct arena *arena, struct lab
 			value = span_of(value.p + 1, value.n - 2);
 		if (span_is(name, "tenant_id"))
 			return err_set(err, ERR_INVALID, "--label=%s: tenant_id is set from each request's tenant", text);
+		if (span_is(name, "__name__"))
+			return err_set(
+				err, ERR_INVALID, "--label=%s: external labels win over a series' own, every metric would have this name", text);
 		if (!span_is_utf8(name) || !span_is_utf8(value) || value.n == 0)
 			return err_set(err, ERR_INVALID, "--label=%s: name and value must be UTF-8 and not empty", text);
 		for (uint32_t k = 0; k < n; k++)

@@ -170,10 +170,11 @@ static void front(void *arg, struct http_request *r)
 errc server_listen(struct server *s, struct err *err)
 {
 	const struct server_flags *f = s->flags;
+	const uint64_t max_body = f->ingest_max_body < f->ingest_max_inflight ? f->ingest_max_body : f->ingest_max_inflight;
 	const struct http_route routes[] = {
-		{HTTP_POST, "/api/v1/receive", HTTP_INLINE, f->ingest_max_body, ingest_write, s->ingest},
-		{HTTP_POST, "/api/v1/write", HTTP_INLINE, f->ingest_max_body, ingest_write, s->ingest},
-		{HTTP_POST, "/api/v1/push", HTTP_INLINE, f->ingest_max_body, ingest_write, s->ingest},
+		{HTTP_POST, "/api/v1/receive", HTTP_INLINE, max_body, ingest_write, s->ingest},
+		{HTTP_POST, "/api/v1/write", HTTP_INLINE, max_body, ingest_write, s->ingest},
+		{HTTP_POST, "/api/v1/push", HTTP_INLINE, max_body, ingest_write, s->ingest},
 		{HTTP_POST, "/api/v1/read", HTTP_WORKER, LIMIT_HTTP_READ_BODY_BYTES, query_remote_read, s->query},
 		{HTTP_GET | HTTP_POST, "/api/v1/series", HTTP_WORKER | HTTP_GZIP, LIMIT_HTTP_FORM_BYTES, query_series, s->query},
 		{HTTP_GET | HTTP_POST, "/api/v1/labels", HTTP_WORKER | HTTP_GZIP, LIMIT_HTTP_FORM_BYTES, query_labels, s->query},

@@ -161,8 +161,11 @@ static errc read_objstore(struct server *s, const char **name, struct span *text
 	*name = f->objstore_config_file ? f->objstore_config_file : "--objstore.config";
 	*text = span_cstr(f->objstore_config ? f->objstore_config : "");
 	errc rc = f->objstore_config_file ? io_read_file(f->objstore_config_file, LIMIT_CONFIG_BYTES, &s->arena, text, err) : OK;
-	if (rc == ERR_IO)
-		rc = ERR_INVALID; /* the operator's to mend, not the disk under our data */
+	if (rc != OK) {
+		err_wrap(err, "--objstore.config-file can't be read");
+		if (rc == ERR_IO)
+			rc = ERR_INVALID; /* the operator's to mend, not the disk under our data */
+	}
 	/* Named but empty, as a template that was not filled in leaves it: the default bucket would swallow the blocks silently. */
 	if (rc == OK && (f->objstore_config_file || f->objstore_config) && strspn(text->p, " \t\r\n") >= text->n)
 		rc = err_set(err, ERR_INVALID, "%s is empty: it must name a bucket (type: S3 or FILESYSTEM), or not be given", *name);
@@ -256,6 +259,7 @@ static errc open_parts(struct server *s, struct err *err)
 		.head = s->head,
 		.wal = s->wal,
 		.max_body_bytes = f->ingest_max_body,
+		.max_inflight_bytes = f->ingest_max_inflight,
 		.max_series_per_request = (uint32_t)f->ingest_max_series,
 		.max_samples_per_request = (uint32_t)f->ingest_max_samples,
 		.oldest_ms = f->ingest_oldest_ms,

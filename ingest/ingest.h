@@ -18,6 +18,7 @@ struct ingest_config {
 	struct head *head;
 	struct wal *wal;
 	uint64_t max_body_bytes;	 /* --ingest.max-body */
+	uint64_t max_inflight_bytes;	 /* --ingest.max-inflight: what is above it alone is refused for good, not until later */
 	uint32_t max_series_per_request; /* --ingest.max-series-per-request */
 	uint32_t max_samples_per_request;
 	int64_t oldest_ms, future_ms; /* --ingest.oldest, --ingest.future; oldest 0 = no bound */

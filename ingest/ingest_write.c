@@ -71,6 +71,12 @@ static errc decode(struct ingest *in, struct http_request *r, struct rw_request 
 			LIMIT_INGEST_DECODED_FACTOR);
 		goto fail;
 	}
+	if (declared > in->cfg.max_inflight_bytes || http_body(r).n > in->cfg.max_inflight_bytes - declared) {
+		rc = err_id(err, ERRID_DECODED_TOO_LARGE, ERR_LIMIT,
+			"the body has %zu bytes and decompresses to %zu, together at most %" PRIu64 " are allowed (--ingest.max-inflight)",
+			http_body(r).n, declared, in->cfg.max_inflight_bytes);
+		goto fail;
+	}
 	if (!http_budget_take(r, declared)) {
 		rc = err_id(err, ERRID_OVERLOADED, ERR_AGAIN, "too many bytes in flight (--ingest.max-inflight)");
 		goto fail;

@@ -155,7 +155,8 @@ def test_an_unknown_flag_is_answered_with_the_one_that_was_meant(tmp_path, flag,
 
 
 @pytest.mark.parametrize("flag", ["--wal.sync=always", "--head.block-range=10s", "--head.block-range=soon", "--ingest.max-body=lots", "--label=x",
-                                  "--label=tenant_id=a", "--wal.max-size=1MiB", "extra"])
+                                  "--label=tenant_id=a", "--label=__name__=a", "--wal.max-size=1MiB", "--ingest.max-inflight=0",
+                                  "--data-dir=", "--data-dir=/etc/passwd", "--data-dir=/etc/passwd/below", "extra"])
 def test_a_wrong_value_is_refused_with_its_name(tmp_path, flag):
     r = subprocess.run([procs.varve_binary(), flag], capture_output=True, text=True, timeout=10, cwd=tmp_path, check=False)
     assert r.returncode == 1 and flag.split("=")[0] in r.stderr, r.stderr

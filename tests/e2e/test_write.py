@@ -451,6 +451,13 @@ def test_too_many_bytes_in_flight_is_503_at_once(varve):
     procs.wait_for(lambda: server.client().write_body(wire.snappy(good_now())).status == 204, 10, "writes go on after the bodies are gone")
 
 
+def test_what_never_fits_in_flight_is_413_and_not_tried_for_ever(varve):
+    server = varve(ingest_max_inflight="2MiB")
+    refused(server.client().write_body(b"x" * (2 * MIB + 1)), 413, "body-too-large")
+    refused(server.client().write_body(wire.snappy_literal(pb_len(15, b"x" * MIB))), 413, "decoded-too-large")
+    assert server.client().write_body(wire.snappy(good_now())).status == 204
+
+
 def test_head_over_its_memory_is_503_and_nothing_acknowledged_is_lost(varve):
     server = varve(head_max_memory="24MiB", bucket_audit_interval="0s")
     book, c, t = ledger.Ledger(), server.client(), now()

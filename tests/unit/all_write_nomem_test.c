@@ -36,6 +36,7 @@ static void door_open(struct door *d)
 		.head = d->lab.head,
 		.wal = d->lab.wal,
 		.max_body_bytes = MIB,
+		.max_inflight_bytes = 8 * MIB,
 		.max_series_per_request = 1000,
 		.max_samples_per_request = 10000,
 		.oldest_ms = 0,
