@@ -44,6 +44,7 @@ struct replay_state {
 	uint64_t unknown_seq;			  /* frame for which unknown series were logged last */
 	uint64_t cut_again_seq;
 	bool peeked;
+	bool dropped; /* a window went, so that a page's places may be of the past */
 };
 
 static struct replay_state *state_of(struct head *h)
@@ -309,10 +310,11 @@ fail:
 }
 
 /* Unlinks the window; it is destroyed when no reader holds it. */
-static void window_drop(struct window_slot *e)
+static void window_drop(struct replay_state *r, struct window_slot *e)
 {
 	struct window *w = e->w;
 	e->w = NULL;
+	r->dropped = true;
 	if (!w->frozen)
 		head_window_freeze(w);
 	head_window_ref(w);
@@ -339,7 +341,7 @@ static errc known_cut(struct head *h, const struct wal_cut *cut, const struct wa
 	if (cut->upto_seq == WAL_CUT_ALL) {
 		e->closed = true;
 		if (e->w)
-			window_drop(e);
+			window_drop(state_of(h), e);
 	}
 fail:
 	return rc;
@@ -612,7 +614,7 @@ static errc cut_fullest(struct head *h, const struct wal_frame *f, struct err *e
 		log_info("replay: window cut to make room in memory", LULID("window", cut.window), LULID("block", cut.block),
 			LU64("samples", res.n_samples), LU64("upto_frame", f->seq));
 	}
-	window_drop(window_slot(r, cut.window));
+	window_drop(r, window_slot(r, cut.window));
 fail:
 	return rc;
 }
@@ -673,9 +675,14 @@ errc head_replay_end(struct head *h, struct err *err)
 {
 	(void)err;
 	struct replay_state *r = h->replay;
-	for (uint64_t i = 0; r && r->refs && i <= r->ref_mask; i++)
-		for (uint32_t k = 0; r->refs[i].page && k < REFS_PER_PAGE; k++)
-			leave_unused(h, r->refs[i].page->v[k], r->refs[i].number * REFS_PER_PAGE + k);
+	for (uint64_t i = 0; r && r->refs && i <= r->ref_mask; i++) {
+		const struct ref_page *p = r->refs[i].page;
+		for (uint32_t k = 0; p && k < REFS_PER_PAGE; k++) {
+			/* Without looking at it: what got a window still has it. */
+			if (!p->ws[k] || r->dropped)
+				leave_unused(h, p->v[k], r->refs[i].number * REFS_PER_PAGE + k);
+		}
+	}
 	head_replay_free(h);
 	for (uint32_t i = 0; i < h->n_tenants; i++)
 		close_superseded(h->tenants[i]);
