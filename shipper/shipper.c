@@ -100,7 +100,9 @@ static errc tidy(struct shipper *s, struct err *err)
 	TRY(catalog_local_live(s->cfg.catalog, &list, &v, &n, err));
 	int64_t now = io_now_ms();
 	for (size_t i = 0; i < n; i++) {
-		if (now - v[i].added_ms < s->cfg.local_keep_ms || !s->cfg.may_remove(s->cfg.arg, v[i].ulid))
+		/* Farther ahead than it may be old: the clock was set back since. */
+		int64_t age_ms = now - v[i].added_ms;
+		if ((age_ms < s->cfg.local_keep_ms && age_ms > -s->cfg.local_keep_ms) || !s->cfg.may_remove(s->cfg.arg, v[i].ulid))
 			continue;
 		if (!s->cfg.forget(s->cfg.arg, v[i].ulid))
 			continue;

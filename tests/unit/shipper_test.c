@@ -610,6 +610,35 @@ static void keeps_for_a_while(void **state)
 	assert_true(io_mono_ms() - begin >= 390);
 }
 
+static _Atomic int64_t clock_ahead_ms;
+
+static int64_t clock_ahead(void)
+{
+	return io_posix.now_ms() + atomic_load(&clock_ahead_ms);
+}
+
+/* What went live while the clock was a year ahead does not stay on this disk for a year. */
+static void a_clock_that_was_ahead_keeps_nothing(void **state)
+{
+	struct fixture *f = *state;
+	const struct io_ops *before = io_ops;
+	static struct io_ops ops;
+	ops = *io_ops;
+	ops.now_ms = clock_ahead;
+	io_ops = &ops;
+	atomic_store(&clock_ahead_ms, INT64_C(365) * 24 * 3600 * 1000);
+	struct ulid u = add_block(f, 1);
+	start(f);
+	flush_ok(f);
+	assert_true(there(local(f, u, "index")));
+	atomic_store(&clock_ahead_ms, 0);
+	atomic_store(&f->may_remove, true);
+	eventually(f, all_removed);
+	shipper_stop(f->s);
+	f->s = NULL;
+	io_ops = before;
+}
+
 /* ---- threads ---- */
 
 static void *flusher(void *arg)
@@ -661,6 +690,7 @@ int main(void)
 		TEST(stopping_ends_the_waiting),
 		TEST(tidies_up),
 		TEST(keeps_for_a_while),
+		TEST(a_clock_that_was_ahead_keeps_nothing),
 		TEST(many_flushers),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
