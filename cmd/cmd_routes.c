@@ -120,7 +120,7 @@ static void flush(void *arg, struct http_request *r)
 	answer_blocks(s, r);
 	return;
 fail:
-	log_warn("flush failed", LSTR("req", http_request_id(r)), LERR(&err));
+	log_warn("flush failed", LERR(&err));
 	if (!err.id)
 		err.id = errid_text(rc == ERR_NOSPACE	 ? ERRID_DISK_FULL
 				    : rc == ERR_IO	 ? ERRID_STORAGE_FAILED

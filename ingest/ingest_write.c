@@ -179,8 +179,7 @@ static errc store(struct ingest *in, struct http_request *r, const struct rw_req
 	w->refusal = ingest_refusal(in, b, rw, http_arena(r), &w->refusal_id);
 	if (w->refusal.n > 0) {
 		metric_add(in->requests_partial, 1);
-		log_debug("samples refused", LSTR("req", http_request_id(r)), LSTR("client", http_client(r)), LSPAN("tenant", b->tenant),
-			LSPAN("answer", w->refusal));
+		log_debug("samples refused", LSTR("client", http_client(r)), LSPAN("tenant", b->tenant), LSPAN("answer", w->refusal));
 	}
 	if (b->leans) {
 		/* A duplicate's original may wait under a younger ticket than ours: only one drawn now is behind all that the verdict saw. */

@@ -336,7 +336,7 @@ void query_remote_read(void *arg, struct http_request *r)
 		TRY(begin_stream(&rd, &err));
 fail:
 	if (rc != OK)
-		log_debug("remote read failed", LSTR("req", http_request_id(r)), LERR(&err));
+		log_debug("remote read failed", LERR(&err));
 	if (rd.streaming)
 		http_stream_end(r, rc == OK);
 	else if (rc == OK && !rd.req.streamed)
