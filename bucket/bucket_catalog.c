@@ -55,7 +55,7 @@ static errc first_connection(struct catalog *c, bool *rebuilt, struct err *err)
 	*rebuilt = fresh || !complete;
 	pthread_mutex_lock(&c->mu);
 	c->complete = complete;
-	c->damaged = false;
+	c->damaged = c->moved = false;
 	if (st)
 		sqlite3_reset(st);
 	conn->next = c->idle;
@@ -123,13 +123,22 @@ bool catalog_damaged(struct catalog *c)
 	return damaged;
 }
 
+void catalog_watch(struct catalog *c)
+{
+	pthread_mutex_lock(&c->mu);
+	int moved = 0;
+	if (c->idle && sqlite3_file_control(c->idle->db, NULL, SQLITE_FCNTL_HAS_MOVED, &moved) == SQLITE_OK && moved)
+		c->damaged = c->moved = true;
+	pthread_mutex_unlock(&c->mu);
+}
+
 errc catalog_reset(struct catalog *c, struct err *err)
 {
 	ASSERT(!c->read_only);
 	bool rebuilt;
 	pthread_rwlock_wrlock(&c->file_lock);
 	close_idle(c);
-	errc rc = set_aside(c, "a row's checksum was wrong", err);
+	errc rc = set_aside(c, c->moved ? "the file was removed or replaced" : "a row's checksum was wrong", err);
 	if (rc == OK)
 		rc = first_connection(c, &rebuilt, err);
 	pthread_rwlock_unlock(&c->file_lock);

@@ -30,6 +30,7 @@ struct catalog {
 	struct catalog_conn *idle; /* guarded by mu */
 	size_t n_idle;
 	bool damaged;	   /* guarded by mu */
+	bool moved;	   /* guarded by mu: damaged because the file is not at its path */
 	bool complete;	   /* guarded by mu: facts.complete */
 	bool auditing;	   /* guarded by mu */
 	bool audit_failed; /* guarded by mu: the last one */

@@ -117,5 +117,7 @@ CHECKED errc catalog_complete(struct catalog *c, int64_t timeout_ms, struct err 
 
 /* A row's CRC was wrong: the owner must set the file aside and rebuild (the calls that met it said ERR_CORRUPT). */
 bool catalog_damaged(struct catalog *c);
+/* Notices that the file was removed or replaced behind our back, which counts as damage. Costs one stat. */
+void catalog_watch(struct catalog *c);
 /* Empties the bucket's rows and forgets the damage; local rows are read again from the directories by the caller. */
 CHECKED errc catalog_reset(struct catalog *c, struct err *err);

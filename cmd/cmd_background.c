@@ -116,6 +116,7 @@ static void *audit_main(void *arg)
 	struct metric *failures = metric_counter("varve_bucket_audit_failures_total", "Audits of the bucket that ended with an error");
 	for (;;) {
 		int64_t now = io_mono_ms();
+		catalog_watch(s->catalog);
 		if (catalog_damaged(s->catalog)) {
 			struct err err = {0};
 			if (catalog_reset(s->catalog, &err) == OK && server_scan_blocks(s, false, &err) == OK) {

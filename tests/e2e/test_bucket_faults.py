@@ -543,6 +543,8 @@ def test_the_catalog_goes_while_the_server_runs(fake, on_bucket, damage):
         want.setdefault(labels("newer"), []).append((t, bits(1.0)))
         time.sleep(0.1)
     procs.wait_for(lambda: inner(server) == want, 30, "the same answers")
+    # What is written from now on must outlive the process: in a file that has a name.
+    procs.wait_for(catalog.exists, 10, "a new catalog")
     server.flush()
     assert inner(server) == want
     server.kill9()
