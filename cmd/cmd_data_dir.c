@@ -44,6 +44,22 @@ static errc format_create(const char *path, struct arena *a, struct data_dir *d,
 	return text ? io_write_file(path, span_cstr(text), err) : err_set(err, ERR_NOMEM, "no memory");
 }
 
+/* The directories that lead to a new data directory are synced: it must not vanish in a power cut with all that is acknowledged into it. One that we may
+ * not read we did not make. */
+static errc sync_above(const char *path, struct arena *a, struct err *err)
+{
+	char *dir = arena_printf(a, "%s", path);
+	errc rc = dir ? OK : err_set(err, ERR_NOMEM, "no memory");
+	for (char *slash; rc == OK && (slash = strrchr(dir, '/'));) {
+		*slash = 0;
+		rc = io_fsync_dir(slash == dir ? "/" : dir, err);
+		rc = rc == ERR_DENIED ? OK : rc;
+	}
+	if (rc == OK && path[0] != '/')
+		rc = io_fsync_dir(".", err);
+	return rc == ERR_DENIED ? OK : rc;
+}
+
 errc data_dir_open(const char *path, struct data_dir *out, struct err *err)
 {
 	errc rc = OK;
@@ -67,10 +83,12 @@ errc data_dir_open(const char *path, struct data_dir *out, struct err *err)
 	CHECK(rc != ERR_AGAIN, ERR_AGAIN, "%s is in use by another varve: stop it, or give this one its own --data-dir", path);
 	TRY(rc);
 	TRY(io_stat(format, &st, err));
-	if (st.exists)
+	if (st.exists) {
 		TRY(format_read(format, &a, out, err));
-	else
+	} else {
+		TRY(sync_above(path, &a, err));
 		TRY(format_create(format, &a, out, err));
+	}
 fail:
 	arena_free(&a);
 	if (rc != OK)

@@ -1,6 +1,8 @@
 """Calls that fail and kills at the worst moment, on the real binary: what was answered 2xx is there, once; the answers are those of the table in
 docs/operations.md; the exit code says what happened. VARVE_FULL=1 takes every n, else a seeded sample."""
 import os
+import pathlib
+import re
 import struct
 import subprocess
 import threading
@@ -8,7 +10,7 @@ import time
 
 import pytest
 from lib import procs, remote
-from lib.faults import FULL, Ledger, Traced, check, check_bucket, killed_at, post, tell
+from lib.faults import FULL, Ledger, Traced, check, check_bucket, killed_at, post, strace_binary, tell
 from lib.ledger import seeded
 from lib.remote import labels
 
@@ -453,3 +455,21 @@ def test_killed_on_a_full_disk_it_starts_there_and_serves(spawn, small_disk, rng
     server.stop()
 
 
+
+
+def test_a_new_data_directory_survives_a_power_cut(spawn):
+    """Each directory that is made for it is an entry of one that is synced afterwards, the one that was there before included."""
+    server = spawn(Traced)
+    server.data = server.dir / "new" / "data"
+    config = server.dir / "bucket.yml"  # a directory as the bucket would sync what leads to it
+    config.write_text("type: S3\nconfig: {bucket: b, endpoint: '127.0.0.1:1', region: r, access_key: a, secret_key: b, insecure: true}\n")
+    server.flags["objstore.config-file"] = config
+    log = server.dir / "strace.log"
+    server.wrap = [strace_binary(), "-f", "-qq", "-y", "-o", log, "-e", "trace=mkdir,fsync"]
+    server.start()
+    server.stop()
+    lines = log.read_text("utf-8").splitlines()
+    made = [(i, pathlib.Path(re.search('"([^"]+)"', line)[1])) for i, line in enumerate(lines) if "mkdir(" in line and line.endswith(" = 0")]
+    assert {server.data.parent, server.data, server.data / "wal"} <= {d for _, d in made}
+    for i, d in made:
+        assert any(f"<{d.parent}>)" in line and "fsync(" in line for line in lines[i:]), f"{d.parent} is not synced after {d} was made"
