@@ -47,6 +47,12 @@ static errc open_bucket(struct tool *t, struct err *err)
 		TRY(io_read_file(t->objstore_config_file, LIMIT_CONFIG_BYTES, &t->arena, &yaml, err));
 	char *dir = arena_printf(&t->arena, "%s/bucket", t->data_dir);
 	CHECK(dir, ERR_NOMEM, "no memory");
+	if (yaml.n == 0) {
+		/* Opening it would make one: an empty answer to a mistyped path. */
+		struct io_stat st;
+		TRY(io_stat(dir, &st, err));
+		CHECK(st.exists, ERR_NOTFOUND, "there is no bucket at %s: name the server's --data-dir, or its --objstore.config-file", dir);
+	}
 	TRY(bucket_open(name, yaml, dir, &t->bucket, err));
 fail:
 	return rc;

@@ -168,6 +168,10 @@ def test_verify_names_what_is_wrong(bucket, spawn):
     assert server.run(*args, blocks[-1]["ulid"]).returncode == (0 if len(blocks) > 1 else r.returncode)
     shown = server.run("bucket", "inspect", victim, *args[2:])
     assert shown.returncode == 0 and victim in shown.stdout
+    # A mistyped path is no empty bucket, and nothing is made there.
+    typo = server.data.with_name("dtaa")
+    r = server.run("bucket", "ls", f"--data-dir={typo}")
+    assert r.returncode == 1 and str(typo) in r.stderr and not typo.exists()
 
 
 def test_a_bucket_that_is_away_costs_nothing(minio, spawn):
