@@ -64,17 +64,15 @@ static void log_failed(void *arg, const struct err *why)
 	server_stop(s, EXIT_STORAGE);
 }
 
-static void block_cut(void *arg, const char *dir, const struct block_meta *meta, uint64_t bytes)
+static errc block_cut(void *arg, const char *dir, const struct block_meta *meta, uint64_t bytes, struct err *err)
 {
 	struct server *s = arg;
-	struct err err = {0};
 	log_debug("block noted", LULID("block", meta->ulid), LSPAN("tenant", labels_get(meta->ext_labels, SPAN("tenant_id"))),
 		LI64("min_time", meta->mint), LI64("max_time", meta->maxt), LU64("series", meta->n_series), LU64("samples", meta->n_samples),
 		LU64("bytes", bytes), LSTR("dir", dir));
-	/* Not noted: the directory stays, and the background rescan notes it later. */
-	if (catalog_add_local(s->catalog, meta, bytes, &err) != OK)
-		log_error("the catalog did not take a new block; it is tried again", LULID("block", meta->ulid), LERR(&err));
+	errc rc = catalog_add_local(s->catalog, meta, bytes, err);
 	shipper_notify(s->shipper);
+	return rc;
 }
 
 static void cut_failed(void *arg, const struct err *why)

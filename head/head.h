@@ -43,8 +43,8 @@ struct head_config {
 	uint32_t shards;	  /* 0 = a power of two from the cores */
 	/* From the cutter thread when a block is complete and its cut is durable: by the log's record, or, while the log has no room, by the
 	 * block's own meta.json (head_cut_settled says false until the record is there). The block's directory is `dir`. Blocks that replay
-	 * cut are told before head_start returns. */
-	void (*on_block)(void *arg, const char *dir, const struct block_meta *meta, uint64_t bytes);
+	 * cut are told before head_start returns. Not OK: who reads does not find the block yet, so the window stays, and it is told again. */
+	errc (*on_block)(void *arg, const char *dir, const struct block_meta *meta, uint64_t bytes, struct err *err);
 	void *on_block_arg;
 	/* From the cutter thread when cutting fails (disk full, I/O): it is tried again; NULL allowed. */
 	void (*on_cut_failed)(void *arg, const struct err *why);

@@ -330,7 +330,7 @@ errc head_cut_announce(struct head *h, struct ulid block, uint64_t bytes, struct
 	TRY(io_read_file(path, LIMIT_META_JSON_BYTES, &arena, &json, err));
 	TRY(block_meta_parse(path, json, &arena, &meta, err));
 	if (h->cfg.on_block)
-		h->cfg.on_block(h->cfg.on_block_arg, dir, &meta, bytes);
+		TRY(h->cfg.on_block(h->cfg.on_block_arg, dir, &meta, bytes, err));
 fail:
 	arena_free(&arena);
 	return rc;

@@ -264,11 +264,24 @@ static void log_copy(struct head *h, struct ulid window, struct ulid block)
 	pthread_mutex_unlock(&h->cuts_mu);
 }
 
+static bool has_copy(struct head *h, const struct wal_cut *cut)
+{
+	bool has = false;
+	pthread_mutex_lock(&h->cuts_mu);
+	for (size_t i = 0; i < h->cuts.n && !has; i++) {
+		const struct cut_record *x = &h->cuts.v[i];
+		has = ulid_eq(x->cut.window, cut->window) && ulid_eq(x->cut.block, cut->block) && x->copies > 0;
+	}
+	pthread_mutex_unlock(&h->cuts_mu);
+	return has;
+}
+
 errc head_cuts_log(struct head *h, const struct wal_cut *cut, struct err *err)
 {
 	struct cut_record r = {.cut = *cut, .last_segment = UINT64_MAX};
 	errc rc = head_cuts_put(h, &r, err);
-	if (rc == OK)
+	/* A cut that is tried again has its first copy; the second stands far from it. */
+	if (rc == OK && !has_copy(h, cut))
 		log_copy(h, cut->window, cut->block);
 	return rc;
 }

@@ -48,10 +48,11 @@ static struct head *head;
 static char dir[1024];
 static uint64_t block_bytes;
 
-static void on_block(void *arg, const char *path, const struct block_meta *meta, uint64_t bytes)
+static errc on_block(void *arg, const char *path, const struct block_meta *meta, uint64_t bytes, struct err *err)
 {
-	(void)arg, (void)path, (void)meta;
+	(void)arg, (void)path, (void)meta, (void)err;
 	block_bytes = bytes;
+	return OK;
 }
 
 static void start(void)

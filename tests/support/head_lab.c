@@ -77,12 +77,18 @@ void lab_wire(uint32_t k, uint32_t spelling, struct buf *out)
 	}
 }
 
-static void on_block(void *arg, const char *dir, const struct block_meta *meta, uint64_t bytes)
+static errc on_block(void *arg, const char *dir, const struct block_meta *meta, uint64_t bytes, struct err *err)
 {
 	struct lab *l = arg;
 	(void)dir, (void)bytes;
 	fail_alloc_pause();
 	pthread_mutex_lock(&l->mu);
+	if (l->refuse_blocks > 0) {
+		l->refuse_blocks--;
+		pthread_mutex_unlock(&l->mu);
+		fail_alloc_resume();
+		return err_set(err, ERR_NOSPACE, "the test takes no block");
+	}
 	if (l->n_blocks == l->cap_blocks) {
 		l->cap_blocks = l->cap_blocks * 2 + 16;
 		l->blocks = realloc(l->blocks, l->cap_blocks * sizeof *l->blocks);
@@ -90,6 +96,7 @@ static void on_block(void *arg, const char *dir, const struct block_meta *meta, 
 	l->blocks[l->n_blocks++] = meta->ulid;
 	pthread_mutex_unlock(&l->mu);
 	fail_alloc_resume();
+	return OK;
 }
 
 static void on_cut_failed(void *arg, const struct err *why)
@@ -159,7 +166,7 @@ static errc known_blocks(struct lab *l, struct err *err)
 		TRY(block_meta_parse(path, json, &a, &meta, err));
 		assert_true(meta.has_varve);
 		TRY(head_known_cut(l->head, &(struct wal_cut){meta.window, meta.ulid, meta.upto_seq}, err));
-		on_block(l, "", &meta, 0);
+		TRY(on_block(l, "", &meta, 0, err));
 	}
 fail:
 	arena_free(&a);

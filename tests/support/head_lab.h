@@ -37,6 +37,7 @@ struct lab {
 	/* blocks that on_block told, in order */
 	struct ulid *blocks;
 	size_t n_blocks, cap_blocks;
+	uint32_t refuse_blocks; /* so many more on_block calls fail */
 	size_t cut_failures;
 	uint64_t stored, duplicates, refused; /* as the head said, summed */
 	bool quiet_model;		      /* batches are not entered into the dictionary */

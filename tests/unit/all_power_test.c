@@ -130,15 +130,15 @@ static void note(struct house *h)
 	pthread_mutex_unlock(&h->mu);
 }
 
-static void block_cut(void *arg, const char *dir, const struct block_meta *meta, uint64_t bytes)
+static errc block_cut(void *arg, const char *dir, const struct block_meta *meta, uint64_t bytes, struct err *err)
 {
 	struct house *h = arg;
 	(void)dir;
-	struct err err = {0};
-	if (catalog_add_local(h->catalog, meta, bytes, &err) != OK)
-		end("catalog", &err);
+	if (catalog_add_local(h->catalog, meta, bytes, err) != OK)
+		end("catalog", err);
 	note(h);
 	shipper_notify(h->shipper);
+	return OK;
 }
 
 static void cut_failed(void *arg, const struct err *why)

@@ -132,6 +132,38 @@ static void a_clock_that_was_ahead(void **state)
 	lab_free(&l);
 }
 
+/* A block that nobody takes note of is found by no read: its window stays until somebody does. */
+static void a_window_stays_until_its_block_is_noted(void **state)
+{
+	(void)state;
+	struct lab l;
+	struct err err = {0};
+	struct wal_status before, after;
+	uint64_t r = 1;
+	lab_open(&l, 1, RANGE, 4 * MIB);
+	l.n_series = 10;
+	must_start(&l);
+	send(&l, 0, T0, 5, &r);
+	l.refuse_blocks = 2;
+	assert_int_equal(head_flush(l.head, &err), ERR_NOSPACE);
+	assert_int_equal(windows(&l), 1);
+	assert_int_equal(l.n_blocks, 0);
+	lab_check(&l);
+	wal_status(l.wal, &before);
+	assert_true(cut_within(&l, 0, 10000));
+	wal_status(l.wal, &after);
+	assert_int_equal(l.refuse_blocks, 0);
+	assert_int_equal(l.n_blocks, 1);
+	assert_int_equal(before.pos, after.pos); /* no second cut record beside the first */
+	assert_false(head_cut_settled(l.head, l.blocks[0]));
+	l.gen++;
+	lab_check(&l);
+	lab_crash(&l, SIM_DROP_ALL);
+	must_start(&l);
+	lab_check(&l);
+	lab_free(&l);
+}
+
 /* The log stays near its limit: the windows that hold its oldest segments become blocks. */
 static void the_log_is_bounded(void **state)
 {
@@ -294,6 +326,7 @@ int main(void)
 		cmocka_unit_test(cut_by_time),
 		cmocka_unit_test(a_straggler_pins_nothing),
 		cmocka_unit_test(a_clock_that_was_ahead),
+		cmocka_unit_test(a_window_stays_until_its_block_is_noted),
 		cmocka_unit_test(the_log_is_bounded),
 		cmocka_unit_test(a_source_stays_readable_over_a_cut),
 		cmocka_unit_test(names_and_values),
