@@ -134,10 +134,9 @@ struct series {
 	uint32_t hash32; /* low bits of its hash: where its slot is looked for */
 	uint32_t tenant;
 	uint32_t checkpoint; /* number of the last checkpoint that holds it */
-	uint16_t n_windows;
+	uint32_t n_windows;
 	uint16_t n_pairs;
-	uint8_t n_aliases;
-	uint8_t def_state;
+	uint8_t n_aliases : 4, def_state : 4;
 	uint8_t shard;
 	uint32_t pairs[]; /* in name order */
 };

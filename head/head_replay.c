@@ -642,21 +642,37 @@ fail:
 	return rc;
 }
 
-/* Of several open windows of one tenant and time only the newest was still taking samples. */
-static void close_superseded(struct tenant *tn)
+static int newest_first(const void *x, const void *y)
 {
+	const struct window *a = *(struct window *const *)x, *b = *(struct window *const *)y;
+	if (a->start != b->start)
+		return a->start < b->start ? -1 : 1;
+	if (a->range != b->range)
+		return a->range < b->range ? -1 : 1;
+	return ulid_cmp(b->ulid, a->ulid);
+}
+
+/* Of several open windows of one tenant and time only the newest was still taking samples. */
+static errc close_superseded(struct tenant *tn, struct err *err)
+{
+	errc rc = OK;
 	pthread_mutex_lock(&tn->mu);
-	for (uint32_t i = 0; i < tn->n_windows; i++) {
-		struct window *a = tn->windows[i];
-		for (uint32_t k = 0; k < tn->n_windows; k++) {
-			const struct window *b = tn->windows[k];
-			if (a->start == b->start && a->range == b->range && ulid_cmp(a->ulid, b->ulid) < 0) {
-				a->state = WINDOW_CLOSING;
-				a->cut_now = true;
-			}
-		}
+	struct window **v = malloc((tn->n_windows + 1) * sizeof(struct window *));
+	CHECK(v, ERR_NOMEM, "no memory for a list of %u windows", tn->n_windows);
+	if (tn->n_windows > 0) {
+		memcpy(v, tn->windows, tn->n_windows * sizeof(struct window *));
+		qsort(v, tn->n_windows, sizeof(struct window *), newest_first);
 	}
+	for (uint32_t i = 1; i < tn->n_windows; i++) {
+		if (v[i]->start != v[i - 1]->start || v[i]->range != v[i - 1]->range)
+			continue;
+		v[i]->state = WINDOW_CLOSING;
+		v[i]->cut_now = true;
+	}
+fail:
 	pthread_mutex_unlock(&tn->mu);
+	free(v);
+	return rc;
 }
 
 /* A series without a window leaves the table, by its newest ref. */
@@ -673,7 +689,7 @@ static void leave_unused(struct head *h, struct series *s, uint64_t ref)
 
 errc head_replay_end(struct head *h, struct err *err)
 {
-	(void)err;
+	errc rc = OK;
 	struct replay_state *r = h->replay;
 	for (uint64_t i = 0; r && r->refs && i <= r->ref_mask; i++) {
 		const struct ref_page *p = r->refs[i].page;
@@ -685,12 +701,13 @@ errc head_replay_end(struct head *h, struct err *err)
 	}
 	head_replay_free(h);
 	for (uint32_t i = 0; i < h->n_tenants; i++)
-		close_superseded(h->tenants[i]);
+		TRY(close_superseded(h->tenants[i], err));
 	struct wal_status st;
 	wal_status(h->cfg.wal, &st);
 	pthread_mutex_lock(&h->cuts_mu);
 	for (size_t i = 0; i < h->cuts.n; i++)
 		h->cuts.v[i].last_segment = st.segment_now;
 	pthread_mutex_unlock(&h->cuts_mu);
-	return OK;
+fail:
+	return rc;
 }

@@ -438,10 +438,6 @@ struct wseries *head_window_series_locked(struct window *w, struct shard *sh, ui
 		}
 	}
 	struct wseries *ws = NULL;
-	if (s->n_windows == UINT16_MAX) {
-		err_set(err, ERR_LIMIT, "a series in %u open windows", UINT16_MAX);
-		return NULL;
-	}
 	if ((!p->map || p->n + 1 > p->map_mask / 4 * 3) && !map_grow(p))
 		goto nomem;
 	if (!ws_room(p))

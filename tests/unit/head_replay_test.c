@@ -131,6 +131,47 @@ static bool all_settled(struct lab *l)
 	return true;
 }
 
+/* A log may have more windows of a series than were ever open at once: it is read before their cuts are met. */
+static void more_windows_than_sixteen_bits_count(void **state)
+{
+	(void)state;
+	enum { WINDOWS = 66000 };
+	struct lab l;
+	struct err err = {0};
+	struct wal_ticket t;
+	struct wal_series_enc e;
+	struct buf records, wire;
+	struct head_status st;
+	const struct span tenant = span_cstr(lab_tenant(0));
+	lab_open(&l, 3, RANGE, 16 * MIB);
+	l.n_series = 1;
+	l.quiet_model = true;
+	must_start(&l);
+	buf_init(&records, 16 * MIB);
+	buf_init(&wire, 4096);
+	lab_wire(0, 0, &wire);
+	wal_series_begin(&e, &records, tenant);
+	wal_series_put(&e, 1, span_of(wire.p, wire.n));
+	wal_series_end(&e);
+	for (int64_t i = 0; i < WINDOWS; i++) {
+		struct wal_sample s = {1, T0 + i * RANGE, 0};
+		wal_samples_put(&records, &(struct wal_window){.tenant = tenant, .window = ulid_new(), .start_ms = s.t, .range_ms = RANGE}, &s, 1);
+	}
+	assert_false(records.failed);
+	assert_int_equal(wal_reserve(l.wal, records.n, &t, &err), OK);
+	assert_int_equal(wal_commit_wait(l.wal, &t, span_of(records.p, records.n), WINDOWS, &err), OK);
+	buf_free(&records);
+	buf_free(&wire);
+	lab_crash(&l, SIM_KEEP_ALL);
+	l.cfg.cut_delay_ms = INT64_MAX / 4;
+	l.cfg.max_age_ms = INT64_MAX / 4;
+	must_start(&l);
+	head_status(l.head, &st);
+	assert_int_equal(st.windows, WINDOWS);
+	assert_int_equal(st.series, 1);
+	lab_free(&l);
+}
+
 static bool one_block(struct lab *l)
 {
 	pthread_mutex_lock(&l->mu);
@@ -516,6 +557,7 @@ int main(void)
 		cmocka_unit_test(a_log_bigger_than_memory),
 		cmocka_unit_test(what_is_a_block_already_is_not_cut_again),
 		cmocka_unit_test(checkpoints_keep_what_is_needed),
+		cmocka_unit_test(more_windows_than_sixteen_bits_count),
 		cmocka_unit_test(a_settled_cut_is_synced_in_any_mode),
 		cmocka_unit_test(power_cut_anywhere),
 		cmocka_unit_test(a_damaged_frame_costs_its_samples),
