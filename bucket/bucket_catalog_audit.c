@@ -347,7 +347,8 @@ static errc row_missing(struct audit *a, struct ulid u, int64_t missing, struct 
 
 static errc find_missing(struct audit *a, struct err *err)
 {
-	static const char sql[] = "SELECT ulid, missing FROM blocks WHERE added_at<?1 AND ulid>?2 ORDER BY ulid LIMIT 1000";
+	/* From before the listing; or from a clock that was ahead and has been set back. */
+	static const char sql[] = "SELECT ulid, missing FROM blocks WHERE (added_at<?1 OR added_at>?3) AND ulid>?2 ORDER BY ulid LIMIT 1000";
 	/* Keys ascend, so `present` does; sorted again because the order is a store's promise, not ours. */
 	if (a->n_present > 1)
 		qsort(a->present, a->n_present, sizeof *a->present, ulid_order);
@@ -361,6 +362,7 @@ static errc find_missing(struct audit *a, struct err *err)
 			return ERR_IO;
 		sqlite3_bind_int64(st, 1, a->started_ms);
 		sqlite3_bind_text(st, 2, last, -1, SQLITE_TRANSIENT);
+		sqlite3_bind_int64(st, 3, io_now_ms());
 		int code;
 		while ((code = sqlite3_step(st)) == SQLITE_ROW && rows < 1000) {
 			struct ulid u;

@@ -497,6 +497,28 @@ static void audit_changes(void **state)
 	assert_string_equal(plan(f, "t", 0, 2 * HOUR), "1 3 4");
 }
 
+static int64_t an_hour_ahead(void)
+{
+	return io_posix.now_ms() + HOUR;
+}
+
+/* A block that was found while the clock was ahead goes with its objects, not when the clock is there again. */
+static void audit_after_the_clock_was_ahead(void **state)
+{
+	struct fixture *f = *state;
+	const struct io_ops *before = io_ops;
+	struct io_ops ops = *io_ops;
+	put_block(f, &(struct made){1, "t", 0, HOUR, .level = 1});
+	ops.now_ms = an_hour_ahead;
+	io_ops = &ops;
+	uint64_t added = audit(f).added;
+	io_ops = before;
+	assert_int_equal(added, 1);
+	drop_block(f, 1);
+	assert_int_equal(audit(f).removed, 0);
+	assert_int_equal(audit(f).removed, 1);
+}
+
 /* What a block's objects are is known from the listing, whoever wrote it. */
 static void audit_objects(void **state)
 {
@@ -961,6 +983,7 @@ int main(void)
 		TEST(plan_model),
 		TEST(marked_blocks),
 		TEST(audit_changes),
+		TEST(audit_after_the_clock_was_ahead),
 		TEST(audit_objects),
 		TEST(audit_failures),
 		TEST(rebuilt_after_delete),
