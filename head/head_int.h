@@ -307,6 +307,7 @@ struct window {
 	_Atomic bool to_index; /* has series that the cutter's tick has not seen: head_window_index */
 	/* tenant->mu */
 	enum window_state state;
+	struct window *next_start; /* in the tenant's by_start */
 	/* head->windows_mu */
 	struct window *prev, *next;
 	bool cut_now; /* flush, memory or log size ask for it */
@@ -366,6 +367,9 @@ struct tenant {
 	pthread_mutex_t mu;
 	struct window **windows; /* mu; in the order they were opened */
 	uint32_t n_windows, cap_windows;
+	struct window **by_start; /* mu; by hash of the start, each chain in the order of opening; NULL while they are few */
+	uint32_t start_mask;
+	uint32_t n_other_range; /* mu; windows of another length than the flag's */
 	uint32_t name_bytes;
 	char name[];
 };
@@ -378,6 +382,10 @@ static inline struct span head_tenant_name(const struct tenant *tn)
 }
 /* The open window that takes t: the one opened first among those that contain it, else a new one. Referenced for the caller. */
 CHECKED errc head_tenant_window(struct tenant *tn, int64_t t, int64_t arrival_ms, struct window **out, struct err *err);
+/* by_start follows windows: after it was made larger, after w was put at its end, after w left it. */
+void head_tenant_index_grow_locked(struct tenant *tn);
+void head_tenant_index_add_locked(struct tenant *tn, struct window *w);
+void head_tenant_index_remove_locked(struct tenant *tn, struct window *w);
 void head_tenants_destroy(struct head *h);
 
 /* ---- what one request needs (head_append.c, head_log.c) ---- */

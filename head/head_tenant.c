@@ -98,19 +98,80 @@ errc head_tenant_get(struct head *h, struct span name, struct tenant **out, stru
 	return *out ? OK : err_set(err, ERR_NOMEM, "no memory for tenant %.*s", SPAN_ARG(name));
 }
 
+/* ---- windows by start: a backfill of ten years has 43,800 of them open ---- */
+
+enum { INDEX_WINDOWS_MIN = 64 };
+
+static struct window **start_chain(const struct tenant *tn, int64_t start)
+{
+	return &tn->by_start[(uint32_t)((uint64_t)start * UINT64_C(0x9e3779b97f4a7c15) >> 32) & tn->start_mask];
+}
+
+void head_tenant_index_grow_locked(struct tenant *tn)
+{
+	if (tn->cap_windows < INDEX_WINDOWS_MIN)
+		return;
+	struct window **v = calloc(tn->cap_windows, sizeof *v);
+	if (!v)
+		return; /* what there is goes on, with longer chains */
+	head_memory_add(tn->head, (tn->cap_windows - (tn->by_start ? tn->start_mask + 1 : 0)) * sizeof *v);
+	free(tn->by_start);
+	tn->by_start = v;
+	tn->start_mask = tn->cap_windows - 1;
+	for (uint32_t i = tn->n_windows; i-- > 0;) {
+		struct window *w = tn->windows[i], **chain = start_chain(tn, w->start);
+		w->next_start = *chain;
+		*chain = w;
+	}
+}
+
+void head_tenant_index_add_locked(struct tenant *tn, struct window *w)
+{
+	tn->n_other_range += w->range != tn->head->cfg.block_range_ms;
+	if (!tn->by_start)
+		return;
+	struct window **at = start_chain(tn, w->start);
+	while (*at)
+		at = &(*at)->next_start;
+	*at = w;
+}
+
+void head_tenant_index_remove_locked(struct tenant *tn, struct window *w)
+{
+	tn->n_other_range -= w->range != tn->head->cfg.block_range_ms;
+	if (!tn->by_start)
+		return;
+	struct window **at = start_chain(tn, w->start);
+	while (*at != w)
+		at = &(*at)->next_start;
+	*at = w->next_start;
+	w->next_start = NULL;
+}
+
+/* Opened first among those that contain t: windows of another length may overlap after a restart, and a retry must find the one that took the
+ * sample the first time. */
+static struct window *window_of_locked(const struct tenant *tn, int64_t t)
+{
+	if (tn->by_start && tn->n_other_range == 0) {
+		struct window *w = *start_chain(tn, floor_to(t, tn->head->cfg.block_range_ms));
+		while (w && !(w->state == WINDOW_OPEN && range_has(w->start, w->range, t)))
+			w = w->next_start;
+		return w;
+	}
+	for (uint32_t i = 0; i < tn->n_windows; i++) {
+		struct window *w = tn->windows[i];
+		if (w->state == WINDOW_OPEN && range_has(w->start, w->range, t))
+			return w;
+	}
+	return NULL;
+}
+
 errc head_tenant_window(struct tenant *tn, int64_t t, int64_t arrival_ms, struct window **out, struct err *err)
 {
 	errc rc = OK;
 	struct head *h = tn->head;
 	pthread_mutex_lock(&tn->mu);
-	/* Opened first among those that contain t: windows of another length may overlap after a restart, and a retry must find the one that
-	 * took the sample the first time. */
-	struct window *w = NULL;
-	for (uint32_t i = 0; i < tn->n_windows && !w; i++) {
-		struct window *x = tn->windows[i];
-		if (x->state == WINDOW_OPEN && range_has(x->start, x->range, t))
-			w = x;
-	}
+	struct window *w = window_of_locked(tn, t);
 	if (!w)
 		TRY(head_window_open_locked(tn, NULL, floor_to(t, h->cfg.block_range_ms), h->cfg.block_range_ms, arrival_ms, &w, err));
 	*out = head_window_ref(w);
@@ -124,6 +185,7 @@ void head_tenants_destroy(struct head *h)
 	for (uint32_t i = 0; i < h->n_tenants; i++) {
 		pthread_mutex_destroy(&h->tenants[i]->mu);
 		free(h->tenants[i]->windows);
+		free(h->tenants[i]->by_start);
 		free(h->tenants[i]);
 	}
 	free(h->tenants);

@@ -23,6 +23,7 @@ errc head_window_open_locked(
 		head_memory_add(h, (cap - tn->cap_windows) * sizeof *v);
 		tn->windows = v;
 		tn->cap_windows = cap;
+		head_tenant_index_grow_locked(tn);
 	}
 	size_t bytes = sizeof(struct window) + h->n_shards * sizeof(struct window_part);
 	struct window *w = calloc(1, bytes);
@@ -44,6 +45,7 @@ errc head_window_open_locked(
 	head_memory_add(h, bytes);
 	head_chunkfile_init(&w->file, h, w->ulid, &w->memory_bytes);
 	tn->windows[tn->n_windows++] = w;
+	head_tenant_index_add_locked(tn, w);
 
 	pthread_mutex_lock(&h->windows_mu);
 	w->prev = h->windows_tail;
@@ -104,6 +106,7 @@ void head_window_leave(struct window *w)
 		i++;
 	memmove(&tn->windows[i], &tn->windows[i + 1], (tn->n_windows - i - 1) * sizeof *tn->windows);
 	tn->n_windows--;
+	head_tenant_index_remove_locked(tn, w);
 	pthread_mutex_unlock(&tn->mu);
 	pthread_mutex_lock(&w->head->windows_mu);
 	w->gone = true;

@@ -314,6 +314,27 @@ def test_an_unknown_field_of_a_gigabyte(server):
     cost.within()
 
 
+def test_ten_years_in_one_request(varve):
+    server = varve(ingest_oldest="0s", head_cut_delay="1h")
+    t, c = now(), server.client()
+    assert c.write([(labels("warm"), [(t, bits(1.0))])]).status == 204
+    series = [(labels("years"), [(t - i * 7_200_000, bits(float(i))) for i in range(43_800)])]
+    with Cost(server) as cost:
+        assert c.write(series).status == 204
+    cost.within(mib=256, cpu=1)
+    everything = lambda: dict(sorted(server.read(matchers=[("=", "__name__", "years")])[labels("years", tenant_id="default-tenant")]))
+    want = dict(series[0][1])
+    assert everything() == want
+    # Windows of another length beside them: a retry finds each sample where it is.
+    server.kill9()
+    server.flags["head.block-range"] = "1h"
+    server.start()
+    some = [(labels("years"), series[0][1][:3000:7])]
+    assert server.client().write(some).status == 204
+    refused(server.client().write([(labels("years"), [(t, bits(-1.0)) for t, _ in some[0][1]])]), 400, "duplicate-timestamp")
+    assert everything() == want
+
+
 # ---- row 5: some series bad ----
 
 def bad_series(t):
