@@ -89,10 +89,10 @@ fail:
 	return rc;
 }
 
-/* Directories of live blocks go when the log has no need of them and nobody asked to keep them. */
+/* Directories of live blocks go when the log has no need of them and nobody asked to keep them. One that can't be removed is left for the next pass. */
 static errc tidy(struct shipper *s, struct err *err)
 {
-	errc rc = OK;
+	errc rc = OK, failed = OK;
 	struct arena list;
 	struct catalog_block *v;
 	size_t n;
@@ -106,14 +106,20 @@ static errc tidy(struct shipper *s, struct err *err)
 			continue;
 		if (!s->cfg.forget(s->cfg.arg, v[i].ulid))
 			continue;
-		rc = block_remove(s->cfg.block_dir, v[i].ulid, err);
+		struct err why = {0};
+		rc = block_remove(s->cfg.block_dir, v[i].ulid, &why);
 		if (rc == OK || rc == ERR_NOTFOUND)
-			rc = catalog_drop_local(s->cfg.catalog, v[i].ulid, err);
+			rc = catalog_drop_local(s->cfg.catalog, v[i].ulid, &why);
 		s->cfg.removed(s->cfg.arg, v[i].ulid);
-		TRY(rc);
+		if (rc != OK) {
+			if (failed == OK)
+				failed = err_set(err, rc, "block %s: %s", ulid_text(v[i].ulid).s, why.msg);
+			continue;
+		}
 		metric_add(s->removed, 1);
 		log_debug("local copy of a live block removed", LULID("block", v[i].ulid));
 	}
+	rc = failed;
 fail:
 	arena_free(&list);
 	return rc;

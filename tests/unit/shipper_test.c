@@ -1,4 +1,5 @@
 /* The shipper: at no moment is half a block visible, nothing local goes before the bucket's copy is live, and every failure is got over. */
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -610,6 +611,45 @@ static void keeps_for_a_while(void **state)
 	assert_true(io_mono_ms() - begin >= 390);
 }
 
+static char stuck[ULID_TEXT_BYTES + 1];
+
+static int rename_not_stuck(const char *from, const char *to)
+{
+	if (strstr(to, ".tmp-for-deletion") && strstr(from, stuck)) {
+		errno = EBUSY;
+		return -1;
+	}
+	return io_posix.rename(from, to);
+}
+
+/* One local copy that can't be removed does not keep the others on disk. */
+static void one_that_stays_keeps_no_other(void **state)
+{
+	struct fixture *f = *state;
+	const struct io_ops *before = io_ops;
+	static struct io_ops ops;
+	ops = *io_ops;
+	ops.rename = rename_not_stuck;
+	io_ops = &ops;
+	struct ulid u = add_block(f, 1);
+	snprintf(stuck, sizeof stuck, "%s", ulid_text(u).s);
+	start(f);
+	flush_ok(f);
+	struct ulid v = add_block(f, 2);
+	flush_ok(f);
+	atomic_store(&f->may_remove, true);
+	for (int i = 0; i < 2000 && there(local(f, v, "")); i++) {
+		shipper_notify(f->s);
+		io_sleep_ms(5);
+	}
+	assert_false(there(local(f, v, "")));
+	assert_true(there(local(f, u, "index")));
+	assert_true(row(f, u).local);
+	shipper_stop(f->s);
+	f->s = NULL;
+	io_ops = before;
+}
+
 static _Atomic int64_t clock_ahead_ms;
 
 static int64_t clock_ahead(void)
@@ -690,6 +730,7 @@ int main(void)
 		TEST(stopping_ends_the_waiting),
 		TEST(tidies_up),
 		TEST(keeps_for_a_while),
+		TEST(one_that_stays_keeps_no_other),
 		TEST(a_clock_that_was_ahead_keeps_nothing),
 		TEST(many_flushers),
 	};
