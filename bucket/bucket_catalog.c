@@ -141,8 +141,21 @@ errc catalog_reset(struct catalog *c, struct err *err)
 	errc rc = set_aside(c, c->moved ? "the file was removed or replaced" : "a row's checksum was wrong", err);
 	if (rc == OK)
 		rc = first_connection(c, &rebuilt, err);
+	/* Whatever file is there now: it is whole when the bucket and the directories have been read again. */
+	pthread_mutex_lock(&c->mu);
+	c->generation++;
+	c->complete = false;
+	pthread_mutex_unlock(&c->mu);
 	pthread_rwlock_unlock(&c->file_lock);
 	return rc;
+}
+
+uint64_t catalog_generation(struct catalog *c)
+{
+	pthread_mutex_lock(&c->mu);
+	uint64_t generation = c->generation;
+	pthread_mutex_unlock(&c->mu);
+	return generation;
 }
 
 errc catalog_complete(struct catalog *c, int64_t timeout_ms, struct err *err)

@@ -29,11 +29,12 @@ struct catalog {
 	pthread_mutex_t mu;
 	struct catalog_conn *idle; /* guarded by mu */
 	size_t n_idle;
-	bool damaged;	   /* guarded by mu */
-	bool moved;	   /* guarded by mu: damaged because the file is not at its path */
-	bool complete;	   /* guarded by mu: facts.complete */
-	bool auditing;	   /* guarded by mu */
-	bool audit_failed; /* guarded by mu: the last one */
+	bool damaged;	     /* guarded by mu */
+	bool moved;	     /* guarded by mu: damaged because the file is not at its path */
+	uint64_t generation; /* guarded by mu: resets so far */
+	bool complete;	     /* guarded by mu: facts.complete */
+	bool auditing;	     /* guarded by mu */
+	bool audit_failed;   /* guarded by mu: the last one */
 	char audit_error[ERR_MSG_BYTES];
 	pthread_cond_t audited; /* CLOCK_MONOTONIC */
 

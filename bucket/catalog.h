@@ -119,5 +119,7 @@ CHECKED errc catalog_complete(struct catalog *c, int64_t timeout_ms, struct err 
 bool catalog_damaged(struct catalog *c);
 /* Notices that the file was removed or replaced behind our back, which counts as damage. Costs one stat. */
 void catalog_watch(struct catalog *c);
+/* How often the file was made anew: between two equal answers it was one catalog, complete or not. */
+uint64_t catalog_generation(struct catalog *c);
 /* Empties the bucket's rows and forgets the damage; local rows are read again from the directories by the caller. */
 CHECKED errc catalog_reset(struct catalog *c, struct err *err);

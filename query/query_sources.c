@@ -9,7 +9,7 @@
 #include "base/log.h"
 #include "query/query_int.h"
 
-enum { CATALOG_WAIT_MS = 10000, CATALOG_MEND_MS = 5000 };
+enum { CATALOG_WAIT_MS = 10000, CATALOG_MEND_MS = 5000, PLANS_MAX = 10 };
 
 void question_init(struct question *qn, struct query *q, struct span tenant, int64_t mint, int64_t maxt)
 {
@@ -55,21 +55,30 @@ static errc plan(struct question *qn, struct catalog_block **rows, size_t *n, st
 {
 	size_t left_out = 0;
 	struct catalog *c = qn->q->cfg.catalog;
-	struct err why = {0};
-	int64_t wait = qn->deadline_mono_ms - io_mono_ms();
-	if (catalog_complete(c, wait < CATALOG_WAIT_MS ? wait : CATALOG_WAIT_MS, &why) != OK)
-		qn->warning = arena_printf(&qn->arena, "%s", why.msg);
-	errc rc = catalog_plan(c, qn->tenant, qn->mint, qn->maxt, &qn->arena, rows, n, &left_out, err);
-	if (rc == ERR_CORRUPT) {
-		/* A row's checksum was wrong. The catalog is being made anew; the question waits for it and is asked once more. */
-		wait_mended(c);
-		rc = catalog_complete(c, CATALOG_WAIT_MS, err);
-		if (rc == OK)
-			rc = catalog_plan(c, qn->tenant, qn->mint, qn->maxt, &qn->arena, rows, n, &left_out, err);
+	for (int i = 0;; i++) {
+		struct err why = {0};
+		int64_t wait = qn->deadline_mono_ms - io_mono_ms();
+		uint64_t generation = catalog_generation(c);
+		qn->warning = NULL;
+		errc rc = catalog_complete(c, wait < CATALOG_WAIT_MS ? wait : CATALOG_WAIT_MS, &why);
+		/* A catalog that went while it was asked gives the whole answer or none. */
+		if (rc != OK && i > 0)
+			return err_set(err, rc, "%s", why.msg);
+		if (rc != OK)
+			qn->warning = arena_printf(&qn->arena, "%s", why.msg);
+		rc = catalog_plan(c, qn->tenant, qn->mint, qn->maxt, &qn->arena, rows, n, &left_out, err);
+		/* Made anew since it was found complete: the plan may be of an empty one. */
+		bool other = rc == OK && generation != catalog_generation(c);
+		if (rc == OK && !other)
+			warn_left_out(qn, *rows + *n, left_out);
+		if (other && i == PLANS_MAX)
+			return err_set(err, ERR_AGAIN, "the catalog is made anew again and again");
+		if ((rc != ERR_CORRUPT && !other) || i == PLANS_MAX)
+			return rc;
+		/* A row's checksum was wrong. The catalog is being made anew; the question waits for it and is asked again. */
+		if (rc == ERR_CORRUPT)
+			wait_mended(c);
 	}
-	if (rc == OK)
-		warn_left_out(qn, *rows + *n, left_out);
-	return rc;
 }
 
 /* ---- a block as a source that is opened when it is asked ----

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <malloc.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <cmocka.h>
 #include "base/io.h"
 #include "base/log.h"
@@ -678,6 +679,46 @@ static void a_year_of_blocks(void **state)
 	}
 }
 
+/* ---- a catalog that is made anew ---- */
+
+enum { REMAKES = 60 };
+struct remaking {
+	struct fixture *f;
+	atomic_bool done;
+};
+
+static void *remake(void *arg)
+{
+	struct remaking *w = arg;
+	struct err err = {0};
+	struct catalog_audit_stats st;
+	for (int i = 0; i < REMAKES; i++) {
+		assert_int_equal(catalog_reset(w->f->c, &err), OK);
+		assert_int_equal(catalog_audit(w->f->c, w->f->bucket, NULL, &st, &err), OK);
+		io_sleep_ms(2);
+	}
+	atomic_store(&w->done, true);
+	return NULL;
+}
+
+/* Deleted or damaged and read from the bucket again, while questions are asked: each answer is whole. */
+static void catalog_made_anew_under_questions(void **state)
+{
+	struct fixture *f = *state;
+	struct err err = {0};
+	struct moving a = add_local(f, 1, 50), b = add_local(f, 2, 50);
+	upload(f, &a);
+	upload(f, &b);
+	assert_int_equal(block_remove(f->block_dir, a.ulid, &err), OK);
+	assert_int_equal(block_remove(f->block_dir, b.ulid, &err), OK);
+	struct remaking w = {.f = f};
+	pthread_t t;
+	assert_int_equal(pthread_create(&t, NULL, remake, &w), 0);
+	while (!atomic_load(&w.done))
+		assert_answer(f, plus(a.a, b.a));
+	pthread_join(t, NULL);
+}
+
 int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
@@ -694,6 +735,7 @@ int main(void)
 		TEST(few_requests),
 		TEST(reads_while_blocks_move),
 		TEST(a_year_of_blocks),
+		TEST(catalog_made_anew_under_questions),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
