@@ -57,7 +57,7 @@ struct flag *server_flag_table(struct server_flags *f, size_t *n)
 		F("query.max-memory", FLAG_SIZE, query_max_memory, "1GiB", "SIZE", true, "Memory of one read."),
 		F("log.level", FLAG_CHOICE, log_level, "info", "debug|info|warn|error", true, "Least severe lines that are written."),
 		F("log.format", FLAG_CHOICE, log_format, "logfmt", "logfmt|json", true, "Form of the lines on stderr."),
-		F("wal.segment-size", FLAG_SIZE, wal_segment_size, "128MiB", "SIZE", false, "Preallocated size of a log segment; 1MiB or more."),
+		F("wal.segment-size", FLAG_SIZE, wal_segment_size, "128MiB", "SIZE", false, "Preallocated size of a log segment; 4KiB or more."),
 		F("head.shards", FLAG_U64, head_shards, "0", "COUNT", false, "Series table shards; 0 = from the cores."),
 		F("ingest.max-samples-per-request", FLAG_U64, ingest_max_samples, "2000000", "COUNT", false, "Samples in one write request."),
 		F("ingest.max-inflight", FLAG_SIZE, ingest_max_inflight, "512MiB", "SIZE", false,
@@ -116,7 +116,7 @@ errc server_flags_check(struct server_flags *f, struct err *err)
 	if (f->wal_sync_interval_ms < 1 || f->wal_sync_interval_ms > 60000)
 		return err_set(err, ERR_INVALID, "--wal.sync-interval must be between 1ms and 1m");
 	if (f->wal_segment_size < LIMIT_WAL_SEGMENT_MIN || f->wal_segment_size > GIB)
-		return err_set(err, ERR_INVALID, "--wal.segment-size must be between 1MiB and 1GiB");
+		return err_set(err, ERR_INVALID, "--wal.segment-size must be between 4KiB and 1GiB");
 	if (f->wal_max_size < 4 * f->wal_segment_size)
 		return err_set(err, ERR_INVALID, "--wal.max-size must hold at least 4 segments (--wal.segment-size)");
 	if (f->ingest_max_body < KIB || f->ingest_max_body > GIB)

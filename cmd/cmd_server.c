@@ -108,7 +108,7 @@ static void replay_progress(void *arg, uint64_t first, uint64_t last, uint64_t n
 	struct server *s = arg;
 	atomic_store(&s->replay_first, first);
 	atomic_store(&s->replay_last, last);
-	atomic_store(&s->replay_now, now);
+	atomic_store(&s->replay_now, now < last ? now : last);
 	char text[96];
 	snprintf(text, sizeof text, "STATUS=replaying the log: segment %" PRIu64 " of %" PRIu64 " to %" PRIu64 "\nEXTEND_TIMEOUT_USEC=60000000", now,
 		first, last);

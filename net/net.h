@@ -65,7 +65,7 @@ enum http_method http_method(const struct http_request *r);
 struct span http_path(const struct http_request *r);
 struct span http_path_arg(const struct http_request *r);		 /* the "*" segment, percent-decoded */
 struct span http_header(const struct http_request *r, const char *name); /* first value, trimmed; p == NULL when absent */
-/* Header THANOS-TENANT, else X-Scope-OrgID, else default-tenant. ERR_INVALID (TENANT) when the name is not allowed. */
+/* Header THANOS-TENANT, else X-Scope-OrgID, else default-tenant. ERR_INVALID (TENANT) when the name is not allowed, or they differ. */
 CHECKED errc http_tenant(const struct http_request *r, struct span *tenant, struct err *err);
 struct span http_body(const struct http_request *r);
 const char *http_request_id(const struct http_request *r);

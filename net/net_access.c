@@ -120,7 +120,9 @@ void access_log(struct http_request *r, enum MHD_RequestTerminationCode why)
 	log_debug("request", LSTR("req", r->id), LSTR("client", r->client), LSTR("method", method), LSPAN("path", r->path), LI64("status", r->status),
 		LU64("bytes", r->answer_bytes), LF64("ms", (double)ns / 1e6), LSTR("end", end));
 	uint32_t quiet = 0;
-	if (r->status >= 500 && warn_now(r->server, r->status == 503, &quiet)) {
+	/* A probe that is told "not ready" got what it came for. */
+	bool probe = r->status == 503 && r->route && (r->route->r.flags & HTTP_NO_AUTH);
+	if (r->status >= 500 && !probe && warn_now(r->server, r->status == 503, &quiet)) {
 		log_warn("request failed", LSTR("req", r->id), LSTR("client", r->client), LSTR("method", method), LSPAN("path", r->path),
 			LI64("status", r->status), LU64("bytes", r->answer_bytes), LF64("ms", (double)ns / 1e6), LU64("not_logged", quiet));
 	}

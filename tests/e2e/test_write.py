@@ -107,6 +107,10 @@ def test_tenants_do_not_see_each_other(server):
     c = remote.Client(server.url, headers={"X-Scope-OrgID": "team-3"})
     assert c.write([(labels("down"), [(t, bits(1.0))])]).status == 204
     assert labels("down") in stored(server, "team-3")
+    both = {"THANOS-TENANT": "team-3", "X-Scope-OrgID": "team-4"}
+    refused(remote.Client(server.url, headers=both).write([(labels("up"), [(t, bits(1.0))])]), 400, "tenant")
+    both["X-Scope-OrgID"] = "team-3"
+    assert remote.Client(server.url, headers=both).write([(labels("both"), [(t, bits(1.0))])]).status == 204
 
 
 def test_absent_headers_are_remote_write_1(server):
