@@ -337,12 +337,14 @@ errc io_remove_tree(const char *path, struct err *err)
 {
 	struct io_stat st;
 	errc rc = io_stat(path, &st, err);
-	if (rc != OK || !st.exists)
+	if (rc != OK)
 		return rc;
-	if (!st.is_dir) {
-		rc = io_unlink(path, err);
-		return rc == ERR_NOTFOUND ? OK : rc;
-	}
+	/* A link goes by itself, wherever it leads; unlink of a directory fails. */
+	rc = io_unlink(path, st.is_dir ? NULL : err);
+	if (rc == OK || rc == ERR_NOTFOUND)
+		return OK;
+	if (!st.is_dir)
+		return rc;
 	struct arena arena;
 	arena_init(&arena, (size_t)256 << 20);
 	char **names;

@@ -110,7 +110,7 @@ CHECKED errc io_read_file(const char *path, size_t max_bytes, struct arena *aren
  * is the old file or the new one, never a mixture. */
 CHECKED errc io_write_file(const char *path, struct span data, struct err *err);
 
-/* Removes a tree; what is missing is fine. Not atomic: rename away first when a half-removed tree must not be seen. */
+/* Removes a tree, links in it but not what they lead to; what is missing is fine. Not atomic: rename away first when a half-removed tree must not be seen. */
 CHECKED errc io_remove_tree(const char *path, struct err *err);
 
 int64_t io_now_ms(void);

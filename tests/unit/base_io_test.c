@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <stdio.h>
 #include <sys/mman.h>
+#include <unistd.h>
 #include <cmocka.h>
 #include "base/io.h"
 #include "tests/support/fail_alloc.h"
@@ -307,9 +308,28 @@ static void memory_fails_too(void **state)
 	}
 }
 
+/* On the real disk alone: the simulated one has no links. */
+static void a_tree_goes_and_nothing_that_its_links_lead_to(void **state)
+{
+	(void)state;
+	const char *dir = tmp_dir();
+	struct io_stat st;
+	assert_int_equal(io_mkdirs(tmp_path("%s/a/b", dir), NULL), OK);
+	assert_int_equal(io_mkdirs(tmp_path("%s/kept/c", dir), NULL), OK);
+	assert_int_equal(symlink(tmp_path("%s/kept", dir), tmp_path("%s/a/b/out", dir)), 0);
+	assert_int_equal(symlink("nowhere", tmp_path("%s/a/dangling", dir)), 0);
+	assert_int_equal(symlink("round", tmp_path("%s/a/round", dir)), 0);
+	assert_int_equal(io_remove_tree(tmp_path("%s/a", dir), NULL), OK);
+	assert_int_equal(io_stat(tmp_path("%s/a", dir), &st, NULL), OK);
+	assert_false(st.exists);
+	assert_int_equal(io_stat(tmp_path("%s/kept/c", dir), &st, NULL), OK);
+	assert_true(st.exists && st.is_dir);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(a_tree_goes_and_nothing_that_its_links_lead_to),
 		cmocka_unit_test(on_the_real_disk),
 		cmocka_unit_test(on_the_simulated_disk),
 		cmocka_unit_test(interruptions_do_not_show),
