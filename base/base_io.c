@@ -339,12 +339,11 @@ errc io_remove_tree(const char *path, struct err *err)
 	errc rc = io_stat(path, &st, err);
 	if (rc != OK)
 		return rc;
-	/* A link goes by itself, wherever it leads; unlink of a directory fails. */
-	rc = io_unlink(path, st.is_dir ? NULL : err);
-	if (rc == OK || rc == ERR_NOTFOUND)
+	/* A link goes by itself, wherever it leads. */
+	if (io_ops->unlink(path) == 0 || errno == ENOENT)
 		return OK;
-	if (!st.is_dir)
-		return rc;
+	if (!st.is_dir || (errno != EISDIR && errno != EPERM))
+		return err_errno(err, errno, "remove %s", path);
 	struct arena arena;
 	arena_init(&arena, (size_t)256 << 20);
 	char **names;
