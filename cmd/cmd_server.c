@@ -338,6 +338,7 @@ static void close_parts(struct server *s)
 	if (s->bucket)
 		bucket_cancel(s->bucket);
 	background_stop(s);
+	head_stop(s->head); /* its cutter tells the shipper of blocks; the shipper asks the head until it has stopped */
 	if (s->shipper)
 		shipper_stop(s->shipper);
 	if (s->query)

@@ -176,18 +176,24 @@ fail:
 	return rc;
 }
 
+void head_stop(struct head *h)
+{
+	if (!h || !h->cutter_runs)
+		return;
+	pthread_mutex_lock(&h->windows_mu);
+	atomic_store(&h->stop, true);
+	pthread_cond_broadcast(&h->wake);
+	pthread_cond_broadcast(&h->done);
+	pthread_mutex_unlock(&h->windows_mu);
+	pthread_join(h->cutter, NULL);
+	h->cutter_runs = false;
+}
+
 void head_close(struct head *h)
 {
 	if (!h)
 		return;
-	if (h->cutter_runs) {
-		pthread_mutex_lock(&h->windows_mu);
-		atomic_store(&h->stop, true);
-		pthread_cond_broadcast(&h->wake);
-		pthread_cond_broadcast(&h->done);
-		pthread_mutex_unlock(&h->windows_mu);
-		pthread_join(h->cutter, NULL);
-	}
+	head_stop(h);
 	/* Series are not released one by one: everything goes. */
 	while (h->windows) {
 		struct window *w = h->windows;

@@ -138,5 +138,8 @@ struct head_status {
 };
 void head_status(struct head *h, struct head_status *out); /* refreshes the head's gauges as well */
 
-/* Stops the cutter (a running cut is finished or abandoned: its window replays). Does not cut. NULL allowed. */
+/* Stops the cutter (a running cut is finished or abandoned: its window replays). Does not cut. After it on_block is called no more: who is told of
+ * blocks may go. From the thread that will close; NULL allowed. */
+void head_stop(struct head *h);
+/* head_stop, and everything goes. NULL allowed. */
 void head_close(struct head *h);

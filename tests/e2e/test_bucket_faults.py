@@ -485,7 +485,6 @@ def test_an_idle_server_lists_at_its_audits_and_nothing_else(fake, on_bucket, sh
     assert 2 * pages <= f.count("ListObjectsV2") <= audits * pages, f"{f.count('ListObjectsV2')} pages in {audits} audits of {pages}"
 
 
-@pytest.mark.skipif("VARVE_SANITIZED" in os.environ, reason="a sanitizer wants to be the first library")
 def test_an_idle_hour(fake, on_bucket, shipment):
     """By a clock that runs 360 times as fast: an hour is 10 s, and the audits are those of the default 15 minutes."""
     f = fake(page=3)

@@ -351,7 +351,8 @@ def test_a_log_bigger_than_memory_is_replayed(varve):
     server.start()
     peak, cut = server.rss_peak(), server.log().count("window cut to make room")
     print(f"{held / MIB:.0f} MiB of head before, {resident / MIB:.0f} MiB resident; while replayed with 16 MiB at most {peak / MIB:.0f} MiB resident, {cut} blocks cut")
-    assert peak <= 0.8 * resident and 2 <= cut <= 40
+    assert 2 <= cut <= 40
+    assert peak <= 0.8 * resident or "VARVE_SANITIZED" in os.environ, "a sanitizer keeps freed memory"
     assert inner(server) == bulk.want()
     assert server.metric("varve_wal_frames_lost_total") == 0
     server.kill9()

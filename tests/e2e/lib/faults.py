@@ -39,6 +39,7 @@ class Traced(procs.Varve):
             self.wrap += ["-e", f"inject={one}"]
         for p in paths:
             self.wrap += ["-P", str(p)]
+        self.env["ASAN_OPTIONS"] = os.environ.get("ASAN_OPTIONS", "") + ":detect_leaks=0"  # it looks for leaks by ptrace, which strace has
         return self
 
     def segments(self, n=24):
