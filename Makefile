@@ -201,7 +201,7 @@ TEST_READY := test venv minio prometheus prometheus-sid
 # What the programs of the tests find: the binary under test, the servers of the cache, sanitizers that stop at the first fault.
 TEST_ENV   = VARVE_BIN=$(abspath $(B)/varve) VARVE_TOOLS=$(abspath $(B)/tool) PATH="$(abspath build/venv/bin):$$PATH:$(VARVE_CACHE)/bin:$(VARVE_CACHE)/prometheus/usr/bin" \
 	$(if $(SANITIZE),VARVE_SANITIZED=1) ASAN_OPTIONS=abort_on_error=1:allocator_may_return_null=1:verify_asan_link_order=0:$$ASAN_OPTIONS \
-	UBSAN_OPTIONS=print_stacktrace=1:$$UBSAN_OPTIONS TSAN_OPTIONS=suppressions=$(abspath tests/tsan.supp):halt_on_error=1:allocator_may_return_null=1:$$TSAN_OPTIONS
+	UBSAN_OPTIONS=print_stacktrace=1:$$UBSAN_OPTIONS TSAN_OPTIONS=halt_on_error=1:allocator_may_return_null=1:$$TSAN_OPTIONS
 E2E       := $(wildcard tests/e2e/test_*.py)
 PYTEST_ARGS ?=
 
