@@ -383,8 +383,14 @@ static errc walk_checkpoint(struct walk *k, struct err *err)
 		while (!a->done && a->item.h.seq < next)
 			TRY(copy_next(k, a, err));
 		if (a->done || a->item.h.seq > next) {
-			if (!b_begun)
+			if (!b_begun) {
+				/* Without headers the first frame says which log: one answer for both copies. */
+				if (!a->r->any_log) {
+					b->r->log = a->r->log;
+					b->r->any_log = false;
+				}
 				TRY(copy_next(k, b, err));
+			}
 			b_begun = true;
 			while (!b->done && b->item.h.seq < next)
 				TRY(copy_next(k, b, err));
