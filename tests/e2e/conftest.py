@@ -18,7 +18,7 @@ def pytest_runtest_makereport(item, call):
 
 
 @pytest.fixture(autouse=True)
-def processes(request):
+def processes(request, tmp_path):  # tmp_path: servers end before their directory goes
     procs.raise_open_files()
     yield
     procs.stop_all()
