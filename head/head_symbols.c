@@ -250,80 +250,41 @@ static void pair_unref(struct symbols *sy, uint32_t id)
 	sy->pair_free = id;
 }
 
-/* A label on its way to its pair. */
-struct wanted {
-	uint32_t name_hash, value_hash;
-	bool again; /* it is sy->recent of its place */
-};
-enum { WANTED_BATCH = 16 };
-
 /* Series that come one after the other share most of their labels: the pair that stood in the same place last time is compared before anything is
  * hashed, and its name often serves when its value does not. An id of a pair that went away since has no references, one that was used again has
  * other strings. */
-static void wanted_of(const struct symbols *sy, uint32_t place, struct label l, struct wanted *w)
+static bool pair_any(struct symbols *sy, uint32_t place, struct label l, uint32_t *id)
 {
 	const struct symbol *name = NULL;
-	w->again = false;
 	if (place < SYMBOLS_RECENT && sy->recent[place] < sy->pairs_end) {
-		const struct label_pair *p = head_pair(sy, sy->recent[place]);
+		struct label_pair *p = head_pair(sy, sy->recent[place]);
 		if (p->refs > 0 && p->name->n == l.name.n && memcmp(p->name->s, l.name.p, l.name.n) == 0) {
-			w->again = p->value->n == l.value.n && memcmp(p->value->s, l.value.p, l.value.n) == 0;
-			if (w->again)
-				return;
 			name = p->name;
+			if (p->value->n == l.value.n && memcmp(p->value->s, l.value.p, l.value.n) == 0) {
+				p->refs++;
+				*id = sy->recent[place];
+				return true;
+			}
 		}
 	}
-	w->name_hash = name ? name->hash : hash_of(sy, l.name);
-	w->value_hash = hash_of(sy, l.value);
-}
-
-/* Asks for what the labels of a batch will touch, one step of all before the next step of any: the tables, then the pairs in them, then their strings. */
-static void wanted_ahead(const struct symbols *sy, uint32_t place, const struct label *v, uint32_t n, struct wanted *w)
-{
-	uint32_t hash[WANTED_BATCH];
-	for (uint32_t i = 0; i < n; i++) {
-		wanted_of(sy, place + i, v[i], &w[i]);
-		if (w[i].again)
-			continue;
-		hash[i] = pair_hash_of(w[i].name_hash, w[i].value_hash);
-		__builtin_prefetch(&sy->pair_slots[hash[i] & sy->pair_mask]);
-		__builtin_prefetch(&sy->slots[w[i].value_hash & sy->mask]);
-	}
-	for (uint32_t step = 0; step < 2; step++) {
-		for (uint32_t i = 0; i < n; i++) {
-			uint64_t slot = w[i].again ? 0 : sy->pair_slots[hash[i] & sy->pair_mask];
-			if (slot == 0 || slot >> 32 != hash[i])
-				continue;
-			const struct label_pair *p = head_pair(sy, (uint32_t)slot - 1);
-			__builtin_prefetch(step == 0 ? (const void *)p : p->value);
-		}
-	}
+	if (!pair_ref(sy, l, name ? name->hash : hash_of(sy, l.name), hash_of(sy, l.value), id))
+		return false;
+	if (place < SYMBOLS_RECENT)
+		sy->recent[place] = *id;
+	return true;
 }
 
 errc head_pairs_ref(struct symbols *sy, struct labels l, uint32_t *ids, struct err *err)
 {
-	struct wanted w[WANTED_BATCH];
-	uint32_t i = 0;
-	bool room = true;
 	pthread_mutex_lock(&sy->mu);
-	while (i < l.n && room) {
-		uint32_t first = i, n = l.n - i < WANTED_BATCH ? (uint32_t)(l.n - i) : WANTED_BATCH;
-		wanted_ahead(sy, first, l.v + first, n, w);
-		for (; i < first + n && room; i += room) {
-			if (w[i - first].again) {
-				ids[i] = sy->recent[i];
-				head_pair(sy, ids[i])->refs++;
-				continue;
-			}
-			room = pair_ref(sy, l.v[i], w[i - first].name_hash, w[i - first].value_hash, &ids[i]);
-			if (room && i < SYMBOLS_RECENT)
-				sy->recent[i] = ids[i];
-		}
-	}
-	for (uint32_t j = 0; !room && j < i; j++)
-		pair_unref(sy, ids[j]);
+	uint32_t i = 0;
+	while (i < l.n && pair_any(sy, i, l.v[i], &ids[i]))
+		i++;
+	if (i < l.n)
+		for (uint32_t j = 0; j < i; j++)
+			pair_unref(sy, ids[j]);
 	pthread_mutex_unlock(&sy->mu);
-	return room ? OK : err_set(err, ERR_NOMEM, "no memory for the labels of a new series");
+	return i == l.n ? OK : err_set(err, ERR_NOMEM, "no memory for the labels of a new series");
 }
 
 void head_pairs_unref(struct symbols *sy, const uint32_t *ids, uint32_t n)
