@@ -9,6 +9,7 @@
 #pragma once
 #include "base/arena.h"
 #include "base/bytes.h"
+#include "base/histogram.h"
 
 enum chunk_enc { CHUNK_NONE = 0, CHUNK_XOR = 1, CHUNK_HISTOGRAM = 2, CHUNK_FLOAT_HISTOGRAM = 3, CHUNK_XOR2 = 4, CHUNK_THANOS_AGGR = 255 };
 
@@ -58,38 +59,13 @@ bool chunk_cutter_cut(struct chunk_cutter *c, int64_t range_ms, uint32_t n, uint
 
 /* ---- reading any encoding ---- */
 
-enum sample_kind { SAMPLE_FLOAT, SAMPLE_HISTOGRAM, SAMPLE_FLOAT_HISTOGRAM };
-
-struct hist_span {
-	int32_t offset;
-	uint32_t length;
-};
-
-/* One native histogram, integers as float64 exactly as read for kind FLOAT_HISTOGRAM; for HISTOGRAM the counts are in the i_ fields.
- * Arrays live in the iterator until its next call. */
-struct histogram {
-	int32_t schema;
-	uint8_t reset_hint; /* 0 unknown 1 reset 2 no reset 3 gauge, as a reader of this chunk must report it */
-	double zero_threshold;
-	uint64_t sum; /* bits */
-	uint64_t i_count, i_zero_count;
-	uint64_t f_count, f_zero_count; /* bits */
-	const struct hist_span *pos_spans, *neg_spans;
-	uint32_t n_pos_spans, n_neg_spans;
-	const int64_t *i_pos, *i_neg;  /* HISTOGRAM: deltas as stored */
-	const uint64_t *f_pos, *f_neg; /* FLOAT_HISTOGRAM: absolute, bits */
-	uint32_t n_pos, n_neg;
-	const uint64_t *custom; /* bits of bounds, schema -53 */
-	uint32_t n_custom;
-};
-
 struct chunk_iter; /* opaque, from the arena */
 
 struct chunk_point {
 	int64_t t;
 	enum sample_kind kind;
 	uint64_t v;		   /* SAMPLE_FLOAT */
-	const struct histogram *h; /* the others */
+	const struct histogram *h; /* the others; arrays live in the iterator until its next call */
 };
 
 /* ERR_UNSUPPORTED: an encoding this build does not decode; ERR_CORRUPT: the payload ends before its count says. */
@@ -100,10 +76,6 @@ CHECKED errc chunk_count(uint8_t enc, struct span data, uint32_t *n, struct err 
 
 /* The fast path for floats: decodes all of an XOR chunk into out[0..cap), *n = count. ERR_LIMIT: cap too small. */
 CHECKED errc xor_decode(struct span data, struct chunk_sample *out, size_t cap, size_t *n, struct err *err);
-
-/* Canonical encoding of a histogram (kind, schema, threshold, counts, sum, spans, buckets, bounds; without hint), appended to out:
- * equality and the order-free winner compare these bytes. */
-void histogram_canonical(enum sample_kind kind, const struct histogram *h, struct buf *out);
 
 /* The order-free winner of two samples of one series at one time (docs/architecture.md, decision 4): histogram over float, non-stale over
  * stale, then the greater bit pattern (floats: of the value; histograms: of the canonical encoding, memcmp). > 0: a wins, 0: equal. */

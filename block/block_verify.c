@@ -45,7 +45,7 @@ struct verify {
 	uint32_t piece_segment;
 	uint64_t segment_size;
 
-	uint64_t n_series, n_chunks, n_floats, n_histograms, n_aggregated;
+	uint64_t n_series, n_chunks, n_floats, n_hists, n_aggregated;
 };
 
 static void PRINTF_LIKE(2, 3) tell(struct verify *v, const char *fmt, ...)
@@ -283,7 +283,7 @@ static errc samples_verify(struct verify *v, uint8_t enc, struct span payload, c
 	if (enc == CHUNK_XOR || enc == CHUNK_XOR2)
 		v->n_floats += n;
 	else
-		v->n_histograms += n;
+		v->n_hists += n;
 fail:
 	return rc;
 }
@@ -487,11 +487,11 @@ static void stats_verify(struct verify *v)
 	const struct block_meta *m = v->meta;
 	stat_verify(v, "series", v->n_series, m->n_series);
 	stat_verify(v, "chunks", v->n_chunks, m->n_chunks);
-	stat_verify(v, "samples", v->n_floats + v->n_histograms + v->n_aggregated, m->n_samples);
+	stat_verify(v, "samples", v->n_floats + v->n_hists + v->n_aggregated, m->n_samples);
 	/* by kind since Prometheus 3.6; of a downsampled block they are the raw one's */
 	if (m->resolution_ms == 0 && m->n_float_samples + m->n_histogram_samples > 0) {
 		stat_verify(v, "float samples", v->n_floats, m->n_float_samples);
-		stat_verify(v, "histogram samples", v->n_histograms, m->n_histogram_samples);
+		stat_verify(v, "histogram samples", v->n_hists, m->n_histogram_samples);
 	}
 	if (m->mint >= m->maxt)
 		tell(v, "%s/meta.json: times %" PRId64 "..%" PRId64, v->block, m->mint, m->maxt);

@@ -72,22 +72,22 @@ static void explain(const struct ingest *in, const struct head_series *s, enum e
 
 struct span ingest_refusal(const struct ingest *in, const struct head_batch *b, const struct rw_request *rw, struct arena *arena, enum errid *id)
 {
-	uint64_t by_reason[ERRID_COUNT], refused = rw->n_histograms;
+	uint64_t by_reason[ERRID_COUNT], refused = rw->n_hists;
 	const struct head_series *first = NULL;
 	memcpy(by_reason, b->refused_by, sizeof by_reason);
 	for (size_t i = 0; i < b->n_series; i++) {
 		refused += b->series[i].refused;
-		if (!first && (b->series[i].refused > 0 || rw->series[i].n_histograms > 0))
+		if (!first && (b->series[i].refused > 0 || rw->series[i].n_hists > 0))
 			first = &b->series[i];
 	}
-	by_reason[ERRID_HISTOGRAMS] += rw->n_histograms;
+	by_reason[ERRID_HISTOGRAMS] += rw->n_hists;
 	*id = !first ? ERRID_NONE : first->refused > 0 ? first->refused_id : ERRID_HISTOGRAMS;
 	if (*id == ERRID_NONE)
 		return (struct span){"", 0};
 
 	struct buf out;
 	buf_init(&out, 64 * 1024);
-	buf_printf(&out, "%s: %" PRIu64 " of %zu samples refused (", errid_text(*id), refused, b->n_samples + rw->n_histograms);
+	buf_printf(&out, "%s: %" PRIu64 " of %zu samples refused (", errid_text(*id), refused, b->n_samples + rw->n_hists);
 	const char *comma = "";
 	for (unsigned i = 1; i < ERRID_COUNT; i++)
 		if (by_reason[i]) {

@@ -128,7 +128,7 @@ static void durable(void *arg, errc rc, const struct err *err)
 
 static void count(struct ingest *in, const struct head_batch *b, const struct rw_request *rw)
 {
-	uint64_t stored = 0, duplicate = 0, refused = rw->n_histograms;
+	uint64_t stored = 0, duplicate = 0, refused = rw->n_hists;
 	for (size_t i = 0; i < b->n_series; i++) {
 		stored += b->series[i].stored;
 		duplicate += b->series[i].duplicate;

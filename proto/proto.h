@@ -1,4 +1,4 @@
-/* proto/proto.h - what travels: snappy bodies, remote write 1.0 decoded in place, remote read by protobuf-c.
+/* proto/proto.h - what travels: snappy bodies, remote write 1.0 and 2.0 decoded in place, remote read by protobuf-c.
  *
  * The remote-write decoder is a cursor: one pass, no object per label or sample, spans into the decompressed body, arrays in the request's
  * arena that never grow past the limits (a count is refused as it passes its limit, before more is allocated). Every field order and
@@ -11,6 +11,8 @@
 #include "base/bytes.h"
 #include "base/err.h"
 #include "base/errid.h"
+#include "base/annotations.h"
+#include "base/histogram.h"
 
 /* Snappy block format. Checks the preamble against max_bytes before allocating (DECODED_TOO_LARGE), then decompresses into the arena. */
 CHECKED errc snappy_decode(struct span in, size_t max_bytes, struct arena *arena, struct span *out, struct err *err);
@@ -31,23 +33,47 @@ struct rw_sample {
 	uint64_t v; /* bits */
 };
 
+struct rw_hist {
+	int64_t t;
+	int64_t start; /* start timestamp, 0: not said */
+	enum sample_kind kind;
+	struct histogram h; /* its arrays live in the request's arena; structure was checked, meaning was not (histogram_judge) */
+};
+
 struct rw_series {
-	struct span wire; /* its label fields in sequence, tags included: as they came when contiguous, else put together in the arena */
+	/* 1.0: its label fields in sequence, tags included: as they came when contiguous, else put together in the arena. */
+	struct span wire;
+	/* 2.0: n_labels pairs of indexes into symbols, each checked against n_symbols; NULL in 1.0. */
+	const uint32_t *refs;
 	uint32_t n_labels;
 	uint32_t first_sample, n_samples;
-	uint32_t n_histograms, n_exemplars; /* counted; their bytes are walked and checked, and kept for later versions of this decoder */
+	uint32_t first_hist, n_hists;
+	uint32_t first_exemplar, n_exemplars;
+	int64_t created; /* 2.0's older created timestamp (TimeSeries field 6), 0: not said */
 };
 
 struct rw_request {
+	struct span *symbols; /* 2.0 */
+	size_t n_symbols;
 	struct rw_series *series;
 	size_t n_series;
 	struct rw_sample *samples;
-	size_t n_samples, n_histograms, n_exemplars, n_metadata;
+	int64_t *starts; /* 2.0: start timestamp of each sample, 0: not said; NULL: nobody said any */
+	size_t n_samples;
+	struct rw_hist *hists;
+	size_t n_hists;
+	struct exemplar *exemplars; /* 2.0: labels put into wire form, in the arena */
+	size_t n_exemplars;
+	struct metadata *metadata;
+	size_t n_metadata;
 };
 
 /* ERR_INVALID (PROTOBUF) with the byte offset, or ERR_LIMIT (TOO_MANY_SERIES, TOO_MANY_SAMPLES). UTF-8 of labels is not judged here but where a
  * series is new. Spans borrow from body. */
 CHECKED errc rw1_decode(struct span body, const struct rw_limits *limits, struct arena *arena, struct rw_request *out, struct err *err);
+/* The same for 2.0. A reference beyond the symbols, an odd number of them, or symbols that do not begin with the empty string: ERR_INVALID, nothing is
+ * stored. */
+CHECKED errc rw2_decode(struct span body, const struct rw_limits *limits, struct arena *arena, struct rw_request *out, struct err *err);
 
 /* Which message a write request carries, from its headers (empty spans = absent): content type with or without parameters, spaces trimmed. */
 enum rw_version { RW_NONE, RW_1, RW_2 };

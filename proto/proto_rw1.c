@@ -178,7 +178,7 @@ static inline enum fast series_fast(const struct decoder *d, struct span message
 	}
 	s->first_sample = (uint32_t)*n_samples;
 	s->n_samples = (uint32_t)(at - *n_samples);
-	s->n_histograms = s->n_exemplars = 0;
+	s->n_hists = s->n_exemplars = 0;
 	*n_samples = at;
 	return FAST_DONE;
 }
@@ -237,7 +237,7 @@ static CHECKED errc series_any(struct decoder *d, struct span message, struct rw
 	const uint8_t *labels_start = NULL, *labels_end = NULL;
 	size_t labels_bytes = 0;
 	bool contiguous = true;
-	uint32_t n_labels = 0, n_exemplars = 0, n_histograms = 0;
+	uint32_t n_labels = 0, n_exemplars = 0, n_hists = 0;
 	size_t first_sample = out->n_samples;
 
 	while (r.p < r.end) {
@@ -276,8 +276,8 @@ static CHECKED errc series_any(struct decoder *d, struct span message, struct rw
 			if (f.number == SERIES_EXEMPLAR)
 				n_exemplars++;
 			else
-				n_histograms++;
-			if (out->n_exemplars + n_exemplars > d->limits->max_samples || out->n_histograms + n_histograms > d->limits->max_samples)
+				n_hists++;
+			if (out->n_exemplars + n_exemplars > d->limits->max_samples || out->n_hists + n_hists > d->limits->max_samples)
 				return too_many_samples(d, err);
 			break;
 		default:
@@ -289,13 +289,13 @@ static CHECKED errc series_any(struct decoder *d, struct span message, struct rw
 		.n_labels = n_labels,
 		.first_sample = (uint32_t)first_sample,
 		.n_samples = (uint32_t)(out->n_samples - first_sample),
-		.n_histograms = n_histograms,
+		.n_hists = n_hists,
 		.n_exemplars = n_exemplars,
 	};
 	if (!contiguous)
 		TRY(labels_gather(d, message, labels_bytes, s, err));
 	out->n_exemplars += n_exemplars;
-	out->n_histograms += n_histograms;
+	out->n_hists += n_hists;
 fail:
 	return rc;
 }
