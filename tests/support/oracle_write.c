@@ -38,7 +38,7 @@ static bool same_series(
 		if (a->t != b->timestamp || a->v != f64_bits(b->value))
 			return snprintf(why, size, "sample %zu differs: %" PRId64 " for %" PRId64, i, a->t, (int64_t)b->timestamp), false;
 	}
-	if (s->n_exemplars != want->n_exemplars || s->n_hists != want->n_hists)
+	if (s->n_exemplars != want->n_exemplars || s->n_hists != want->n_histograms)
 		return snprintf(why, size, "exemplars or histograms are counted wrongly"), false;
 	return true;
 }
@@ -104,7 +104,7 @@ enum oracle_outcome oracle_write_compare(struct span body, const struct rw_limit
 		snprintf(why, why_size, "refused by protobuf-c alone");
 		goto out;
 	}
-	size_t n_hists = 0, n_exemplars = 0, n_samples = 0;
+	size_t n_histograms = 0, n_exemplars = 0, n_samples = 0;
 	if (got.n_series != want->n_timeseries || got.n_metadata != want->n_metadata) {
 		snprintf(why, why_size, "%zu series for %zu, %zu metadata for %zu", got.n_series, want->n_timeseries, got.n_metadata,
 			want->n_metadata);
@@ -114,10 +114,10 @@ enum oracle_outcome oracle_write_compare(struct span body, const struct rw_limit
 		if (!same_series(&got, &got.series[i], want->timeseries[i], &ours, why, why_size))
 			goto out;
 		n_samples += got.series[i].n_samples;
-		n_hists += got.series[i].n_hists;
+		n_histograms += got.series[i].n_hists;
 		n_exemplars += got.series[i].n_exemplars;
 	}
-	if (n_samples != got.n_samples || n_hists != got.n_hists || n_exemplars != got.n_exemplars) {
+	if (n_samples != got.n_samples || n_histograms != got.n_hists || n_exemplars != got.n_exemplars) {
 		snprintf(why, why_size, "totals are not the sums");
 		goto out;
 	}

@@ -218,7 +218,7 @@ static void answers_are_written_in_the_shortest_form(void **state)
 		series.labels = labels;
 		series.samples = samples;
 		series.histograms = histograms;
-		series.n_labels = series.n_samples = series.n_hists = 1;
+		series.n_labels = series.n_samples = series.n_histograms = 1;
 		Oracle__WriteRequest request = ORACLE__WRITE_REQUEST__INIT;
 		request.timeseries = all;
 		request.n_timeseries = 1;

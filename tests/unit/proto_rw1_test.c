@@ -218,11 +218,11 @@ static void put_series(struct writer *w)
 {
 	struct writer s = sub(w);
 	uint64_t n_labels = below(w->g, 13), n_samples = below(w->g, 4), n_exemplars = below(w->g, 6) ? 0 : 1,
-		 n_hists = below(w->g, 8) ? 0 : 1 + below(w->g, 2);
+		 n_histograms = below(w->g, 8) ? 0 : 1 + below(w->g, 2);
 	if (w->wild && below(w->g, 10) == 0)
 		n_samples = 200;
 	if (w->wild && below(w->g, 3) == 0) { /* any order */
-		while (n_labels + n_samples + n_exemplars + n_hists) {
+		while (n_labels + n_samples + n_exemplars + n_histograms) {
 			put_unknown(&s);
 			switch (below(w->g, 4)) {
 			case 0:
@@ -235,7 +235,7 @@ static void put_series(struct writer *w)
 				n_exemplars = n_exemplars ? (put_exemplar(&s), n_exemplars - 1) : 0;
 				break;
 			default:
-				n_hists = n_hists ? (put_histogram(&s), n_hists - 1) : 0;
+				n_histograms = n_histograms ? (put_histogram(&s), n_histograms - 1) : 0;
 			}
 		}
 	}
@@ -245,7 +245,7 @@ static void put_series(struct writer *w)
 		put_sample(&s);
 	for (; n_exemplars; n_exemplars--)
 		put_exemplar(&s);
-	for (; n_hists; n_hists--)
+	for (; n_histograms; n_histograms--)
 		put_histogram(&s);
 	end_sub(w, 1, &s);
 }
