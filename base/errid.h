@@ -34,6 +34,10 @@
 	ERRID(TOO_FAR_AHEAD, 400, "too-far-ahead")                                                                                                   \
 	ERRID(DUPLICATE_TIMESTAMP, 400, "duplicate-timestamp")                                                                                       \
 	ERRID(HISTOGRAMS, 400, "histograms")                                                                                                         \
+	/* over a limit of the tenant (--limits.file) */                                                                                             \
+	ERRID(TENANT_REQUEST_LIMIT, 429, "tenant-request-limit")                                                                                     \
+	ERRID(TENANT_RATE, 429, "tenant-rate")                                                                                                       \
+	ERRID(TENANT_SERIES, 429, "tenant-series")                                                                                                   \
 	/* try again later */                                                                                                                        \
 	ERRID(NOT_READY, 503, "not-ready")                                                                                                           \
 	ERRID(OVERLOADED, 503, "overloaded")                                                                                                         \

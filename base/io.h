@@ -88,6 +88,7 @@ struct io_stat {
 	bool exists;
 	bool is_dir;
 	uint64_t size;
+	uint64_t inode; /* of what a link leads to, so that a link that leads elsewhere shows */
 	int64_t mtime_ms;
 };
 /* Missing is not an error: exists is false. */

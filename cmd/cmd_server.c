@@ -263,6 +263,7 @@ static errc open_parts(struct server *s, struct err *err)
 		.oldest_ms = f->ingest_oldest_ms,
 		.future_ms = f->ingest_future_ms,
 		.labels = limits,
+		.limits_file = f->limits_file,
 	};
 	TRY(ingest_open(&ingest, &s->ingest, err));
 	server_gate(s);

@@ -563,8 +563,14 @@ static errc append_unknown(struct append_ctx *c, uint32_t i, struct err *err)
 	struct series *s = (struct series *)p;
 	ASSERT(!(p & 1)); /* an alias is never canonical */
 	if (!s) {
-		TRY(head_series_new_locked(h, sh, c->tenant, x, l, &s, err));
-		metric_add(h->m.created, 1);
+		rc = head_series_new_locked(h, sh, c->tenant, x, l, c->batch->max_series, &s, err);
+		if (rc == ERR_LIMIT) {
+			refuse_all(c, out, ERRID_TENANT_SERIES);
+			rc = OK;
+			goto fail;
+		}
+		TRY(rc);
+		c->n_created++;
 	}
 	rc = append_series_locked(c, sh, shard, s, i, wire, err);
 	uint64_t ref = atomic_load_explicit(&s->ref, memory_order_relaxed);
@@ -572,7 +578,7 @@ static errc append_unknown(struct append_ctx *c, uint32_t i, struct err *err)
 	if (alias)
 		s->n_aliases++;
 	if (s->n_windows == 0)
-		head_series_remove_locked(h, sh, s);
+		head_series_remove_locked(h, sh, c->tenant, s);
 	pthread_mutex_unlock(&sh->mu);
 	locked = false;
 	if (alias) {
@@ -639,9 +645,12 @@ static void account(struct append_ctx *c)
 	metric_add(h->m.appended, c->n_logged);
 	metric_add(h->m.duplicate, c->n_dup);
 	metric_add(h->m.late, c->n_late);
+	metric_add(h->m.created, c->n_created);
 	for (int id = 0; id < ERRID_COUNT; id++)
 		if (c->refused[id] && h->m.refused[id])
 			metric_add(h->m.refused[id], c->refused[id]);
+	c->batch->tenant_series = atomic_load_explicit(&c->tenant->n_series, memory_order_relaxed);
+	head_tenant_account(c->tenant, c->batch->now_ms, c->n_logged, c->n_created);
 }
 
 errc head_append(struct head *h, const struct wal_ticket *ticket, struct head_batch *b, struct buf *records, uint32_t *n_logged, struct err *err)
@@ -665,7 +674,7 @@ errc head_append(struct head *h, const struct wal_ticket *ticket, struct head_ba
 	c->ticket = ticket;
 	c->batch = b;
 	c->cur = 0;
-	c->n_late = c->n_dup = 0;
+	c->n_late = c->n_dup = c->n_created = 0;
 	memset(c->refused, 0, ERRID_COUNT * sizeof *c->refused);
 	TRY(ctx_room(c, b->n_series, b->n_samples, err));
 	CHECK(buf_reserve(records, ticket->bytes) && buf_reserve(&c->group, 2 * HEAD_LOG_GROUP_BYTES + HEAD_SERIES_WIRE_BYTES), ERR_NOMEM,

@@ -1,6 +1,6 @@
 /* head/head_int.h - what the files of head/ share. Reading order: head_pool.c, head_symbols.c, head_series.c, head_chunkfile.c,
  * head_leaf.c, head_window.c, head_tenant.c, head_append.c, head_log.c, head_replay.c, head_cut.c, head_cutter.c, head_checkpoint.c,
- * head_source.c, head.c.
+ * head_source.c, head_usage.c, head_cardinality.c, head.c.
  *
  * Locks, outermost first; a function that ends in _locked needs the one its comment names:
  *
@@ -175,9 +175,10 @@ static inline uint32_t head_shard_of(const struct head *h, struct hash128 x);
 
 /* All under the shard's lock. find gives 0 when absent; wire is looked at in HEAD_VERIFY builds only. */
 uintptr_t head_table_find_locked(struct head *h, struct shard *sh, struct hash128 x, uint32_t tenant, struct span wire);
-CHECKED errc head_series_new_locked(
-	struct head *h, struct shard *sh, struct tenant *tn, struct hash128 x, struct labels l, struct series **out, struct err *err);
-void head_series_remove_locked(struct head *h, struct shard *sh, struct series *s);
+/* ERR_LIMIT, without words, when the tenant has max_series of them already (0: any number); exact whatever happens beside it. */
+CHECKED errc head_series_new_locked(struct head *h, struct shard *sh, struct tenant *tn, struct hash128 x, struct labels l, uint64_t max_series,
+	struct series **out, struct err *err);
+void head_series_remove_locked(struct head *h, struct shard *sh, struct tenant *tn, struct series *s);
 /* Best effort: without memory the next request of this spelling is decoded again. */
 void head_alias_add_locked(struct head *h, struct shard *sh, struct hash128 x, struct span wire, struct series *s, uint64_t ref, uint32_t home);
 void head_alias_remove_locked(struct shard *sh, struct alias *a);
@@ -360,12 +361,21 @@ static inline const uint32_t *head_posting_list(const struct posting *p)
 
 /* ---- tenants (head_tenant.c) ---- */
 
+/* A sum that decays by e in HEAD_RATE_MS: what came in about the last minute (head_usage.c). */
+#define HEAD_RATE_MS INT64_C(60000)
+struct head_rate {
+	double sum;
+	int64_t at_ms;
+};
+
 struct tenant {
 	struct head *head;
 	uint32_t idx;
 	struct hash128 salt;
+	_Atomic uint64_t n_series, series_bytes; /* in the table; the bytes of their structs and slots */
 	pthread_mutex_t mu;
-	struct window **windows; /* mu; in the order they were opened */
+	struct head_rate created, stored; /* mu */
+	struct window **windows;	  /* mu; in the order they were opened */
 	uint32_t n_windows, cap_windows;
 	struct window **by_start; /* mu; by hash of the start, each chain in the order of opening; NULL while they are few */
 	uint32_t start_mask;
@@ -387,6 +397,8 @@ void head_tenant_index_grow_locked(struct tenant *tn);
 void head_tenant_index_add_locked(struct tenant *tn, struct window *w);
 void head_tenant_index_remove_locked(struct tenant *tn, struct window *w);
 void head_tenants_destroy(struct head *h);
+/* Once a request. */
+void head_tenant_account(struct tenant *tn, int64_t now_ms, uint64_t stored, uint64_t created);
 
 /* ---- what one request needs (head_append.c, head_log.c) ---- */
 
@@ -436,7 +448,7 @@ struct append_ctx {
 	struct tenant *tenant;
 	const struct wal_ticket *ticket;
 	struct head_batch *batch;
-	uint64_t n_late, n_dup;
+	uint64_t n_late, n_dup, n_created;
 	uint64_t *refused; /* by errid */
 };
 void head_append_close(struct head *h); /* frees the contexts */

@@ -252,7 +252,7 @@ static errc define(struct place *p, struct tenant *tn, const struct definition *
 		return err_set(err, ERR_NOMEM, "replay: no memory for %" PRIu64 " series", atomic_load(&h->n_series));
 	pthread_mutex_lock(&sh->mu);
 	struct series *s = (struct series *)head_table_find_locked(h, sh, def->x, tn->idx, def->wire);
-	errc rc = s ? OK : head_series_new_locked(h, sh, tn, def->x, l, &s, err);
+	errc rc = s ? OK : head_series_new_locked(h, sh, tn, def->x, l, 0, &s, err);
 	if (rc == OK) {
 		/* The newest name is the one that new samples get: its definition is the last to leave the log. */
 		atomic_store_explicit(&s->ref, def->ref, memory_order_relaxed);
@@ -683,7 +683,7 @@ static void leave_unused(struct head *h, struct series *s, uint64_t ref)
 	struct shard *sh = &h->shards[s->shard];
 	pthread_mutex_lock(&sh->mu);
 	s->ws = NULL;
-	head_series_remove_locked(h, sh, s);
+	head_series_remove_locked(h, sh, head_tenant_at(h, s->tenant), s);
 	pthread_mutex_unlock(&sh->mu);
 }
 

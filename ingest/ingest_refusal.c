@@ -1,9 +1,12 @@
-/* ingest/ingest_refusal.c - the words of a 400: what a person needs to find the sender and the flag at night.
+/* ingest/ingest_refusal.c - the words of a 400 (429 when the tenant has as many series as it may): what a person needs to find the sender and the flag at night.
  *
  *     err-varve-too-old: 3 of 2000 samples refused (too-old 2, duplicate-timestamp 1), the rest is stored; first: {__name__="up", ...}
  *     at 1700000000000: older than --ingest.oldest=30d allows
  *
  * Nothing in them comes from the clock: the same body again gets the same answer.
+ *
+ * A request that has samples refused for good and series refused for head_series_limit is answered 429: a sender that tries again after a 429 may still
+ * get those series stored, and is told 400 for the rest when they are.
  */
 #include <inttypes.h>
 #include <string.h>
@@ -15,6 +18,20 @@ static const char *short_id(enum errid id)
 {
 	const char *text = errid_text(id);
 	return text + sizeof "err-varve-" - 1;
+}
+
+/* The limit of the tenant's series, with its value, where it stands and who said it. */
+static void explain_tenant_series(const struct head_batch *b, const struct tenant_limits *limits, struct buf *out)
+{
+	char key[192];
+	uint64_t n = 0;
+	for (size_t i = 0; i < b->n_series; i++)
+		n += b->series[i].refused_id == ERRID_TENANT_SERIES;
+	buf_printf(out,
+		"tenant %.*s has %" PRIu64 " series in the head, at most %" PRIu64 " are allowed (%s in --limits.file): %" PRIu64
+		" of the request's %zu series are new",
+		SPAN_ARG(b->tenant), b->tenant_series, b->max_series, limits_key(limits, TENANT_HEAD_SERIES, b->tenant, key, sizeof key), n,
+		b->n_series);
 }
 
 /* Why this one was refused, with the limit, its value and the flag that changes it. */
@@ -70,14 +87,16 @@ static void explain(const struct ingest *in, const struct head_series *s, enum e
 	}
 }
 
-struct span ingest_refusal(const struct ingest *in, const struct head_batch *b, const struct rw_request *rw, struct arena *arena, enum errid *id)
+struct span ingest_refusal(const struct ingest *in, const struct head_batch *b, const struct rw_request *rw, const struct tenant_limits *limits,
+	struct arena *arena, enum errid *id)
 {
 	uint64_t by_reason[ERRID_COUNT], refused = rw->n_hists;
 	const struct head_series *first = NULL;
 	memcpy(by_reason, b->refused_by, sizeof by_reason);
 	for (size_t i = 0; i < b->n_series; i++) {
 		refused += b->series[i].refused;
-		if (!first && (b->series[i].refused > 0 || rw->series[i].n_hists > 0))
+		bool try_again = b->series[i].refused_id == ERRID_TENANT_SERIES && first && first->refused_id != ERRID_TENANT_SERIES;
+		if (try_again || (!first && (b->series[i].refused > 0 || rw->series[i].n_hists > 0)))
 			first = &b->series[i];
 	}
 	by_reason[ERRID_HISTOGRAMS] += rw->n_hists;
@@ -102,7 +121,10 @@ struct span ingest_refusal(const struct ingest *in, const struct head_batch *b, 
 	if (first->refused > 0)
 		buf_printf(&out, " at %" PRId64, first->refused_t);
 	buf_printf(&out, ": ");
-	explain(in, first, *id, l, &out);
+	if (*id == ERRID_TENANT_SERIES)
+		explain_tenant_series(b, limits, &out);
+	else
+		explain(in, first, *id, l, &out);
 	buf_printf(&out, "\n");
 	struct span body = out.failed ? (struct span){NULL, 0} : arena_dup(arena, span_of(out.p, out.n));
 	buf_free(&out);
