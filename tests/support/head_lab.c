@@ -313,6 +313,7 @@ errc lab_send(struct lab *l, struct lab_batch *b, struct err *err)
 		.min_t = INT64_MIN,
 		.max_t = INT64_MAX,
 		.now_ms = io_now_ms(),
+		.max_series = l->max_series,
 	};
 	size_t bound = head_batch_bound(l->head, &b->b);
 	rc = wal_reserve(l->wal, bound, &ticket, err);
