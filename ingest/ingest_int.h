@@ -50,6 +50,7 @@ CHECKED errc ingest_limits_read(struct ingest_limits *il, struct err *err);			/*
 void ingest_limits_tick(struct ingest_limits *il);
 /* A copy of what holds for the tenant now. Without locks. */
 struct tenant_limits ingest_limits_now(struct ingest_limits *il, struct span tenant);
+size_t ingest_limits_rates(struct ingest_limits *il); /* tenants with a bucket that is not full, or was not lately; for tests */
 /* Requests of which series were refused for the head-series limit. */
 void ingest_limits_refused_series(struct ingest_limits *il);
 

@@ -336,6 +336,17 @@ static void rate_give(struct ingest_limits *il, struct span tenant, const struct
 	pthread_mutex_unlock(&sh->mu);
 }
 
+size_t ingest_limits_rates(struct ingest_limits *il)
+{
+	size_t n = 0;
+	for (int i = 0; i < RATE_SHARDS; i++) {
+		pthread_mutex_lock(&il->shards[i].mu);
+		n += il->shards[i].n;
+		pthread_mutex_unlock(&il->shards[i].mu);
+	}
+	return n;
+}
+
 /* ---- how many at once ---- */
 
 static bool enter_now(struct ingest_limits *il)
