@@ -181,7 +181,7 @@ static void every_wrong_value_is_said(void **state)
 	static const char *const whole[] = {"", " \n", "# nothing\n", "a", "[]", "write: 1", "write: []", "write: {default: 1}",
 		"write: {tenants: [a]}", "write: {tenants: {a: 1}}", "write: {tenants: {a: [1]}}", "write: {default: {request: 5}}",
 		"write: {global: x}", "write: {tenants: {a: {}, a: {}}}", "write: {}\n---\nwrite: {}\n",
-		"write: {default: {head_series_limit: ${NO_SUCH_VARIABLE_HERE}}}", "{write: {}, compact: {}}", "write: &a {}", "\xff"};
+		"write: {default: {head_series_limit: '${NO_SUCH_VARIABLE_HERE}'}}", "{write: {}, compact: {}}", "write: &a {}", "\xff"};
 	for (size_t i = 0; i < sizeof whole / sizeof *whole; i++) {
 		struct limits *l;
 		struct err err = {0};
@@ -321,7 +321,7 @@ static void a_changed_file_is_read_and_a_bad_one_is_not(void **state)
 	assert_int_equal(head_series(&d, "a"), 8);
 	assert_true(metric_value(good) > 0);
 	static const char *const bad[] = {
-		"write: {default: {head_series_limt: 3}}", "", "write: {default", "write: {default: {head_series_limit: ${NOPE_NOPE}}}"};
+		"write: {default: {head_series_limt: 3}}", "", "write: {default", "write: {default: {head_series_limit: '${NOPE_NOPE}'}}"};
 	for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
 		put_file(bad[i]);
 		for (int k = 0; k < 3; k++)
