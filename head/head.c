@@ -204,6 +204,7 @@ void head_close(struct head *h)
 	}
 	head_replay_free(h);
 	head_tenants_destroy(h);
+	head_full_free(h);
 	for (uint32_t i = 0; h->shards && i < h->n_shards; i++) {
 		head_pool_destroy(&h->shards[i].pool);
 		free(h->shards[i].slots);

@@ -13,7 +13,7 @@
 #include <inttypes.h>
 #include "head/head_int.h"
 
-enum { CTX_KEPT = 64, PREFETCH = 32, CTX_KEPT_SAMPLES = 262144 };
+enum { CTX_KEPT = 64, PREFETCH = 32, CTX_KEPT_SAMPLES = 262144, MISSED_SEEN = 2 };
 
 /* ---- contexts ---- */
 
@@ -390,7 +390,7 @@ static void pass_find(struct append_ctx *c, const uint32_t *begin, struct alias_
 static errc well_formed(struct append_ctx *c, struct err *err)
 {
 	for (uint32_t i = 0; i < c->batch->n_series && c->n_missed > 0; i++) {
-		if (!c->missed[i])
+		if (!c->missed[i] || c->missed[i] == MISSED_SEEN)
 			continue;
 		struct labels l;
 		struct err why = {0};
@@ -508,6 +508,42 @@ static enum errid errid_of_fault(enum labels_fault f)
 	return ERRID_BAD_REQUEST;
 }
 
+static bool full(const struct append_ctx *c)
+{
+	uint64_t max = c->batch->max_series;
+	return UNLIKELY(max > 0) && atomic_load_explicit(&c->tenant->n_series, memory_order_relaxed) >= max;
+}
+
+/* A tenant that is full and sends new series all the same is refused for less than storing them would cost: bytes that are canonical have nothing that
+ * decoding could add. false: judge it like any other. */
+static bool refuse_full(struct append_ctx *c, uint32_t i)
+{
+	struct head *h = c->head;
+	struct head_series *out = &c->batch->series[i];
+	uint32_t which;
+	if (!full(c) || out->n == 0)
+		return false;
+	for (uint32_t k = 0; k < out->n; k++)
+		if (bounds(c, c->batch->samples[out->first + k].t) != ERRID_NONE)
+			return false;
+	if (c->missed[i] != MISSED_SEEN) {
+		arena_reset(&c->parse);
+		struct labels l = {arena_alloc(&c->parse, out->n_labels * sizeof *l.v), 0};
+		if (!l.v || !labels_from_canonical(out->wire, l.v, out->n_labels, &l.n) || labels_wire_size(l) > HEAD_SERIES_WIRE_BYTES ||
+			labels_normalize(&l, &h->cfg.labels, &which) != LABELS_OK)
+			return false;
+		head_full_note(h, c->hashes[i]);
+	}
+	struct shard *sh = &h->shards[shard_by_hash(c, i)];
+	pthread_mutex_lock(&sh->mu);
+	bool known = head_table_find_locked(h, sh, c->hashes[i], c->tenant->idx, out->wire) != 0;
+	pthread_mutex_unlock(&sh->mu);
+	if (known)
+		return false;
+	refuse_all(c, out, ERRID_TENANT_SERIES);
+	return true;
+}
+
 static errc append_unknown(struct append_ctx *c, uint32_t i, struct err *err)
 {
 	errc rc = OK;
@@ -519,6 +555,8 @@ static errc append_unknown(struct append_ctx *c, uint32_t i, struct err *err)
 	struct shard *sh = NULL;
 	uint32_t which;
 
+	if (refuse_full(c, i))
+		return OK;
 	/* Nothing to keep: no series is made for samples that are all out of bounds. */
 	uint32_t inside = 0;
 	for (uint32_t k = 0; k < out->n; k++)
@@ -622,6 +660,10 @@ static errc judge(struct append_ctx *c, struct err *err)
 	uint32_t begin[HEAD_SHARDS_MAX + 1];
 	by_shard(c, n, shard_by_hash, begin);
 	pass_find(c, begin, aliases, &n_aliases);
+	if (full(c))
+		for (uint32_t k = 0; k < n; k++)
+			if (c->missed[c->order[k]] && head_full_seen(c->head, c->hashes[c->order[k]]))
+				c->missed[c->order[k]] = MISSED_SEEN;
 	TRY(well_formed(c, err));
 	TRY(pass_known(c, begin, err));
 	TRY(pass_aliases(c, aliases, n_aliases, err));

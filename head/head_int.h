@@ -1,6 +1,6 @@
 /* head/head_int.h - what the files of head/ share. Reading order: head_pool.c, head_symbols.c, head_series.c, head_chunkfile.c,
  * head_leaf.c, head_window.c, head_tenant.c, head_append.c, head_log.c, head_replay.c, head_cut.c, head_cutter.c, head_checkpoint.c,
- * head_source.c, head_usage.c, head_cardinality.c, head.c.
+ * head_source.c, head_usage.c, head_cardinality.c, head_full.c, head.c.
  *
  * Locks, outermost first; a function that ends in _locked needs the one its comment names:
  *
@@ -455,6 +455,13 @@ void head_append_close(struct head *h); /* frees the contexts */
 /* Encodes what ctx holds; never fails: room was made before the verdicts. */
 void head_log_encode(struct append_ctx *ctx, struct buf *out);
 
+/* ---- series refused for their tenant's limit (head_full.c) ---- */
+
+/* These bytes were judged before: canonical, and labels that are allowed. */
+bool head_full_seen(struct head *h, struct hash128 x);
+void head_full_note(struct head *h, struct hash128 x);
+void head_full_free(struct head *h);
+
 /* ---- cuts (head_cut.c, head_cutter.c, head_checkpoint.c) ---- */
 
 struct cut_record {
@@ -488,6 +495,7 @@ void *head_cutter_main(void *head);
 void head_cutter_wake(struct head *h);
 void head_gauges(struct head *h);
 
+struct full_place;   /* head_full.c */
 struct replay_state; /* head_replay.c */
 void head_replay_free(struct head *h);
 CHECKED errc head_replay_end(struct head *h, struct err *err);
@@ -512,6 +520,7 @@ struct head {
 	struct head_metrics m;
 	struct chunkfile_fds fds;
 	struct symbols symbols;
+	_Atomic(struct full_place *) full;
 	/* atomics */
 	_Atomic uint64_t memory_bytes, n_series, n_windows, n_cutting, n_samples, chunk_file_bytes;
 	_Atomic uint64_t next_ref;
