@@ -132,6 +132,128 @@ static void what_is_refused_for_good_takes_no_place(void **state)
 	lab_free(&l);
 }
 
+static void raw_label(struct buf *out, const char *name, const char *value)
+{
+	buf_u8(out, 0x0a);
+	buf_u8(out, (uint8_t)(4 + strlen(name) + strlen(value)));
+	buf_u8(out, 0x0a);
+	buf_str(out, span_cstr(name));
+	buf_u8(out, 0x12);
+	buf_str(out, span_cstr(value));
+}
+
+/* One sample of a series of these bytes at T0; its verdict, and the call's error id when nothing was stored. */
+static enum errid verdict_of(struct lab *l, const struct buf *wire, uint32_t n_labels)
+{
+	struct head_sample sample = {T0, 1};
+	struct head_series s = {.wire = span_of(wire->p, wire->n), .n_labels = n_labels, .n = 1};
+	struct head_batch b = {.tenant = span_cstr(lab_tenant(0)),
+		.series = &s,
+		.n_series = 1,
+		.samples = &sample,
+		.n_samples = 1,
+		.min_t = INT64_MIN,
+		.max_t = INT64_MAX,
+		.now_ms = T0,
+		.max_series = l->max_series};
+	struct wal_ticket ticket;
+	struct buf records;
+	uint32_t n_logged = 0;
+	struct err err = {0}, wal_err = {0};
+	size_t bound = head_batch_bound(l->head, &b);
+	assert_int_equal(wal_reserve(l->wal, bound, &ticket, &err), OK);
+	buf_init(&records, bound + 1);
+	errc rc = head_append(l->head, &ticket, &b, &records, &n_logged, &err);
+	assert_int_equal(wal_commit_wait(l->wal, &ticket, span_of(records.p, records.n), n_logged, &wal_err), OK);
+	buf_free(&records);
+	return rc == OK ? s.refused_id : errid_of(err.id);
+}
+
+/* A full tenant is told what is wrong with its series for good, and only else that it is full; the first time and, when it is remembered, every time. */
+static void a_full_tenant_is_told_the_same_every_time(void **state)
+{
+	(void)state;
+	struct lab l;
+	struct lab_batch b;
+	struct buf wire;
+	char longest[200];
+	open_lab(&l, 4);
+	l.max_series = 4;
+	put(&l, &b, 0, 0, 4, T0);
+	lab_batch_free(&b);
+	memset(longest, 'x', sizeof longest - 1);
+	longest[sizeof longest - 1] = 0;
+	static const struct {
+		const char *labels[6];
+		enum errid id;
+	} t[] = {
+		{{"__name__", "new", "a", "b"}, ERRID_TENANT_SERIES},
+		{{"a", "b", "__name__", "new"}, ERRID_TENANT_SERIES},
+		{{"__name__", "new", "a", "b", "empty", ""}, ERRID_TENANT_SERIES},
+		{{"a", "b"}, ERRID_NO_METRIC_NAME},
+		{{"__name__", "new", "a", "b", "a", "c"}, ERRID_DUPLICATE_LABEL},
+		{{"__name__", "new", "", "b"}, ERRID_EMPTY_LABEL_NAME},
+		{{"__name__", "new", "a", "\xff"}, ERRID_LABEL_UTF8},
+		{{"__name__", "new\xff"}, ERRID_LABEL_UTF8},
+	};
+	for (int again = 0; again < 3; again++) {
+		for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
+			uint32_t n = 0;
+			buf_init(&wire, MIB);
+			for (; n < 3 && t[i].labels[2 * n]; n++)
+				raw_label(&wire, t[i].labels[2 * n], t[i].labels[2 * n + 1]);
+			assert_int_equal(verdict_of(&l, &wire, n), t[i].id);
+			/* Cut short it is no label set at all. */
+			wire.n--;
+			assert_int_equal(verdict_of(&l, &wire, n), ERRID_PROTOBUF);
+			buf_free(&wire);
+		}
+		assert_int_equal(usage(&l, 0).series, 4);
+	}
+	/* What was remembered while it was full is taken when it is not, and then known for good. */
+	buf_init(&wire, MIB);
+	raw_label(&wire, "__name__", "new");
+	raw_label(&wire, "a", "b");
+	l.max_series = 5;
+	assert_int_equal(verdict_of(&l, &wire, 2), ERRID_NONE);
+	assert_int_equal(verdict_of(&l, &wire, 2), ERRID_NONE);
+	assert_int_equal(usage(&l, 0).series, 5);
+	buf_free(&wire);
+	lab_stop(&l);
+	lab_free(&l);
+}
+
+/* The last place is taken by a series that the same request names again: both are stored, the first time and when the request comes again. */
+static void twice_in_one_request(void **state)
+{
+	(void)state;
+	struct lab l;
+	struct lab_batch b;
+	struct err err = {0};
+	open_lab(&l, 4);
+	put(&l, &b, 0, 0, 4, T0);
+	lab_batch_free(&b);
+	l.max_series = 4;
+	put(&l, &b, 0, 0, 40, T0 + 1); /* all that is new is remembered */
+	lab_batch_free(&b);
+	l.max_series = 5;
+	for (int again = 0; again < 3; again++) {
+		lab_batch_begin(&b, 0);
+		for (int i = 0; i < 6; i++) {
+			lab_batch_series(&b, i < 2 ? 20 : i < 4 ? 21 : 20, i == 5 ? 5 : 0);
+			lab_batch_sample(&b, T0 + 10 + i, 1);
+		}
+		assert_int_equal(lab_send(&l, &b, &err), OK);
+		for (size_t i = 0; i < 6; i++) {
+			assert_int_equal(b.hs[i].refused_id, i == 2 || i == 3 ? ERRID_TENANT_SERIES : ERRID_NONE);
+			assert_int_equal(b.hs[i].stored + b.hs[i].duplicate, i == 2 || i == 3 ? 0 : 1);
+		}
+		lab_batch_free(&b);
+	}
+	lab_stop(&l);
+	lab_free(&l);
+}
+
 static void series_leave_with_their_last_window(void **state)
 {
 	(void)state;
@@ -466,6 +588,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(known_series_are_stored_and_new_ones_are_not),
 		cmocka_unit_test(what_is_refused_for_good_takes_no_place),
+		cmocka_unit_test(a_full_tenant_is_told_the_same_every_time),
+		cmocka_unit_test(twice_in_one_request),
 		cmocka_unit_test(series_leave_with_their_last_window),
 		cmocka_unit_test(replay_refuses_nothing),
 		cmocka_unit_test(never_one_more),
