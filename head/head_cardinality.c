@@ -5,11 +5,13 @@
  * follows. A series in more than one window is remembered when it is met first.
  *
  * Why not the postings, which have a pair's count already: they have it per window and part, and a series in two windows would have to be found in
- * both to be counted once. The walk costs some 0.3 us a series, on the thread that asked.
+ * both to be counted once. The walk costs some 0.3 us a series of ten labels, on the thread that asked.
  *
  * Memory: 16 bytes a distinct pair and 16 a series in several windows (both tables half full at least every second time), which the caller bounds.
  */
 #include "head/head_int.h"
+
+enum { WALK_AHEAD = 4 };
 
 struct pair_count {
 	uint32_t pair; /* id + 1; 0 empty */
@@ -149,6 +151,9 @@ static errc walk_part(struct walk *wk, struct window *w, uint32_t shard, struct 
 		pthread_mutex_unlock(&sh->mu);
 		for (uint32_t k = 0; k < n; k++) {
 			bool again = false;
+			if (wk->pairs && k + WALK_AHEAD < n)
+				for (uint32_t i = 0; i < series[k + WALK_AHEAD]->n_pairs; i++)
+					__builtin_prefetch(&wk->pairs[spread(series[k + WALK_AHEAD]->pairs[i] + 1) & wk->pair_mask], 1);
 			if (several[k])
 				TRY(meet(wk, series[k], &again, err));
 			if (again)
