@@ -309,18 +309,17 @@ static errc rate_take(struct ingest_limits *il, struct span tenant, const struct
 		return OK;
 	double wait_s = floor(-tokens / (double)l->v[TENANT_RATE]) + 1;
 	*retry_s = wait_s < 86400 ? (int64_t)wait_s : 86400;
-	char key[LIMITS_KEY_BYTES], burst_key[LIMITS_KEY_BYTES], text[96];
+	char key[LIMITS_KEY_BYTES], burst[32];
 	if (l->v[TENANT_BURST])
-		snprintf(text, sizeof text, "%" PRIu64, l->v[TENANT_BURST]);
+		snprintf(burst, sizeof burst, "%" PRIu64, l->v[TENANT_BURST]);
 	else
-		snprintf(text, sizeof text, "a minute's worth");
+		snprintf(burst, sizeof burst, "a minute's worth");
 	metric_add(il->refused_rate, 1);
 	return err_id(err, ERRID_TENANT_RATE, ERR_LIMIT,
 		"tenant %.*s sends more than %" PRIu64
-		" samples a second (%s in --limits.file; bursts of %s, %s); nothing was stored, it is %.0f samples "
-		"ahead: try again in %" PRId64 " s",
-		SPAN_ARG(tenant), l->v[TENANT_RATE], limits_key(l, TENANT_RATE, tenant, key, sizeof key), text,
-		limits_key(l, TENANT_BURST, tenant, burst_key, sizeof burst_key), -tokens, *retry_s);
+		" samples a second (%s in --limits.file) with bursts of %s (samples_burst); nothing was stored: it is %.0f "
+		"samples ahead, try again in %" PRId64 " s",
+		SPAN_ARG(tenant), l->v[TENANT_RATE], limits_key(l, TENANT_RATE, tenant, key, sizeof key), burst, -tokens, *retry_s);
 }
 
 static void rate_give(struct ingest_limits *il, struct span tenant, const struct tenant_limits *l, uint64_t n)
