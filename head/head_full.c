@@ -1,12 +1,12 @@
 /* head/head_full.c - series that a full tenant sends again and again.
  *
- * Whoever is over head_series_limit goes on sending the same new series with every scrape, and each must be decoded and judged before it may be refused.
- * What was found then is a function of its bytes: so their hash is remembered, and the next time they are refused for what a known series costs. Only
- * that the bytes are canonical and their labels allowed is remembered, never that they are refused: whether the tenant is full, and whether the series is
- * known by now, is looked up each time.
+ * Whoever is over head_series_limit goes on sending the same new series with every scrape, and each must be decoded and judged before it may be
+ * refused. What was found then is a function of its bytes: so their hash is remembered, and the next time they are refused for what a known series
+ * costs. Only that the bytes are canonical and their labels allowed is remembered, never that they are refused: whether the tenant is full, and whether
+ * the series is known by now, is looked up each time.
  *
- * One table for all tenants, made at the first refusal, 16 bytes an entry and one entry a place: a newer one takes it over. The halves of an entry may be
- * of two writers; such an entry is found by nobody.
+ * One table for all tenants, made at the first refusal, 16 bytes an entry and one entry a place: a newer one takes it over. The halves of an entry may
+ * be of two writers; such an entry is found by nobody.
  */
 #include "head/head_int.h"
 

@@ -1,7 +1,9 @@
 /* ingest/ingest.h - the write endpoints: decode, tenant, validate, limit, log, append, answer.
  *
- *      POST body ─▶ headers judged ─▶ tenant's limits ─▶ budget ─▶ snappy ─▶ rw1_decode ─▶ limits ─▶ wal_reserve ─▶ head_append ─▶ wal_commit ╌╌▶ answer
- *                   415, 400          429                503       400, 413   400, 413      429       503             verdicts                 204 | 400 | 429 | 503
+ *      POST body ─▶ headers judged ─▶ tenant's limits ─▶ budget ─▶ snappy ─▶ rw1_decode ─▶ tenant's limits ─▶ wal_reserve ...
+ *                   415, 400          429                503       400, 413   400, 413      429                 503
+ *      ... ─▶ head_append ─▶ wal_commit ╌╌▶ answer
+ *             verdicts                      204 | 400 | 429 | 503
  *
  * 2xx means durable (the log's sync mode). The valid rest of a partly bad request is stored and the answer is 400 with counts per reason and the
  * first offending series; sending the same body again gives the same answer and no duplicates. 429 is a limit of the tenant's: of a request that is too

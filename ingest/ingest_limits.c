@@ -182,8 +182,8 @@ errc ingest_limits_read(struct ingest_limits *il, struct err *err)
 	return rc;
 }
 
-/* A change is read when it looks the same at two ticks: not while a file is being written in place. What was read, good or bad, is not read again before it
- * changes again. */
+/* A change is read when it looks the same at two ticks: not while a file is being written in place. What was read, good or bad, is not read again before
+ * it changes again. */
 void ingest_limits_tick(struct ingest_limits *il)
 {
 	struct err err = {0};

@@ -1,4 +1,5 @@
-/* ingest/ingest_refusal.c - the words of a 400 (429 when the tenant has as many series as it may): what a person needs to find the sender and the flag at night.
+/* ingest/ingest_refusal.c - the words of a 400, or of the 429 of a tenant that has all its series: what a person needs to find the sender and the flag at
+ * night.
  *
  *     err-varve-too-old: 3 of 2000 samples refused (too-old 2, duplicate-timestamp 1), the rest is stored; first: {__name__="up", ...}
  *     at 1700000000000: older than --ingest.oldest=30d allows

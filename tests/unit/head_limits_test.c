@@ -169,7 +169,7 @@ static enum errid verdict_of(struct lab *l, const struct buf *wire, uint32_t n_l
 	return rc == OK ? s.refused_id : errid_of(err.id);
 }
 
-/* A full tenant is told what is wrong with its series for good, and only else that it is full; the first time and, when it is remembered, every time. */
+/* A full tenant is told what is wrong with its series for good, and only else that it is full; the first time and, once remembered, every time. */
 static void a_full_tenant_is_told_the_same_every_time(void **state)
 {
 	(void)state;
