@@ -182,13 +182,14 @@ static errc order_make(struct window *w, struct cut_order *o, struct err *err)
 	CHECK(o->v && o->pairs, ERR_NOMEM, "no memory to sort %zu series", n);
 	for (uint32_t i = 0; i < h->n_shards; i++) {
 		const struct wpart *p = w->parts[i].p;
-		for (uint32_t k = 0; p && p->postings && k <= p->postings_mask; k++) {
-			if (p->postings[k].n == 0)
+		for (uint32_t k = 0; p && k < p->n_postings; k++) {
+			const struct posting *e = part_posting(p, k);
+			if (e->n == 0)
 				continue;
-			struct label_pair *lp = head_pair(&h->symbols, p->postings[k].pair - 1);
+			struct label_pair *lp = head_pair(&h->symbols, e->pair);
 			if (lp->rank == 0) {
 				lp->rank = 1;
-				o->pairs[o->n_pairs++] = p->postings[k].pair - 1;
+				o->pairs[o->n_pairs++] = e->pair;
 			}
 		}
 	}

@@ -1,5 +1,5 @@
 /* head/head_int.h - what the files of head/ share. Reading order: head_pool.c, head_symbols.c, head_series.c, head_chunkfile.c,
- * head_open.c, head_leaf.c, head_window.c, head_tenant.c, head_append.c, head_log.c, head_replay.c, head_cut.c, head_cutter.c, head_checkpoint.c,
+ * head_piece.c, head_open.c, head_leaf.c, head_window.c, head_postings.c, head_tenant.c, head_append.c, head_log.c, head_replay.c, head_cut.c, head_cutter.c, head_checkpoint.c,
  * head_source.c, head.c.
  *
  * Locks, outermost first; a function that ends in _locked needs the one its comment names:
@@ -133,10 +133,10 @@ enum def_state { DEF_NONE, DEF_ONCE, DEF_TWICE };
 /* Structs are reused for other series but never unmapped, so that an alias can look whether `ref` is still the one it knew. What a known sample needs
  * is the first 64 bytes. */
 struct series {
-	_Atomic uint64_t ref;	/* never reused; 0: free, `ws` links the free ones */
-	struct wseries *ws;	/* in the window with serial ws_window, the one used last; NULL: none */
-	struct hash128 hash;	/* of its canonical bytes: the table holds 16 bits of it, this decides */
-	uint64_t def_pos;	/* log position behind the newest counted copy of the definition */
+	_Atomic uint64_t ref; /* never reused; 0: free, `ws` links the free ones */
+	struct wseries *ws;   /* in the window with serial ws_window, the one used last; NULL: none */
+	struct hash128 hash;  /* of its canonical bytes: the table holds 16 bits of it, this decides */
+	uint64_t def_pos;     /* log position behind the newest counted copy of the definition */
 	uint32_t ws_window;
 	uint32_t newest_window; /* the greatest serial of a window it was ever in */
 	uint32_t tenant;
@@ -311,20 +311,29 @@ void head_open_drop(struct wpart *part, struct wseries *ws);
 
 /* Under the shard's lock, t inside the window. FAILED: err says why, nothing was changed. winner: a conflict is decided by float_winner
  * (replay) instead of refused. *late is set when t was not behind all others. */
-enum insert_verdict head_leaf_insert_locked(struct window *w, struct shard *sh, struct wpart *part, struct wseries *ws, int64_t t, uint64_t v, bool winner,
-	bool *late, struct err *err);
+enum insert_verdict head_leaf_insert_locked(
+	struct window *w, struct shard *sh, struct wpart *part, struct wseries *ws, int64_t t, uint64_t v, bool winner, bool *late, struct err *err);
 /* The samples of a leaf into out (HEAD_RAW_SAMPLES + 1 entries). bytes: room for a chunk's record. */
 CHECKED errc head_leaf_decode(struct window *w, const struct leaf *l, struct chunk_sample *out, uint8_t *bytes, size_t *n, struct err *err);
 
-/* ---- windows (head_window.c) ---- */
+/* Pieces (head_piece.c). new: 0 is no memory, or what reserve granted; its `next` is 0. free: a list of n. */
+uint32_t head_piece_new(struct wpart *p);
+void head_pieces_free(struct wpart *p, uint32_t first, uint32_t last, uint32_t n);
+bool head_pieces_reserve(struct wpart *p, uint32_t n);
 
+static inline uint32_t head_spread(uint64_t x)
+{
+	return (uint32_t)(x * UINT64_C(0x9e3779b97f4a7c15) >> 32);
+}
+
+/* ---- windows and their postings (head_window.c, head_postings.c) ---- */
+
+enum { POSTINGS_PER_PAGE = 256 };
 struct posting {
-	uint32_t pair; /* id + 1; 0 empty */
-	uint32_t n;
-	union {
-		uint32_t one; /* n == 1 */
-		uint32_t *v;  /* ascending */
-	};
+	uint32_t pair;
+	uint32_t n, newest;   /* entries, and the last of them */
+	uint32_t first, last; /* pieces; none while n < 2 */
+	uint32_t bytes;	      /* in pieces */
 };
 struct name_pairs {
 	const struct symbol *name;
@@ -344,12 +353,14 @@ struct wpart {
 	struct ws_page *pages;
 	uint32_t n, n_pages, cap_pages;
 	struct piece **pieces; /* pages of PIECES_PER_PAGE; the first one may be smaller */
-	uint32_t n_pieces, cap_first, n_piece_pages, cap_piece_pages, free_piece;
+	uint32_t n_pieces, cap_first, n_piece_pages, cap_piece_pages, free_piece, n_free_pieces;
 	uint64_t *map; /* low half of the series' hash << 32 | local + 1, open addressing; made when it is first asked for */
 	uint32_t map_mask, n_mapped;
-	uint32_t n_indexed; /* series whose labels are in the postings: they follow in slices (head_window_index) */
-	struct posting *postings;
-	uint32_t n_postings, postings_mask;
+	uint32_t n_indexed;	 /* series whose labels are in the postings: they follow in slices (head_window_index) */
+	uint64_t *posting_slots; /* pair << 32 | number of its list + 1, open addressing */
+	uint32_t postings_mask;
+	struct posting **postings; /* lists, in pages; the first one may be smaller */
+	uint32_t n_postings, cap_first_postings, n_posting_pages, cap_posting_pages;
 	struct name_pairs *names;
 	uint32_t n_names, cap_names;
 	uint64_t n_samples;
@@ -442,9 +453,11 @@ struct wseries *head_window_series_locked(struct window *w, struct shard *sh, ui
 CHECKED errc head_window_index(struct window *w, uint32_t shard, struct err *err);
 struct posting *head_part_posting(const struct wpart *p, uint32_t pair);
 struct name_pairs *head_part_name(const struct wpart *p, const struct symbol *name);
-static inline const uint32_t *head_posting_list(const struct posting *p)
+/* Entries below `below` into out, which has room for e->n; how many. */
+uint32_t head_posting_read(const struct wpart *p, const struct posting *e, uint32_t below, uint32_t *out);
+static inline struct posting *part_posting(const struct wpart *p, uint32_t number)
 {
-	return p->n == 1 ? &p->one : p->v;
+	return &p->postings[number / POSTINGS_PER_PAGE][number % POSTINGS_PER_PAGE];
 }
 
 /* ---- tenants (head_tenant.c) ---- */

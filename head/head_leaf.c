@@ -105,8 +105,7 @@ static errc open_full(struct window *w, struct shard *sh, struct wpart *part, st
 }
 
 /* t is behind everything. */
-static enum insert_verdict append(
-	struct window *w, struct shard *sh, struct wpart *part, struct wseries *ws, int64_t t, uint64_t v, struct err *err)
+static enum insert_verdict append(struct window *w, struct shard *sh, struct wpart *part, struct wseries *ws, int64_t t, uint64_t v, struct err *err)
 {
 	struct chunk_cutter c = {w->start + ws->start, w->start + ws->next_at};
 	if (chunk_cutter_cut(&c, w->range, ws->n, ws->n_bytes, w->start + ws->t, t) && ws->n > 0 && open_full(w, sh, part, ws, err) != OK)
@@ -339,8 +338,8 @@ static enum insert_verdict same_time(uint64_t have, uint64_t v, bool winner, boo
 	return *replace ? INSERT_STORED : INSERT_DUPLICATE;
 }
 
-enum insert_verdict head_leaf_insert_locked(struct window *w, struct shard *sh, struct wpart *part, struct wseries *ws, int64_t t, uint64_t v, bool winner,
-	bool *late, struct err *err)
+enum insert_verdict head_leaf_insert_locked(
+	struct window *w, struct shard *sh, struct wpart *part, struct wseries *ws, int64_t t, uint64_t v, bool winner, bool *late, struct err *err)
 {
 	ASSERT(range_has(w->start, w->range, t));
 	bool replace;
@@ -363,8 +362,7 @@ enum insert_verdict head_leaf_insert_locked(struct window *w, struct shard *sh, 
 			sh->scratch[at].v = v;
 			return open_to_raw(w, part, ws, sh->scratch, (uint32_t)n, err) == OK ? INSERT_STORED : INSERT_FAILED;
 		}
-		if (open_to_raw(w, part, ws, sh->scratch, (uint32_t)n, err) != OK ||
-			raw_put(w, part, ws, ws->leaves->n - 1, t, v, err) != OK)
+		if (open_to_raw(w, part, ws, sh->scratch, (uint32_t)n, err) != OK || raw_put(w, part, ws, ws->leaves->n - 1, t, v, err) != OK)
 			return INSERT_FAILED;
 		seal_some(w, sh, part, ws, t);
 		return INSERT_STORED;

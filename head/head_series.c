@@ -167,15 +167,15 @@ static uint32_t series_class(uint32_t n_pairs, size_t *bytes)
 	return c;
 }
 
-enum { SERIES_AT_ONCE = 8 };
+enum { ROW_BYTES = 12288 };
 
-/* A series of the class, from those that are free. They are made in rows, smaller ones while the shard has few. */
+/* A series of the class, from those that are free. They are made in rows, so that little is lost to the pool's sizes; single ones while the shard has few. */
 static struct series *series_take(struct shard *sh, uint32_t c, size_t bytes)
 {
 	if (!sh->free_series[c]) {
-		uint32_t n = sh->n_series >= 256 ? SERIES_AT_ONCE : 1;
+		size_t n = sh->n_series >= 256 && bytes < ROW_BYTES ? ROW_BYTES / bytes : 1;
 		uint8_t *row = head_pool_alloc(&sh->pool, n * bytes);
-		for (uint32_t k = n; row && k-- > 0;) {
+		for (size_t k = n; row && k-- > 0;) {
 			struct series *s = (struct series *)(void *)(row + k * bytes);
 			atomic_init(&s->ref, 0);
 			s->ws = (struct wseries *)(void *)sh->free_series[c];

@@ -23,19 +23,6 @@ struct part_index {
 	uint32_t n; /* series that the postings had when it was made */
 };
 
-static uint32_t clip(const uint32_t *v, uint32_t n, uint32_t below)
-{
-	uint32_t a = 0, b = n;
-	while (a < b) {
-		uint32_t mid = (a + b) / 2;
-		if (v[mid] < below)
-			a = mid + 1;
-		else
-			b = mid;
-	}
-	return a;
-}
-
 static errc part_all(struct postings_index *base, struct arena *arena, struct postings *out, struct err *err)
 {
 	struct part_index *ix = (struct part_index *)base;
@@ -58,15 +45,14 @@ static errc part_get(struct postings_index *base, struct span name, struct span 
 	if (!head_pair_find(&h->symbols, name, value, &id))
 		return OK;
 	pthread_mutex_lock(&h->shards[ix->shard].mu);
-	const struct posting *p = head_part_posting(ix->w->parts[ix->shard].p, id);
-	uint32_t n = p && p->n ? clip(head_posting_list(p), p->n, ix->n) : 0;
-	if (n > 0) {
-		uint32_t *v = arena_alloc(arena, n * sizeof *v);
+	const struct wpart *part = ix->w->parts[ix->shard].p;
+	const struct posting *p = head_part_posting(part, id);
+	if (p && p->n > 0) {
+		uint32_t *v = arena_alloc(arena, p->n * sizeof *v);
 		if (v)
-			memcpy(v, head_posting_list(p), n * sizeof *v);
+			*out = (struct postings){v, head_posting_read(part, p, ix->n, v)};
 		else
 			rc = err_set(err, ERR_NOMEM, "a query needs more memory than it may have");
-		*out = (struct postings){v, n};
 	}
 	pthread_mutex_unlock(&h->shards[ix->shard].mu);
 	return rc;
