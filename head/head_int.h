@@ -76,7 +76,11 @@ void head_pool_destroy(struct head_pool *p);
 void *head_pool_alloc(struct head_pool *p, size_t n);	     /* aligned to 8, not zeroed; NULL: out of memory */
 void head_pool_free(struct head_pool *p, void *v, size_t n); /* n as given to alloc */
 size_t head_pool_round(size_t n);			     /* what alloc(n) really gives */
-void *head_table_alloc(size_t n, size_t size);		     /* calloc, its pages there at once; for tables that are filled at random. free() */
+/* Aligned to a cache line and without loss to a size class; goes with the pool, never alone. */
+void *head_pool_take(struct head_pool *p, size_t n);
+/* Zeroed tables that are filled at random: their pages are there at once, huge ones where they fit. */
+void *head_table_alloc(size_t n, size_t size);
+void head_table_free(void *v, size_t n, size_t size);
 
 /* ---- strings and label pairs, shared by all tenants (head_symbols.c) ---- */
 

@@ -107,7 +107,7 @@ static bool refs_grow(struct head *h, struct replay_state *r)
 		if (old.refs[i].page)
 			*ref_slot(r, old.refs[i].number) = old.refs[i];
 	head_memory_add(h, (mask + 1 - (old.refs ? old.ref_mask + 1 : 0)) * sizeof *v);
-	free(old.refs);
+	head_table_free(old.refs, old.ref_mask + 1, sizeof *old.refs);
 	return true;
 }
 
@@ -180,7 +180,7 @@ void head_replay_free(struct head *h)
 		return;
 	if (r->refs)
 		head_memory_sub(h, (r->ref_mask + 1) * sizeof *r->refs);
-	free(r->refs);
+	head_table_free(r->refs, r->ref_mask + 1, sizeof *r->refs);
 	head_pool_destroy(&r->pages);
 	free(r->windows);
 	free(r);

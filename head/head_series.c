@@ -116,7 +116,7 @@ static bool table_grow(struct head *h, struct shard *sh)
 		slots[j] = sh->slots[i];
 	}
 	head_memory_add(h, (mask + 1 - (sh->slots ? sh->mask + 1 : 0)) * sizeof *slots);
-	free(sh->slots);
+	head_table_free(sh->slots, sh->mask + 1, sizeof *slots);
 	sh->slots = slots;
 	sh->mask = mask;
 	return true;
@@ -174,7 +174,7 @@ static struct series *series_take(struct shard *sh, uint32_t c, size_t bytes)
 {
 	if (!sh->free_series[c]) {
 		size_t n = sh->n_series >= 256 && bytes < ROW_BYTES ? ROW_BYTES / bytes : 1;
-		uint8_t *row = head_pool_alloc(&sh->pool, n * bytes);
+		uint8_t *row = n > 1 ? head_pool_take(&sh->pool, n * bytes) : head_pool_alloc(&sh->pool, bytes);
 		for (size_t k = n; row && k-- > 0;) {
 			struct series *s = (struct series *)(void *)(row + k * bytes);
 			atomic_init(&s->ref, 0);

@@ -254,11 +254,10 @@ static bool page_room(struct wpart *p)
 		p->cap_pages = cap;
 	}
 	uint32_t n = page < WS_PAGES_GROWING ? (uint32_t)WS_PAGE_FIRST << page : (uint32_t)WS_PAGE_LAST;
-	uint8_t *v = head_pool_alloc(&p->pool, n * (sizeof(struct wseries) + sizeof(struct series *)) + 56);
+	uint8_t *v = head_pool_take(&p->pool, n * (sizeof(struct wseries) + sizeof(struct series *)));
 	if (!v)
 		return false;
-	uint8_t *aligned = (uint8_t *)(((uintptr_t)v + 63) / 64 * 64);
-	p->pages[page] = (struct ws_page){(void *)aligned, (void *)(aligned + n * sizeof(struct wseries))};
+	p->pages[page] = (struct ws_page){(void *)v, (void *)(v + n * sizeof(struct wseries))};
 	p->n_pages = page + 1;
 	return true;
 }
