@@ -228,13 +228,27 @@ static bool def_needed(const struct append_ctx *c, const struct series *s)
 
 static void def_logged(const struct append_ctx *c, struct series *s)
 {
-	if (s->def_state == DEF_NONE) {
-		s->def_state = DEF_ONCE;
+	if (s->def_state == DEF_NONE || s->def_state == KEY_NONE) {
+		s->def_state = s->def_state == DEF_NONE ? DEF_ONCE : KEY_ONCE;
 		s->def_pos = c->ticket->pos_max;
-	} else if (s->def_state == DEF_ONCE && c->ticket->pos_min >= s->def_pos + WAL_COPY_DISTANCE_BYTES) {
+	} else if (s->def_state != DEF_TWICE && c->ticket->pos_min >= s->def_pos + WAL_COPY_DISTANCE_BYTES) {
 		s->def_state = DEF_TWICE;
 		s->def_pos = c->ticket->pos_max;
 	}
+}
+
+enum { KEY_CHANGE_AT = 16, KEY_FAR_BYTES = 3 };
+
+/* Looked at once a chunk. A key costs some 20 bytes of log and saves two or more a sample; values that neither stay nor count have none that is near. Both copies of the
+ * key before are written, so a request that leans on the one before that is, too: the place of the older one is free. */
+static bool key_change(struct series *s, uint64_t v, uint64_t before)
+{
+	if (wal_value_bytes(v, s->keys[s->key_no]) < KEY_FAR_BYTES || !(v == before || wal_value_whole(v)))
+		return false;
+	s->key_no ^= 1;
+	s->keys[s->key_no] = v;
+	s->def_state = KEY_NONE;
+	return true;
 }
 
 /* Samples of series i of the batch go to s. `wire`: its canonical bytes, valid until the request ends; p == NULL: not at hand. */
@@ -247,7 +261,7 @@ static errc append_series_locked(
 	uint64_t ref = atomic_load_explicit(&s->ref, memory_order_relaxed);
 	uint32_t def = UINT32_MAX;
 	bool young = def_needed(c, s);
-	if (young && !wire.p) {
+	if (young && s->def_state <= DEF_TWICE && !wire.p) {
 		buf_clear(&c->wire);
 		head_series_wire(c->head, s, &c->wire);
 		CHECK(!c->wire.failed, ERR_NOMEM, "no memory for a definition");
@@ -273,6 +287,8 @@ static errc append_series_locked(
 		}
 		bool late;
 		struct wpart *part = w->parts[shard].p;
+		bool look = ws->n == KEY_CHANGE_AT - 1;
+		uint64_t before = ws->v;
 		switch (head_leaf_insert_locked(w, sh, part, ws, t, samples[k].v, false, &late, err)) {
 		case INSERT_STORED:
 			break;
@@ -296,13 +312,21 @@ static errc append_series_locked(
 		if (t > part->max_t)
 			part->max_t = t;
 		c->wins[c->cur].n++;
+		if (UNLIKELY(look) && !young)
+			young = key_change(s, samples[k].v, before);
 		if (young && def == UINT32_MAX) {
 			def = (uint32_t)c->n_defs++;
-			c->defs[def] = (struct log_def){.ref = ref, .wire = wire, .group = UINT32_MAX};
+			if (s->def_state == DEF_NONE)
+				s->keys[0] = samples[k].v;
+			bool whole = s->def_state <= DEF_TWICE;
+			c->defs[def] = (struct log_def){
+				.ref = ref, .wire = whole ? wire : (struct span){NULL, 0}, .keys = series_keys(s), .group = UINT32_MAX};
 			def_logged(c, s);
 		}
-		c->samples[c->n_logged] = (struct wal_sample){.ref = ref, .t = t, .v = samples[k].v};
-		c->meta[c->n_logged++] = (struct log_meta){.win = c->cur, .def = def};
+		uint32_t at = out->first + k;
+		c->samples[at] = (struct wal_sample){.ref = ref, .t = t, .v = samples[k].v, .key = s->keys[s->key_no], .key_no = s->key_no};
+		c->meta[at] = (struct log_meta){.win = c->cur, .def = def};
+		c->n_logged++;
 	}
 fail:
 	return rc;
@@ -611,6 +635,7 @@ static errc judge(struct append_ctx *c, struct err *err)
 	errc rc = OK;
 	struct head_batch *b = c->batch;
 	uint32_t n = 0, n_bare = 0, n_aliases = 0;
+	memset(c->meta, 0xff, b->n_samples * sizeof *c->meta);
 	for (uint32_t i = 0; i < b->n_series; i++) {
 		struct head_series *s = &b->series[i];
 		ASSERT(s->first <= b->n_samples && s->n <= b->n_samples - s->first);

@@ -132,7 +132,8 @@ struct hash128 {
 	uint64_t hi, lo;
 };
 
-enum def_state { DEF_NONE, DEF_ONCE, DEF_TWICE };
+/* How often the log has what samples of the series need to be read: its definition, then (KEY_*) the change of its key. */
+enum def_state { DEF_NONE, DEF_ONCE, DEF_TWICE, KEY_NONE, KEY_ONCE };
 
 /* Structs are reused for other series but never unmapped, so that an alias can look whether `ref` is still the one it knew. What a known sample needs
  * is the first 64 bytes. */
@@ -140,14 +141,15 @@ struct series {
 	_Atomic uint64_t ref; /* never reused; 0: free, `ws` links the free ones */
 	struct wseries *ws;   /* in the window with serial ws_window, the one used last; NULL: none */
 	struct hash128 hash;  /* of its canonical bytes: the table holds 16 bits of it, this decides */
-	uint64_t def_pos;     /* log position behind the newest counted copy of the definition */
+	uint64_t keys[2];     /* what the log tells its values against, see wal_record.c */
+	uint64_t def_pos;     /* log position behind the newest counted copy of the definition or key */
 	uint32_t ws_window;
 	uint32_t newest_window; /* the greatest serial of a window it was ever in */
 	uint32_t tenant;
 	uint32_t checkpoint; /* number of the last checkpoint that holds it */
 	uint32_t n_windows;
 	uint16_t n_pairs;
-	uint8_t n_aliases : 4, def_state : 4;
+	uint8_t n_aliases : 4, def_state : 3, key_no : 1;
 	uint8_t shard;
 	uint32_t pairs[]; /* in name order */
 };
@@ -182,6 +184,10 @@ enum { HEAD_CHUNK_MAX_BYTES = 8192 }; /* 240 samples of 20 bytes, record header 
 struct tenant;
 struct hash128 head_hash(const struct head *h, const struct tenant *tn, struct span wire);
 static inline uint32_t head_shard_of(const struct head *h, struct hash128 x);
+static inline struct wal_keys series_keys(const struct series *s)
+{
+	return (struct wal_keys){{s->keys[0], s->keys[1]}, s->key_no};
+}
 
 static inline table_slot head_slot_tag(struct hash128 x)
 {
@@ -498,11 +504,12 @@ void head_tenants_destroy(struct head *h);
 
 struct log_def {
 	uint64_t ref;
-	struct span wire; /* canonical; borrowed from the request or the context's arena */
-	uint32_t group;	  /* last group that holds it */
+	struct span wire; /* canonical; borrowed from the request or the context's arena. p NULL: the keys alone */
+	struct wal_keys keys;
+	uint32_t group; /* last group that holds it */
 };
 struct log_meta {
-	uint32_t win; /* index into wins */
+	uint32_t win; /* index into wins; UINT32_MAX: the sample is not logged */
 	uint32_t def; /* index into defs, or UINT32_MAX */
 };
 struct append_window {
@@ -525,7 +532,7 @@ struct append_ctx {
 	uint32_t n_missed;
 	struct log_def *defs;
 	size_t cap_series;
-	struct wal_sample *samples;
+	struct wal_sample *samples; /* at the places that they have in the batch, so that the log has them in the sender's order */
 	struct wal_sample *sorted;
 	struct log_meta *meta, *sorted_meta;
 	size_t cap_samples;

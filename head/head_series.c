@@ -206,6 +206,8 @@ errc head_series_new_locked(
 		goto nomem;
 	}
 	s->ws_window = 0;
+	s->keys[0] = s->keys[1] = 0;
+	s->key_no = 0;
 	s->def_pos = 0;
 	s->def_state = DEF_NONE;
 	s->newest_window = 0;
