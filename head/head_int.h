@@ -297,7 +297,8 @@ struct wseries {
 	uint8_t leading, trailing, bits_left;
 	uint8_t shard;
 	uint32_t local; /* number in its part */
-	uint32_t unused[3];
+	uint8_t fill;	/* bytes used of the last piece */
+	uint8_t unused[11];
 };
 _Static_assert(sizeof(struct wseries) == 64, "one cache line");
 

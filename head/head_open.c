@@ -31,15 +31,15 @@ bool head_open_append(struct wpart *part, struct wseries *ws, uint32_t t, int64_
 	if (ws->n == 0)
 		xor_appender_init(&a);
 	uint8_t tail[TAIL_BYTES];
-	uint32_t at = xor_tail_at(&a) - XOR_HEADER_BYTES, had = stored(ws);
-	/* The last piece holds the bytes from `begin` on. */
-	uint32_t begin = had ? (had - 1) / PIECE_PAYLOAD * PIECE_PAYLOAD : 0;
-	struct piece *p = had ? part_piece(part, ws->last) : NULL;
-	tail[0] = at < had ? p->bytes[at - begin] : 0;
+	struct piece *p = ws->last ? part_piece(part, ws->last) : NULL;
+	/* The open byte, if there is one, is the last piece's last. */
+	uint32_t at = xor_tail_at(&a), off = ws->fill - (uint32_t)(a.bits_left != 0);
+	tail[0] = a.bits_left ? p->bytes[off] : 0;
 	xor_append_tail(&a, tail, window_start + t, v);
-	uint32_t n = a.n_bytes - XOR_HEADER_BYTES - at, off = at - begin;
+	uint32_t n = a.n_bytes - at;
 	if (LIKELY(p && n <= 8 && off + 8 <= PIECE_PAYLOAD)) {
 		memcpy(p->bytes + off, tail, 8);
+		ws->fill = (uint8_t)(off + n);
 	} else {
 		uint32_t room = p ? PIECE_PAYLOAD - off : 0, need = n > room ? (n - room + PIECE_PAYLOAD - 1) / PIECE_PAYLOAD : 0;
 		uint32_t first = 0, last = 0;
@@ -56,10 +56,11 @@ bool head_open_append(struct wpart *part, struct wseries *ws, uint32_t t, int64_
 			last = i;
 		}
 		/* New pieces may have moved the page. */
-		p = had ? part_piece(part, ws->last) : NULL;
+		p = ws->last ? part_piece(part, ws->last) : NULL;
 		uint32_t done = n < room ? n : room;
 		if (done)
 			memcpy(p->bytes + off, tail, done);
+		ws->fill = (uint8_t)(off + done);
 		if (first) {
 			if (p)
 				p->next = first;
@@ -70,6 +71,7 @@ bool head_open_append(struct wpart *part, struct wseries *ws, uint32_t t, int64_
 		for (uint32_t i = first; i; i = part_piece(part, i)->next) {
 			uint32_t m = n - done < PIECE_PAYLOAD ? n - done : (uint32_t)PIECE_PAYLOAD;
 			memcpy(part_piece(part, i)->bytes, tail + done, m);
+			ws->fill = (uint8_t)m;
 			done += m;
 		}
 	}
@@ -105,5 +107,5 @@ void head_open_drop(struct wpart *part, struct wseries *ws)
 	head_pieces_free(part, ws->first, ws->last, (stored(ws) + PIECE_PAYLOAD - 1) / PIECE_PAYLOAD);
 	ws->first = ws->last = 0;
 	ws->n = ws->n_bytes = 0;
-	ws->bits_left = 0;
+	ws->bits_left = ws->fill = 0;
 }

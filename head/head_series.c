@@ -13,7 +13,11 @@
  * Slots: open addressing, linear, backward shift on removal; grown at 4/5. A slot is an address and 16 bits of the hash; the whole hash stands with the series
  * or the alias, where a hit goes anyway. One look in 65,000 goes there for nothing.
  */
+#ifdef __x86_64__
+#include <xxh_x86dispatch.h> /* the widest vectors of the machine that it runs on */
+#else
 #include <xxhash.h>
+#endif
 #include "head/head_int.h"
 
 enum { SLOTS_MIN = 64 };
