@@ -34,6 +34,7 @@ NEED_bucket  := bucket net block base
 NEED_shipper := shipper bucket net block base
 NEED_ingest  := ingest head wal block proto net base
 NEED_query   := query head wal bucket block proto net base
+NEED_cmd     := cmd query ingest shipper bucket head wal block proto net base
 NEED_all     := query ingest shipper bucket head wal block proto net base
 
 WARN      := -Wall -Wextra -Wconversion -Werror -Wformat=2 -Wvla -Wshadow -Wstrict-prototypes -Wmissing-prototypes
@@ -86,7 +87,8 @@ $(B)/lib/lib$(1).a: $(call objs,$(1))
 	@rm -f $$@
 	$(Q)ar rcs $$@ $$^
 endef
-$(foreach f,$(FOLDERS),$(eval $(call folder_rule,$(f))))
+# cmd/ is a library, too, so that tests can stand on its parts; the program takes its objects whole.
+$(foreach f,$(FOLDERS) cmd,$(eval $(call folder_rule,$(f))))
 
 $(B)/lib/libsupport.a: $(call objs,tests/support)
 	@mkdir -p $(@D)
@@ -173,11 +175,12 @@ fuzz-run/%: $(B)/fuzz/fuzz_%
 		|| { tail -n 40 $(B)/found/$*.log; echo "fuzz $*: FOUND, see $(B)/found/$*"; exit 1; }
 
 # ---- benchmarks in C: tests/bench/<folder>_<what>.c ----
-# query_load is the demo's sender, too: it stands on nothing that only tests need.
-BENCH     := $(patsubst tests/bench/%.c,%,$(filter-out tests/bench/query_load.c,$(sort $(wildcard tests/bench/*.c))))
-$(B)/bench/query_load: $(B)/obj/tests/bench/query_load.c.o $(call archives,$(NEED_query))
+# query_check is the demo's checker, too: it stands on nothing that only tests need.
+BENCH     := $(patsubst tests/bench/%.c,%,$(filter-out tests/bench/query_check.c,$(sort $(wildcard tests/bench/*.c))))
+$(B)/bench/query_check: $(B)/obj/tests/bench/query_check.c.o $(call archives,$(NEED_cmd))
 	@mkdir -p $(@D)
-	$(CXX) $(LDFLAGS) -o $@ $< -Wl,--start-group $(call archives,$(NEED_query)) -Wl,--end-group $(call libs,$(NEED_query))
+	$(call note,LD,$@)
+	$(Q)$(CXX) $(LDFLAGS) -o $@ $< -Wl,--start-group $(call archives,$(NEED_cmd)) -Wl,--end-group $(call libs,$(NEED_cmd))
 $(foreach t,$(BENCH),$(eval $(call link_rule,$(B)/bench/$(t),$(B)/obj/tests/bench/$(t).c.o,$(call unit_need,$(t)),)))
 bench/%: $(B)/bench/%
 	$<
@@ -206,14 +209,14 @@ E2E       := $(wildcard tests/e2e/test_*.py)
 PYTEST_ARGS ?=
 
 .PHONY: test test-full e2e
-test: $(UNIT_BIN) $(FUZZ_BIN) $(TOOL_BIN) $(B)/varve $(B)/bench/query_load $(call ready,$(TEST_READY))
+test: $(UNIT_BIN) $(FUZZ_BIN) $(TOOL_BIN) $(B)/varve $(call ready,$(TEST_READY))
 	@$(TEST_ENV) tools/run_tests.py --results $(B)/results --unit $(UNIT_BIN) \
 		--replay $(foreach t,$(FUZZ),$(B)/fuzz/fuzz_$(t)=tests/fuzz/corpus/$(t)) \
 		$(if $(E2E),--pytest $(PYTHON) -m pytest -q tests/e2e $(PYTEST_ARGS))
 test-full: export VARVE_FULL = 1
 test-full: export VARVE_UNIT_TIMEOUT = 7200
 test-full: test
-e2e: $(TOOL_BIN) $(B)/varve $(B)/bench/query_load $(call ready,$(TEST_READY))
+e2e: $(TOOL_BIN) $(B)/varve $(call ready,$(TEST_READY))
 	@$(TEST_ENV) tools/run_tests.py --results $(B)/results --pytest $(PYTHON) -m pytest -q tests/e2e $(PYTEST_ARGS)
 
 # ---- longer programs, each with its own words under --help ----
@@ -224,11 +227,11 @@ BUCKET    ?= directory
 STATES    ?= 2400
 power: $(B)/varve $(TOOL_BIN) $(call ready,$(TEST_READY))
 	@$(TEST_ENV) $(PYTHON) tests/crash/power.py --states $(STATES) $(if $(SEED),--seed $(SEED))
-crash: $(B)/varve $(B)/bench/query_load $(call ready,$(TEST_READY))
+crash: $(B)/varve $(call ready,$(TEST_READY))
 	@$(TEST_ENV) $(PYTHON) tests/crash/crash.py --kills $(N) $(if $(SEED),--seed $(SEED))
-bench: $(B)/varve $(B)/bench/query_load $(patsubst %,$(B)/bench/%,$(BENCH)) $(call ready,venv prometheus)
+bench: $(B)/varve $(patsubst %,$(B)/bench/%,$(BENCH)) $(call ready,venv prometheus)
 	@$(TEST_ENV) $(PYTHON) tests/bench/bench.py
-demo: $(B)/varve $(B)/bench/query_load $(call ready,venv $(if $(filter minio,$(BUCKET)),minio))
+demo: $(B)/varve $(B)/bench/query_check $(call ready,venv $(if $(filter minio,$(BUCKET)),minio))
 	@$(TEST_ENV) $(PYTHON) tools/demo.py --bucket $(BUCKET)
 
 # ---- what is checked without running anything ----

@@ -314,7 +314,7 @@ int cmd_bench(int argc, char **argv)
 		F("output", FLAG_CHOICE, output, "table", "table|json", true, "Form of the report."),
 		F("dump", FLAG_STRING, dump, NULL, "DIR", true, "Write the bodies to files there instead of sending them."),
 		F("acks", FLAG_STRING, acks, NULL, "FILE", false, "A line 'ROUND BATCH' for each acknowledged request."),
-		F("progress", FLAG_CHOICE, progress, "none", "none|line", false, "A line twice a second on stdout."),
+		F("progress", FLAG_CHOICE, progress, "none", "none|line", false, "A line on stdout, five times a second."),
 		F("header", FLAG_LIST, headers, NULL, "NAME: VALUE", false, "Another header of every request, for example for authorization."),
 	};
 	struct flag_program program = {

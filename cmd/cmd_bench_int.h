@@ -104,7 +104,7 @@ struct bench_send_config {
 	int64_t retry_ms;		 /* a request that is put off for so long has failed */
 	uint64_t memory_bytes;		 /* of bodies that are built before they are sent; 0: each is built when its turn comes */
 	const char *acks;		 /* file that gets a line "round batch" for each acknowledged request; NULL: none */
-	bool progress;			 /* a line on stdout twice a second */
+	bool progress;			 /* a line on stdout five times a second */
 	bool say;			 /* what is done, on stderr */
 	const struct bench_meter *meter; /* NULL: no process is watched */
 };

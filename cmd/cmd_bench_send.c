@@ -28,7 +28,7 @@ enum {
 	BUILDERS_MAX = 8,
 	STACK_BYTES = 256 * 1024, /* of a connection's thread: there may be thousands */
 	HEADERS_MAX = 32,
-	PROGRESS_MS = 500,
+	PROGRESS_MS = 200,
 };
 
 struct body {
