@@ -176,11 +176,16 @@ fuzz-run/%: $(B)/fuzz/fuzz_%
 
 # ---- benchmarks in C: tests/bench/<folder>_<what>.c ----
 # query_check is the demo's checker, too: it stands on nothing that only tests need.
-BENCH     := $(patsubst tests/bench/%.c,%,$(filter-out tests/bench/query_check.c,$(sort $(wildcard tests/bench/*.c))))
+BENCH     := $(patsubst tests/bench/%.c,%,$(filter-out tests/bench/query_check.c tests/bench/floor.c,$(sort $(wildcard tests/bench/*.c))))
 $(B)/bench/query_check: $(B)/obj/tests/bench/query_check.c.o $(call archives,$(NEED_cmd))
 	@mkdir -p $(@D)
 	$(call note,LD,$@)
 	$(Q)$(CXX) $(LDFLAGS) -o $@ $< -Wl,--start-group $(call archives,$(NEED_cmd)) -Wl,--end-group $(call libs,$(NEED_cmd))
+# floor stands on nothing of varve: it is what varve is measured by.
+$(B)/bench/floor: $(B)/obj/tests/bench/floor.c.o
+	@mkdir -p $(@D)
+	$(call note,LD,$@)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $< -lsnappy -lxxhash
 $(foreach t,$(BENCH),$(eval $(call link_rule,$(B)/bench/$(t),$(B)/obj/tests/bench/$(t).c.o,$(call unit_need,$(t)),)))
 bench/%: $(B)/bench/%
 	$<
