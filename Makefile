@@ -196,7 +196,7 @@ TOOL_BIN  := $(patsubst %,$(B)/tool/%,$(TOOL))
 $(foreach t,$(TOOL),$(eval $(call link_rule,$(B)/tool/$(t),$(B)/obj/tests/e2e/$(t).c.o,$(call unit_need,$(t)),)))
 
 # Preloaded into the real binary: what it does to its files, and a kill before any of it; a clock that runs ahead.
-TOOL_BIN  += $(B)/tool/recorder.so $(B)/tool/fast_clock.so
+TOOL_BIN  += $(B)/tool/recorder.so $(B)/tool/fast_clock.so $(B)/bench/query_check $(B)/bench/floor
 $(B)/tool/%.so: tests/crash/%.c
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) -std=gnu11 $(OPT) -g $(WARN) -shared -fPIC -o $@ $< -ldl
@@ -228,14 +228,22 @@ e2e: $(TOOL_BIN) $(B)/varve $(call ready,$(TEST_READY))
 N         ?= 200
 SEED      ?=
 BUCKET    ?= directory
-.PHONY: crash power bench demo
+.PHONY: crash power bench bench-flat bench-sync bench-docs demo
 STATES    ?= 2400
 power: $(B)/varve $(TOOL_BIN) $(call ready,$(TEST_READY))
 	@$(TEST_ENV) $(PYTHON) tests/crash/power.py --states $(STATES) $(if $(SEED),--seed $(SEED))
 crash: $(B)/varve $(call ready,$(TEST_READY))
 	@$(TEST_ENV) $(PYTHON) tests/crash/crash.py --kills $(N) $(if $(SEED),--seed $(SEED))
-bench: $(B)/varve $(patsubst %,$(B)/bench/%,$(BENCH)) $(call ready,venv prometheus)
+# BENCH_SCALE=small BENCH_RUNS=5; results in build/results, bench-docs writes the last ones into docs/performance.md.
+BENCH_READY := $(B)/varve $(B)/bench/floor $(call ready,venv prometheus victoria-metrics)
+bench: $(BENCH_READY)
 	@$(TEST_ENV) $(PYTHON) tests/bench/bench.py
+bench-flat: $(BENCH_READY)
+	@$(TEST_ENV) $(PYTHON) tests/bench/bench_flat.py
+bench-sync: $(BENCH_READY)
+	@$(TEST_ENV) $(PYTHON) tests/bench/bench_sync.py
+bench-docs: $(call ready,venv)
+	@$(PYTHON) tests/bench/bench_docs.py
 demo: $(B)/varve $(B)/bench/query_check $(call ready,venv $(if $(filter minio,$(BUCKET)),minio))
 	@$(TEST_ENV) $(PYTHON) tools/demo.py --bucket $(BUCKET)
 
@@ -276,7 +284,9 @@ help:
 	@echo "make fuzz                 every fuzz target for FUZZ_SECONDS=60 under ASan and UBSan"
 	@echo "make crash N=200 SEED=7   kill -9 under load, N times, nothing acknowledged may be lost"
 	@echo "make power STATES=2400    the same for power cuts: what a lost disk cache leaves of a recorded run"
-	@echo "make bench                side by side with Prometheus; one in C: make bench/NAME"
+	@echo "make bench                side by side with Prometheus and VictoriaMetrics; BENCH_SCALE=small for a look, BENCH_RUNS=5; one in C: make bench/NAME"
+	@echo "make bench-flat           what a sample costs with more series, connections, tenants, churn;  make bench-sync  what fdatasync costs"
+	@echo "make bench-docs           the last results of these into docs/performance.md"
 	@echo "make demo BUCKET=minio    the main job on the terminal, in a minute; BUCKET=directory is the default"
 	@echo "make format clean distclean"
 	@echo "SANITIZE=address,undefined or SANITIZE=thread, CC=clang-14, OPT=-O0: build and test that way"
