@@ -359,7 +359,8 @@ int cmd_bench(int argc, char **argv)
 	rc = res ? run_write(&f, &shape, res, &arena, json, &out, &err) : err_set(&err, ERR_NOMEM, "no memory");
 	failed = rc == OK && res->acked < res->requests;
 done:
-	fwrite(out.p, 1, out.n, stdout);
+	if (out.n > 0)
+		fwrite(out.p, 1, out.n, stdout);
 	int code = rc != OK ? cmd_fail(EXIT_USAGE, &err) : failed ? EXIT_USAGE : EXIT_CLEAN;
 	free(res);
 	buf_free(&out);

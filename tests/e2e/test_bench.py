@@ -203,6 +203,20 @@ def test_the_checker_finds_what_was_acknowledged_and_what_is_missing(varve, tmp_
     assert p.returncode == 2 and json.loads(p.stdout)["wrong"] > 0
 
 
+def test_a_real_prometheus_takes_both_versions_with_histograms(spawn):
+    p = spawn(procs.Prometheus, newest=True, flags=("--web.enable-remote-write-receiver", "--enable-feature=native-histograms"))
+    p.start()
+    start = int(time.time()) // 15 * 15000 - 600000
+    for rw in (1, 2):
+        r = bench_json(f"--url={p.url}", "--histograms=30", f"--rw={rw}", f"--start={start}", f"--first-round={rw * 4}", *SMALL)
+        assert (r["acked"], r["samples"]) == (44, 4012)
+        assert r.get("written") == (4012 if rw == 2 else None)
+    now = (start + 7 * 15000) / 1000
+    assert p.query('count({series=~".+"})', now)[0]["value"][1] == "1003"
+    histograms = int(p.query('count(histogram_count({series=~".+"}))', now)[0]["value"][1])
+    assert 200 < histograms < 900
+
+
 # ---- against a receiver that answers as it is told ----
 
 
