@@ -49,7 +49,10 @@ def page_flat(r):
         for label, m in points.items():
             rows.append([label, show(m["cpu"]), show(m["rate"], 0), show(m["p99"]), show(m["resident"], 0)])
         rows.append([f"{group['group']}: {group['worst']:.2f}x, goal ≤ {group['goal']:g}x, {'met' if group['met'] else '**not met**'}", "", "", "", ""])
-    return markdown(["", "CPU a sample, µs", "samples/s", "p99, ms", "resident bytes a series"], rows)
+    full = r["resident"]
+    words = ", ".join(f"{show(v)} with {n} samples each" for n, v in full["points"].items())
+    return markdown(["", "CPU a sample, µs", "samples/s", "p99, ms", "resident bytes a series"], rows) \
+        + ["", f"Resident bytes a series at {full['series']:,} series: {words}; goal ≤ {full['goal']}, {'met' if full['met'] else '**not met**'}."]
 
 
 def page_sync(r):

@@ -91,10 +91,8 @@ class Prometheus(Costs, procs.Prometheus):
 
 
 def victoria_binary():
-    try:
-        return procs.find("VictoriaMetrics", shutil.which("victoria-metrics"), procs.CACHE / "victoria-metrics" / "usr" / "bin" / "victoria-metrics")
-    except procs.Missing:
-        die("VictoriaMetrics of Debian is not installed: `tools/setup.sh victoria-metrics` unpacks it into the cache (make bench does so by itself)")
+    return procs.find("VictoriaMetrics of Debian (tools/setup.sh victoria-metrics unpacks it into the cache)", shutil.which("victoria-metrics"),
+                      procs.CACHE / "victoria-metrics" / "usr" / "bin" / "victoria-metrics")
 
 
 class Victoria(Costs, procs.Process):
@@ -254,6 +252,11 @@ def table(rows, align=None):
 def begin(title):
     procs.raise_open_files()
     procs.Process.poll_s = 0.005
+    try:
+        for needed in (procs.varve_binary, procs.prometheus_binary, victoria_binary):
+            needed()
+    except procs.Missing as e:
+        die(str(e).replace("make test", "make bench"))
     DATA.mkdir(parents=True, exist_ok=True)
     say(f"{title}: {machine()}; {RUNS} run{'s' if RUNS > 1 else ''}{', small scale: a look at the machinery, not at the numbers' if SMALL else ''}")
 
