@@ -48,16 +48,16 @@ def fdatasync_ms(n=200 if SMALL else 1000):
 
 
 def start_ms(rounds):
-    return (int(time.time()) - (rounds + 2) * lib.STEP_S) // lib.STEP_S * lib.STEP_S * 1000
+    return (int(time.time()) - (rounds + 3) * lib.STEP_S) // lib.STEP_S * lib.STEP_S * 1000
 
 
 def throughput(mode, connections):
     start = start_ms(ROUNDS)
     with Server("varve", "sync", wal_sync=mode) as s:
         shape = {"series": SERIES, "start": start, "connections": connections, "batch": BATCH}
-        write(s, rounds=1, **shape)
+        write(s, rounds=2, **shape)
         syncs = s.metric("varve_wal_fsyncs_total")
-        got = write(s, first_round=1, rounds=ROUNDS, **shape)
+        got = write(s, first_round=2, rounds=ROUNDS, **shape)
         return {"rate": got["samples_per_second"], "p50": got["latency_ms"]["p50"], "p99": got["latency_ms"]["p99"],
                 "requests_per_sync": got["acked"] / max(1, s.metric("varve_wal_fsyncs_total") - syncs)}
 
@@ -67,8 +67,8 @@ def half_load(rate):
     start = start_ms(rounds)
     with Server("varve", "half", wal_sync="ack") as s:
         shape = {"series": SERIES, "start": start, "batch": BATCH}
-        write(s, rounds=1, **shape)
-        got = write(s, first_round=1, rounds=rounds, rate=int(rate / 2), **shape)
+        write(s, rounds=2, **shape)
+        got = write(s, first_round=2, rounds=rounds, rate=int(rate / 2), **shape)
         return {"rate": got["samples_per_second"], "p50": got["latency_ms"]["p50"], "p99": got["latency_ms"]["p99"], "max": got["latency_ms"]["max"]}
 
 
