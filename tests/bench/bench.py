@@ -8,6 +8,7 @@
 Server on one core, sender on another. CPU is user + system of the server process, until it is quiet after the last answer. Ratios are peer to varve: higher is
 better. Only ratios carry over to other machines. How each row is measured stands beside its function below.
 """
+import functools
 import json
 import os
 import pathlib
@@ -182,7 +183,7 @@ def cut(run):
                 write(s, first_round=722, rounds=1, series=1, start=start)
             else:
                 threading.Thread(target=ask_flush, args=(s.url,), daemon=True).start()
-            size = procs.wait_for(lambda: block_of(blocks, samples), 300, f"{kind}: a block of {samples:,} samples", every=0.2)  # pylint: disable=cell-var-from-loop
+            size = procs.wait_for(functools.partial(block_of, blocks, samples), 300, f"{kind}: a block of {samples:,} samples", every=0.2)
             s.settle()
             run.note(kind, cut=(s.cpu() - before) / CUT_SERIES * 1e6, block=size / samples)
 

@@ -11,6 +11,7 @@ import pathlib
 import platform
 import re
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -252,6 +253,7 @@ def table(rows, align=None):
 def begin(title):
     procs.raise_open_files()
     procs.Process.poll_s = 0.005
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that servers are stopped and their data goes
     try:
         for needed in (procs.varve_binary, procs.prometheus_binary, victoria_binary):
             needed()
