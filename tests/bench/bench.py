@@ -221,7 +221,7 @@ def verdicts(medians):
         mine = row["figures"]["varve"]
         for system in SYSTEMS[1:]:
             theirs = row["figures"][system]
-            if mine is not None and theirs is not None:
+            if mine and theirs and mine > 0 and theirs > 0:
                 row["ratios"][system] = mine / theirs if system == "floor" or unit == "/s" else theirs / mine
         for against, goal in goals.items():
             value = mine if against == "most" else row["ratios"].get(against)

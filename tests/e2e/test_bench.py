@@ -10,7 +10,7 @@ import threading
 import time
 
 import pytest
-from lib import procs, remote
+from lib import procs
 from lib.wire import int64, packed_varints, pb_fields, read_uvarint, unsnappy
 
 SMALL = ("--series=1003", "--rounds=4", "--batch=100", "--connections=3")
