@@ -34,6 +34,7 @@ NEED_bucket  := bucket net block base
 NEED_shipper := shipper bucket net block base
 NEED_ingest  := ingest head wal block proto net base
 NEED_query   := query head wal bucket block proto net base
+NEED_cmd     := cmd query ingest shipper bucket head wal block proto net base
 NEED_all     := query ingest shipper bucket head wal block proto net base
 
 WARN      := -Wall -Wextra -Wconversion -Werror -Wformat=2 -Wvla -Wshadow -Wstrict-prototypes -Wmissing-prototypes
@@ -86,7 +87,8 @@ $(B)/lib/lib$(1).a: $(call objs,$(1))
 	@rm -f $$@
 	$(Q)ar rcs $$@ $$^
 endef
-$(foreach f,$(FOLDERS),$(eval $(call folder_rule,$(f))))
+# cmd/ is a library, too, so that tests can stand on its parts; the program takes its objects whole.
+$(foreach f,$(FOLDERS) cmd,$(eval $(call folder_rule,$(f))))
 
 $(B)/lib/libsupport.a: $(call objs,tests/support)
 	@mkdir -p $(@D)
@@ -173,11 +175,17 @@ fuzz-run/%: $(B)/fuzz/fuzz_%
 		|| { tail -n 40 $(B)/found/$*.log; echo "fuzz $*: FOUND, see $(B)/found/$*"; exit 1; }
 
 # ---- benchmarks in C: tests/bench/<folder>_<what>.c ----
-# query_load is the demo's sender, too: it stands on nothing that only tests need.
-BENCH     := $(patsubst tests/bench/%.c,%,$(filter-out tests/bench/query_load.c,$(sort $(wildcard tests/bench/*.c))))
-$(B)/bench/query_load: $(B)/obj/tests/bench/query_load.c.o $(call archives,$(NEED_query))
+# query_check is the demo's checker, too: it stands on nothing that only tests need.
+BENCH     := $(patsubst tests/bench/%.c,%,$(filter-out tests/bench/query_check.c tests/bench/floor.c,$(sort $(wildcard tests/bench/*.c))))
+$(B)/bench/query_check: $(B)/obj/tests/bench/query_check.c.o $(call archives,$(NEED_cmd))
 	@mkdir -p $(@D)
-	$(CXX) $(LDFLAGS) -o $@ $< -Wl,--start-group $(call archives,$(NEED_query)) -Wl,--end-group $(call libs,$(NEED_query))
+	$(call note,LD,$@)
+	$(Q)$(CXX) $(LDFLAGS) -o $@ $< -Wl,--start-group $(call archives,$(NEED_cmd)) -Wl,--end-group $(call libs,$(NEED_cmd))
+# floor stands on nothing of varve: it is what varve is measured by.
+$(B)/bench/floor: $(B)/obj/tests/bench/floor.c.o
+	@mkdir -p $(@D)
+	$(call note,LD,$@)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $< -lsnappy -lxxhash
 $(foreach t,$(BENCH),$(eval $(call link_rule,$(B)/bench/$(t),$(B)/obj/tests/bench/$(t).c.o,$(call unit_need,$(t)),)))
 bench/%: $(B)/bench/%
 	$<
@@ -188,7 +196,7 @@ TOOL_BIN  := $(patsubst %,$(B)/tool/%,$(TOOL))
 $(foreach t,$(TOOL),$(eval $(call link_rule,$(B)/tool/$(t),$(B)/obj/tests/e2e/$(t).c.o,$(call unit_need,$(t)),)))
 
 # Preloaded into the real binary: what it does to its files, and a kill before any of it; a clock that runs ahead.
-TOOL_BIN  += $(B)/tool/recorder.so $(B)/tool/fast_clock.so
+TOOL_BIN  += $(B)/tool/recorder.so $(B)/tool/fast_clock.so $(B)/bench/query_check $(B)/bench/floor
 $(B)/tool/%.so: tests/crash/%.c
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) -std=gnu11 $(OPT) -g $(WARN) -shared -fPIC -o $@ $< -ldl
@@ -206,29 +214,37 @@ E2E       := $(wildcard tests/e2e/test_*.py)
 PYTEST_ARGS ?=
 
 .PHONY: test test-full e2e
-test: $(UNIT_BIN) $(FUZZ_BIN) $(TOOL_BIN) $(B)/varve $(B)/bench/query_load $(call ready,$(TEST_READY))
+test: $(UNIT_BIN) $(FUZZ_BIN) $(TOOL_BIN) $(B)/varve $(call ready,$(TEST_READY))
 	@$(TEST_ENV) tools/run_tests.py --results $(B)/results --unit $(UNIT_BIN) \
 		--replay $(foreach t,$(FUZZ),$(B)/fuzz/fuzz_$(t)=tests/fuzz/corpus/$(t)) \
 		$(if $(E2E),--pytest $(PYTHON) -m pytest -q tests/e2e $(PYTEST_ARGS))
 test-full: export VARVE_FULL = 1
 test-full: export VARVE_UNIT_TIMEOUT = 7200
 test-full: test
-e2e: $(TOOL_BIN) $(B)/varve $(B)/bench/query_load $(call ready,$(TEST_READY))
+e2e: $(TOOL_BIN) $(B)/varve $(call ready,$(TEST_READY))
 	@$(TEST_ENV) tools/run_tests.py --results $(B)/results --pytest $(PYTHON) -m pytest -q tests/e2e $(PYTEST_ARGS)
 
 # ---- longer programs, each with its own words under --help ----
 N         ?= 200
 SEED      ?=
 BUCKET    ?= directory
-.PHONY: crash power bench demo
+.PHONY: crash power bench bench-flat bench-sync bench-docs demo
 STATES    ?= 2400
 power: $(B)/varve $(TOOL_BIN) $(call ready,$(TEST_READY))
 	@$(TEST_ENV) $(PYTHON) tests/crash/power.py --states $(STATES) $(if $(SEED),--seed $(SEED))
-crash: $(B)/varve $(B)/bench/query_load $(call ready,$(TEST_READY))
+crash: $(B)/varve $(call ready,$(TEST_READY))
 	@$(TEST_ENV) $(PYTHON) tests/crash/crash.py --kills $(N) $(if $(SEED),--seed $(SEED))
-bench: $(B)/varve $(B)/bench/query_load $(patsubst %,$(B)/bench/%,$(BENCH)) $(call ready,venv prometheus)
+# BENCH_SCALE=small BENCH_RUNS=5; results in build/results, bench-docs writes the last ones into docs/performance.md.
+BENCH_READY := $(B)/varve $(B)/bench/floor $(call ready,venv prometheus victoria-metrics)
+bench: $(BENCH_READY)
 	@$(TEST_ENV) $(PYTHON) tests/bench/bench.py
-demo: $(B)/varve $(B)/bench/query_load $(call ready,venv $(if $(filter minio,$(BUCKET)),minio))
+bench-flat: $(BENCH_READY)
+	@$(TEST_ENV) $(PYTHON) tests/bench/bench_flat.py
+bench-sync: $(BENCH_READY)
+	@$(TEST_ENV) $(PYTHON) tests/bench/bench_sync.py
+bench-docs: $(call ready,venv)
+	@$(PYTHON) tests/bench/bench_docs.py
+demo: $(B)/varve $(B)/bench/query_check $(call ready,venv $(if $(filter minio,$(BUCKET)),minio))
 	@$(TEST_ENV) $(PYTHON) tools/demo.py --bucket $(BUCKET)
 
 # ---- what is checked without running anything ----
@@ -268,7 +284,9 @@ help:
 	@echo "make fuzz                 every fuzz target for FUZZ_SECONDS=60 under ASan and UBSan"
 	@echo "make crash N=200 SEED=7   kill -9 under load, N times, nothing acknowledged may be lost"
 	@echo "make power STATES=2400    the same for power cuts: what a lost disk cache leaves of a recorded run"
-	@echo "make bench                side by side with Prometheus; one in C: make bench/NAME"
+	@echo "make bench                side by side with Prometheus and VictoriaMetrics; BENCH_SCALE=small for a look, BENCH_RUNS=5; one in C: make bench/NAME"
+	@echo "make bench-flat           what a sample costs with more series, connections, tenants, churn;  make bench-sync  what fdatasync costs"
+	@echo "make bench-docs           the last results of these into docs/performance.md"
 	@echo "make demo BUCKET=minio    the main job on the terminal, in a minute; BUCKET=directory is the default"
 	@echo "make format clean distclean"
 	@echo "SANITIZE=address,undefined or SANITIZE=thread, CC=clang-14, OPT=-O0: build and test that way"

@@ -114,6 +114,7 @@ void notify_systemd(const char *state);
 int cmd_server(int argc, char **argv);
 int cmd_wal(int argc, char **argv);
 int cmd_bucket(int argc, char **argv);
+int cmd_bench(int argc, char **argv);
 
 /* "varve: <message>" on stderr; returns the code. */
 int cmd_fail(int code, const struct err *err);

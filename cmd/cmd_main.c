@@ -9,6 +9,7 @@ static const struct {
 } commands[] = {
 	{"wal", cmd_wal},
 	{"bucket", cmd_bucket},
+	{"bench", cmd_bench},
 	{"server", cmd_server},
 };
 

@@ -207,7 +207,7 @@ void head_close(struct head *h)
 	head_full_free(h);
 	for (uint32_t i = 0; h->shards && i < h->n_shards; i++) {
 		head_pool_destroy(&h->shards[i].pool);
-		free(h->shards[i].slots);
+		head_table_free(h->shards[i].slots, h->shards[i].mask + 1, sizeof *h->shards[i].slots);
 		free(h->shards[i].aliases);
 		free(h->shards[i].scratch);
 		free(h->shards[i].scratch_bytes);

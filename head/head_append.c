@@ -228,13 +228,27 @@ static bool def_needed(const struct append_ctx *c, const struct series *s)
 
 static void def_logged(const struct append_ctx *c, struct series *s)
 {
-	if (s->def_state == DEF_NONE) {
-		s->def_state = DEF_ONCE;
+	if (s->def_state == DEF_NONE || s->def_state == KEY_NONE) {
+		s->def_state = s->def_state == DEF_NONE ? DEF_ONCE : KEY_ONCE;
 		s->def_pos = c->ticket->pos_max;
-	} else if (s->def_state == DEF_ONCE && c->ticket->pos_min >= s->def_pos + WAL_COPY_DISTANCE_BYTES) {
+	} else if (s->def_state != DEF_TWICE && c->ticket->pos_min >= s->def_pos + WAL_COPY_DISTANCE_BYTES) {
 		s->def_state = DEF_TWICE;
 		s->def_pos = c->ticket->pos_max;
 	}
+}
+
+enum { KEY_CHANGE_AT = 16, KEY_FAR_BYTES = 3 };
+
+/* Looked at once a chunk. A key costs some 20 bytes of log and saves two or more a sample; values that neither stay nor count have none that is near. Both copies of the
+ * key before are written, so a request that leans on the one before that is, too: the place of the older one is free. */
+static bool key_change(struct series *s, uint64_t v, uint64_t before)
+{
+	if (wal_value_bytes(v, s->keys[s->key_no]) < KEY_FAR_BYTES || !(v == before || wal_value_whole(v)))
+		return false;
+	s->key_no ^= 1;
+	s->keys[s->key_no] = v;
+	s->def_state = KEY_NONE;
+	return true;
 }
 
 /* Samples of series i of the batch go to s. `wire`: its canonical bytes, valid until the request ends; p == NULL: not at hand. */
@@ -247,7 +261,7 @@ static errc append_series_locked(
 	uint64_t ref = atomic_load_explicit(&s->ref, memory_order_relaxed);
 	uint32_t def = UINT32_MAX;
 	bool young = def_needed(c, s);
-	if (young && !wire.p) {
+	if (young && s->def_state <= DEF_TWICE && !wire.p) {
 		buf_clear(&c->wire);
 		head_series_wire(c->head, s, &c->wire);
 		CHECK(!c->wire.failed, ERR_NOMEM, "no memory for a definition");
@@ -273,6 +287,8 @@ static errc append_series_locked(
 		}
 		bool late;
 		struct wpart *part = w->parts[shard].p;
+		bool look = ws->n == KEY_CHANGE_AT - 1;
+		uint64_t before = ws->v;
 		switch (head_leaf_insert_locked(w, sh, part, ws, t, samples[k].v, false, &late, err)) {
 		case INSERT_STORED:
 			break;
@@ -296,13 +312,21 @@ static errc append_series_locked(
 		if (t > part->max_t)
 			part->max_t = t;
 		c->wins[c->cur].n++;
+		if (UNLIKELY(look) && !young)
+			young = key_change(s, samples[k].v, before);
 		if (young && def == UINT32_MAX) {
 			def = (uint32_t)c->n_defs++;
-			c->defs[def] = (struct log_def){.ref = ref, .wire = wire, .group = UINT32_MAX};
+			if (s->def_state == DEF_NONE)
+				s->keys[0] = samples[k].v;
+			bool whole = s->def_state <= DEF_TWICE;
+			c->defs[def] = (struct log_def){
+				.ref = ref, .wire = whole ? wire : (struct span){NULL, 0}, .keys = series_keys(s), .group = UINT32_MAX};
 			def_logged(c, s);
 		}
-		c->samples[c->n_logged] = (struct wal_sample){.ref = ref, .t = t, .v = samples[k].v};
-		c->meta[c->n_logged++] = (struct log_meta){.win = c->cur, .def = def};
+		uint32_t at = out->first + k;
+		c->samples[at] = (struct wal_sample){.ref = ref, .t = t, .v = samples[k].v, .key = s->keys[s->key_no], .key_no = s->key_no};
+		c->meta[at] = (struct log_meta){.win = c->cur, .def = def};
+		c->n_logged++;
 	}
 fail:
 	return rc;
@@ -338,35 +362,53 @@ struct alias_seen {
 	uint32_t i, shard;
 };
 
-/* Looks order[a..b) up; a million series are never in the cache, so the slots of a group are asked for first. */
+/* The slow way of one series: other spellings, and a slot whose 16 bits were another's. */
+static void find_one_locked(struct append_ctx *c, struct shard *sh, uint32_t i, struct alias_seen *aliases, uint32_t *n_aliases)
+{
+	uintptr_t p = head_table_find_locked(c->head, sh, c->hashes[i], c->tenant->idx, c->batch->series[i].wire);
+	c->found[i].series = NULL;
+	if (p && !(p & 1)) {
+		struct series *s = (struct series *)p;
+		c->found[i] = (struct found){s, atomic_load_explicit(&s->ref, memory_order_relaxed)};
+		return;
+	}
+	struct alias *al = p ? (struct alias *)(p - 1) : NULL;
+	if (al && atomic_load_explicit(&al->series->ref, memory_order_relaxed) == al->ref) {
+		aliases[(*n_aliases)++] = (struct alias_seen){al->series, al->ref, i, al->shard};
+		return;
+	}
+	if (al)
+		head_alias_remove_locked(sh, al);
+	c->missed[i] = 1;
+	c->n_missed++;
+}
+
+/* Looks order[a..b) up. A million series are never in the cache, so each step asks for the lines of the next one for a whole group: slot, series. */
 static void find_locked(struct append_ctx *c, struct shard *sh, uint32_t a, uint32_t b, struct alias_seen *aliases, uint32_t *n_aliases)
 {
-	struct head *h = c->head;
 	for (uint32_t k = a; k < b && sh->slots; k++)
 		__builtin_prefetch(&sh->slots[c->hashes[c->order[k]].lo & sh->mask]);
 	for (uint32_t k = a; k < b; k++) {
 		uint32_t i = c->order[k];
-		uintptr_t p = head_table_find_locked(h, sh, c->hashes[i], c->tenant->idx, c->batch->series[i].wire);
-		c->found[i].series = NULL;
-		if (LIKELY(p && !(p & 1))) {
-			c->found[i].series = (struct series *)p;
-			__builtin_prefetch((void *)p);
-			continue;
-		}
-		struct alias *al = p ? (struct alias *)(p - 1) : NULL;
-		if (al && atomic_load_explicit(&al->series->ref, memory_order_relaxed) == al->ref) {
-			aliases[(*n_aliases)++] = (struct alias_seen){al->series, al->ref, i, al->shard};
-			continue;
-		}
-		if (al)
-			head_alias_remove_locked(sh, al);
-		c->missed[i] = 1;
-		c->n_missed++;
+		struct hash128 x = c->hashes[i];
+		table_slot sl = 0;
+		/* The first slot with its 16 bits: nearly always the one. */
+		for (uint64_t at = x.lo & sh->mask; sh->slots && (sl = sh->slots[at]) && (sl ^ head_slot_tag(x)) >> 48; at = (at + 1) & sh->mask)
+			;
+		uintptr_t p = head_slot_address(sl);
+		c->found[i].series = p & 1 ? NULL : (struct series *)p;
+		__builtin_prefetch((void *)p);
 	}
 	for (uint32_t k = a; k < b; k++) {
-		struct found *f = &c->found[c->order[k]];
-		if (LIKELY(f->series != NULL))
+		uint32_t i = c->order[k];
+#ifndef HEAD_VERIFY
+		struct found *f = &c->found[i];
+		if (LIKELY(f->series && f->series->hash.lo == c->hashes[i].lo && f->series->hash.hi == c->hashes[i].hi)) {
 			f->ref = atomic_load_explicit(&f->series->ref, memory_order_relaxed);
+			continue;
+		}
+#endif
+		find_one_locked(c, sh, i, aliases, n_aliases);
 	}
 }
 
@@ -425,6 +467,10 @@ static errc pass_known(struct append_ctx *c, const uint32_t *begin, struct err *
 		pthread_mutex_lock(&sh->mu);
 		for (; a < b && rc == OK; a += PREFETCH) {
 			uint32_t end = b - a < PREFETCH ? b : a + PREFETCH;
+			/* Pieces are those of the window that the samples before went to. */
+			const struct window *w = c->n_wins ? c->wins[c->cur].w : NULL;
+			const struct wpart *part = w ? w->parts[shard].p : NULL;
+			uint32_t serial = part ? w->serial : 0;
 			for (uint32_t k = a; k < end; k++) {
 				struct found *f = &c->found[c->order[k]];
 				if (UNLIKELY(!f->series))
@@ -435,16 +481,13 @@ static errc pass_known(struct append_ctx *c, const uint32_t *begin, struct err *
 					c->missed[c->order[k]] = 1;
 					continue;
 				}
-				const struct wseries *ws = f->series->ws;
-				if (LIKELY(ws != NULL)) {
-					__builtin_prefetch(ws, 1);
-					__builtin_prefetch((const char *)ws + 64, 1);
-				}
+				if (LIKELY(f->series->ws != NULL))
+					__builtin_prefetch(f->series->ws, 1);
 			}
 			for (uint32_t k = a; k < end; k++) {
 				const struct series *s = c->found[c->order[k]].series;
-				if (LIKELY(s && s->ws))
-					__builtin_prefetch(s->ws->bytes + s->ws->app.n_bytes, 1);
+				if (LIKELY(s && s->ws && s->ws_window == serial && s->ws->last))
+					__builtin_prefetch(part_piece(part, s->ws->last), 1);
 			}
 			for (uint32_t k = a; k < end && rc == OK; k++) {
 				uint32_t i = c->order[k];
@@ -636,6 +679,7 @@ static errc judge(struct append_ctx *c, struct err *err)
 	errc rc = OK;
 	struct head_batch *b = c->batch;
 	uint32_t n = 0, n_bare = 0, n_aliases = 0;
+	memset(c->meta, 0xff, b->n_samples * sizeof *c->meta);
 	for (uint32_t i = 0; i < b->n_series; i++) {
 		struct head_series *s = &b->series[i];
 		ASSERT(s->first <= b->n_samples && s->n <= b->n_samples - s->first);

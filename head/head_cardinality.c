@@ -137,16 +137,18 @@ static errc walk_part(struct walk *wk, struct window *w, uint32_t shard, struct 
 			out->max_t = p->max_t > out->max_t ? p->max_t : out->max_t;
 		}
 		/* None of them is in the cache: each step asks for what the next one reads, so that the lock is held for less. */
-		for (; n < HEAD_SLICE && at + n < upto; n++)
-			__builtin_prefetch(p->ws[at + n]);
-		for (uint32_t k = 0; k < n; k++) {
-			const struct wseries *ws = p->ws[at + k];
-			series[k] = ws->series;
-			__builtin_prefetch(series[k]);
-			out->chunks += ws->n_leaves + (ws->app.n > 0);
+		for (; n < HEAD_SLICE && at + n < upto; n++) {
+			const struct wseries *ws = part_ws(p, at + n);
+			series[n] = part_series(p, at + n);
+			__builtin_prefetch(&series[n]->n_windows);
+			if (ws->leaves)
+				__builtin_prefetch(ws->leaves);
+			out->chunks += ws->n > 0;
 		}
-		for (uint32_t k = 0; k < n; k++)
+		for (uint32_t k = 0; k < n; k++) {
+			out->chunks += ws_leaves(part_ws(p, at + k));
 			several[k] = series[k]->n_windows > 1;
+		}
 		at += n;
 		pthread_mutex_unlock(&sh->mu);
 		for (uint32_t k = 0; k < n; k++) {

@@ -13,6 +13,7 @@ static errc put_series(struct head *h, struct wal_checkpoint *cp, struct window 
 	errc rc = OK;
 	struct series *slice[HEAD_SLICE];
 	uint64_t refs[HEAD_SLICE];
+	struct wal_keys keys[HEAD_SLICE];
 	for (uint32_t shard = 0; shard < h->n_shards; shard++) {
 		struct shard *sh = &h->shards[shard];
 		for (uint32_t at = 0;;) {
@@ -21,11 +22,12 @@ static errc put_series(struct head *h, struct wal_checkpoint *cp, struct window 
 			struct wpart *p = w->parts[shard].p;
 			bool end = !p || at >= p->n;
 			for (uint32_t k = 0; p && k < HEAD_SLICE && at < p->n; k++, at++) {
-				struct series *s = p->ws[at]->series;
+				struct series *s = part_series(p, at);
 				if (s->checkpoint == h->n_checkpoint)
 					continue;
 				s->checkpoint = h->n_checkpoint;
 				refs[n] = atomic_load_explicit(&s->ref, memory_order_relaxed);
+				keys[n] = series_keys(s);
 				slice[n++] = s;
 			}
 			pthread_mutex_unlock(&sh->mu);
@@ -39,7 +41,7 @@ static errc put_series(struct head *h, struct wal_checkpoint *cp, struct window 
 				buf_clear(wire);
 				head_series_wire(h, slice[k], wire);
 				CHECK(!wire->failed, ERR_NOMEM, "no memory for a checkpoint");
-				wal_series_put(&e, refs[k], span_of(wire->p, wire->n));
+				wal_series_put(&e, refs[k], span_of(wire->p, wire->n), &keys[k]);
 				if (record->n > HEAD_LOG_GROUP_BYTES) {
 					wal_series_end(&e);
 					CHECK(!record->failed, ERR_NOMEM, "no memory for a checkpoint");

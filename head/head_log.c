@@ -54,6 +54,26 @@ static struct wal_window window_of(const struct window *w)
 	return (struct wal_window){.tenant = head_tenant_name(w->tenant), .window = w->ulid, .start_ms = w->start, .range_ms = w->range};
 }
 
+enum { KEYS_AT_ONCE = 64 };
+
+/* The changed keys among the definitions of samples [0, n), which are one group's. */
+static void keys_encode(struct append_ctx *c, const struct log_meta *m, size_t n)
+{
+	struct wal_key_change v[KEYS_AT_ONCE];
+	size_t have = 0;
+	uint32_t before = UINT32_MAX;
+	for (size_t j = 0; j < n; j++) {
+		uint32_t def = m[j].def;
+		if (def != UINT32_MAX && def != before && !c->defs[def].wire.p)
+			v[have++] = (struct wal_key_change){c->defs[def].ref, c->defs[def].keys};
+		before = def;
+		if (have == KEYS_AT_ONCE || j + 1 == n) {
+			wal_keys_put(&c->group, v, have);
+			have = 0;
+		}
+	}
+}
+
 /* Samples [0, n) of one window; def[k] as in log_meta. */
 static void encode_window(struct append_ctx *c, struct buf *out, const struct window *win, const struct wal_sample *v, const struct log_meta *m,
 	size_t n, uint32_t *n_groups)
@@ -66,7 +86,7 @@ static void encode_window(struct append_ctx *c, struct buf *out, const struct wi
 		for (; k < n && bytes + each <= HEAD_LOG_GROUP_BYTES; k++) {
 			struct log_def *d = m[k].def == UINT32_MAX ? NULL : &c->defs[m[k].def];
 			if (d && d->group != group) {
-				size_t def = wal_series_bound(tenant, d->wire.n);
+				size_t def = d->wire.p ? wal_series_bound(tenant, d->wire.n) : wal_keys_bound();
 				if (k > i && bytes + each + def > HEAD_LOG_GROUP_BYTES)
 					break;
 				d->group = group;
@@ -84,14 +104,18 @@ static void encode_window(struct append_ctx *c, struct buf *out, const struct wi
 		buf_clear(&c->group);
 		struct wal_series_enc e;
 		wal_series_begin(&e, &c->group, w.tenant);
-		uint32_t before = UINT32_MAX;
+		uint32_t before = UINT32_MAX, n_keys = 0;
 		for (size_t j = i; j < k; j++) {
 			uint32_t def = m[j].def;
-			if (def != UINT32_MAX && def != before)
-				wal_series_put(&e, c->defs[def].ref, c->defs[def].wire);
+			const struct log_def *d = def == UINT32_MAX || def == before ? NULL : &c->defs[def];
+			if (d && d->wire.p)
+				wal_series_put(&e, d->ref, d->wire, &d->keys);
+			n_keys += d && !d->wire.p;
 			before = def;
 		}
 		wal_series_end(&e);
+		if (n_keys > 0)
+			keys_encode(c, m + i, k - i);
 		wal_samples_put(&c->group, &w, v + i, k - i);
 		ASSERT(!c->group.failed);
 		buf_u8(out, WAL_GROUP);
@@ -105,8 +129,10 @@ void head_log_encode(struct append_ctx *c, struct buf *out)
 	uint32_t n_groups = 0;
 	if (c->n_logged == 0)
 		return;
-	if (c->n_wins == 1) {
-		encode_window(c, out, c->wins[0].w, c->samples, c->meta, c->n_logged, &n_groups);
+	/* What was refused or a duplicate left its place empty. */
+	const size_t n = c->batch->n_samples;
+	if (c->n_wins == 1 && c->n_logged == n) {
+		encode_window(c, out, c->wins[0].w, c->samples, c->meta, n, &n_groups);
 		return;
 	}
 	/* By window, the order inside kept; the metas follow. */
@@ -119,7 +145,9 @@ void head_log_encode(struct append_ctx *c, struct buf *out)
 		c->wins[k].next = (uint32_t)from;
 	}
 	ASSERT(at == c->n_logged);
-	for (size_t i = 0; i < c->n_logged; i++) {
+	for (size_t i = 0; i < n; i++) {
+		if (c->meta[i].win == UINT32_MAX)
+			continue;
 		uint32_t to = c->wins[c->meta[i].win].next++;
 		c->sorted[to] = c->samples[i];
 		c->sorted_meta[to] = c->meta[i];

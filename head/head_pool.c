@@ -1,9 +1,11 @@
 /* head/head_pool.c - small memory that lives as long as its owner: a part of a window, a shard's series, the symbols.
  *
  * Size classes 16, 24, 32, 48, 64, 96 ...: a piece wastes a third at most. Above 49,152 bytes each is malloc's own. Freed pieces are used again for the same class, in
- * a small pool also for smaller ones: thousands of small windows are where waste adds up. The blocks go back to malloc all at once. A block is an
- * eighth of what is held and a kilobyte at least, so a window of a million series loses 12 % at its edge. held_bytes counts what
- * malloc gave: it is what the memory limit is held against.
+ * a small pool also for smaller ones: thousands of small windows are where waste adds up. The blocks go back all at once. A block is an eighth of what is held,
+ * a kilobyte at least and 2 MiB at most. held_bytes counts what was given: it is what the memory limit is held against.
+ *
+ * What is large is mapped by itself: it goes back to the system when it is freed, and leaves no holes among small things when a table has outgrown it. From 2 MiB on
+ * it asks for huge pages: a head of a million series is met at random, and with small pages each step would first wait for where its page is.
  */
 #include <sys/mman.h>
 #include "head/head_int.h"
@@ -18,7 +20,14 @@ struct pool_big {
 	size_t n;
 };
 
-enum { POOL_BLOCK_MIN = 1024, POOL_BLOCK_MAX = 1 << 20, POOL_CUT_UP_MAX = 64 * 1024, MALLOC_OVERHEAD = 16, POOL_POPULATE_MIN = 256 * 1024 };
+enum {
+	POOL_BLOCK_MIN = 1024,
+	POOL_BLOCK_MAX = 2 << 20,
+	POOL_CUT_UP_MAX = 64 * 1024,
+	MALLOC_OVERHEAD = 16,
+	LARGE_MIN = 256 * 1024,
+	HUGE_BYTES = 2 << 20
+};
 
 static size_t class_size(uint32_t c)
 {
@@ -92,19 +101,46 @@ static bool cut_up(struct head_pool *p, size_t need)
 	return false;
 }
 
-/* One call brings the pages of memory that will soon be full, instead of a fault for each. */
-static void populate(void *v, size_t n)
+/* ---- large memory ---- */
+
+static size_t large_size(size_t n)
 {
-	if (n >= POOL_POPULATE_MIN)
-		(void)madvise((void *)(((uintptr_t)v + 4095) / 4096 * 4096), (n - 4096) / 4096 * 4096, MADV_POPULATE_WRITE);
+	size_t unit = n >= HUGE_BYTES ? HUGE_BYTES : 4096;
+	return (n + unit - 1) / unit * unit;
+}
+
+/* n as from large_size; zeroed. Its pages come in one call instead of with a fault for each. */
+static void *large_alloc(size_t n)
+{
+	size_t more = n >= HUGE_BYTES ? HUGE_BYTES : 0;
+	uint8_t *v = mmap(NULL, n + more, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (v == MAP_FAILED)
+		return NULL;
+	if (more) {
+		size_t before = (HUGE_BYTES - (uintptr_t)v % HUGE_BYTES) % HUGE_BYTES;
+		if (before)
+			(void)munmap(v, before);
+		if (more - before)
+			(void)munmap(v + before + n, more - before);
+		v += before;
+		(void)madvise(v, n, MADV_HUGEPAGE);
+	}
+	(void)madvise(v, n, MADV_POPULATE_WRITE);
+	return v;
 }
 
 void *head_table_alloc(size_t n, size_t size)
 {
-	void *v = calloc(n, size);
-	if (v)
-		populate(v, n * size);
-	return v;
+	size_t bytes = n * size;
+	return bytes < LARGE_MIN ? calloc(n, size) : large_alloc(large_size(bytes));
+}
+
+void head_table_free(void *v, size_t n, size_t size)
+{
+	if (v && n * size >= LARGE_MIN)
+		(void)munmap(v, large_size(n * size));
+	else
+		free(v);
 }
 
 static bool more(struct head_pool *p, size_t need)
@@ -112,38 +148,74 @@ static bool more(struct head_pool *p, size_t need)
 	if (cut_up(p, need))
 		return true;
 	size_t n = p->held_bytes / 8;
-	n = n < POOL_BLOCK_MIN ? POOL_BLOCK_MIN : n > POOL_BLOCK_MAX ? POOL_BLOCK_MAX : n;
+	n = n < POOL_BLOCK_MIN ? POOL_BLOCK_MIN : n > POOL_BLOCK_MAX / 2 ? POOL_BLOCK_MAX : n;
 	if (n < need + sizeof(struct pool_block))
 		n = need + sizeof(struct pool_block);
-	n = (n + 511) / 512 * 512 - MALLOC_OVERHEAD;
-	if (n < need + sizeof(struct pool_block))
-		n += 512;
-	struct pool_block *b = malloc(n);
+	struct pool_block *b;
+	if (n < LARGE_MIN) {
+		n = (n + 511) / 512 * 512 - MALLOC_OVERHEAD;
+		if (n < need + sizeof(struct pool_block))
+			n += 512;
+		b = malloc(n);
+	} else {
+		n = large_size(n);
+		b = large_alloc(n);
+	}
 	if (!b)
 		return false;
-	populate(b, n);
 	use_up(p);
 	*b = (struct pool_block){.next = p->blocks, .n = n};
 	p->blocks = b;
 	p->at = (uint8_t *)(b + 1);
 	p->left = n - sizeof *b;
-	held_add(p, n + MALLOC_OVERHEAD);
+	held_add(p, n < LARGE_MIN ? n + MALLOC_OVERHEAD : n);
 	return true;
+}
+
+void *head_pool_take(struct head_pool *p, size_t n)
+{
+	size_t skip = (64 - (uintptr_t)p->at % 64) % 64;
+	if (p->left < n + skip) {
+		if (!more(p, n + 64))
+			return NULL;
+		skip = (64 - (uintptr_t)p->at % 64) % 64;
+	}
+	uint8_t *v = p->at + skip;
+	p->at = v + n;
+	p->left -= n + skip;
+	return v;
+}
+
+/* What alloc makes for a piece above the classes, with its header. */
+static size_t big_size(size_t n)
+{
+	n += sizeof(struct pool_big);
+	return n < LARGE_MIN ? n + MALLOC_OVERHEAD : large_size(n);
+}
+
+static void big_free(struct pool_big *b)
+{
+	if (sizeof *b + b->n < LARGE_MIN)
+		free(b);
+	else
+		(void)munmap(b, big_size(b->n));
 }
 
 void *head_pool_alloc(struct head_pool *p, size_t n)
 {
 	uint32_t c = class_of(n);
 	if (UNLIKELY(c >= POOL_CLASSES)) {
-		n = n < SIZE_MAX / 4 ? class_size(c) : n;
-		struct pool_big *b = n < SIZE_MAX / 4 ? malloc(sizeof *b + n) : NULL;
+		if (n > SIZE_MAX / 4)
+			return NULL;
+		n = class_size(c);
+		struct pool_big *b = sizeof *b + n < LARGE_MIN ? malloc(sizeof *b + n) : large_alloc(big_size(n));
 		if (!b)
 			return NULL;
 		*b = (struct pool_big){.next = p->bigs, .n = n};
 		if (p->bigs)
 			p->bigs->prev = b;
 		p->bigs = b;
-		held_add(p, sizeof *b + n + MALLOC_OVERHEAD);
+		held_add(p, big_size(n));
 		return b + 1;
 	}
 	void *v = p->free[c];
@@ -173,8 +245,8 @@ void head_pool_free(struct head_pool *p, void *v, size_t n)
 			p->bigs = b->next;
 		if (b->next)
 			b->next->prev = b->prev;
-		held_sub(p, sizeof *b + b->n + MALLOC_OVERHEAD);
-		free(b);
+		held_sub(p, big_size(b->n));
+		big_free(b);
 		return;
 	}
 	memcpy(v, &p->free[c], sizeof p->free[c]);
@@ -186,12 +258,15 @@ void head_pool_destroy(struct head_pool *p)
 	while (p->blocks) {
 		struct pool_block *b = p->blocks;
 		p->blocks = b->next;
-		free(b);
+		if (b->n < LARGE_MIN)
+			free(b);
+		else
+			(void)munmap(b, b->n);
 	}
 	while (p->bigs) {
 		struct pool_big *b = p->bigs;
 		p->bigs = b->next;
-		free(b);
+		big_free(b);
 	}
 	if (p->held_bytes)
 		held_sub(p, p->held_bytes);

@@ -107,7 +107,7 @@ static bool refs_grow(struct head *h, struct replay_state *r)
 		if (old.refs[i].page)
 			*ref_slot(r, old.refs[i].number) = old.refs[i];
 	head_memory_add(h, (mask + 1 - (old.refs ? old.ref_mask + 1 : 0)) * sizeof *v);
-	free(old.refs);
+	head_table_free(old.refs, old.ref_mask + 1, sizeof *old.refs);
 	return true;
 }
 
@@ -180,7 +180,7 @@ void head_replay_free(struct head *h)
 		return;
 	if (r->refs)
 		head_memory_sub(h, (r->ref_mask + 1) * sizeof *r->refs);
-	free(r->refs);
+	head_table_free(r->refs, r->ref_mask + 1, sizeof *r->refs);
 	head_pool_destroy(&r->pages);
 	free(r->windows);
 	free(r);
@@ -212,6 +212,13 @@ static void ref_used(struct head *h, uint64_t ref)
 		atomic_store_explicit(&h->next_ref, ref + 1, memory_order_relaxed);
 }
 
+static void keys_set(struct series *s, const struct wal_keys *k)
+{
+	s->keys[0] = k->v[0];
+	s->keys[1] = k->v[1];
+	s->key_no = k->now & 1u;
+}
+
 /* The copy in this frame counts toward the two that make a definition safe. */
 static void def_seen(const struct wal_frame *f, struct series *s)
 {
@@ -228,10 +235,28 @@ static void def_seen(const struct wal_frame *f, struct series *s)
 	}
 }
 
+/* A key's copies are counted like a definition's: a change begins anew, where the definition itself is safe. */
+static void key_seen(const struct wal_frame *f, struct series *s, const struct wal_keys *k)
+{
+	uint64_t behind = f->pos + f->payload.n + f->payload.n / 128 + 4096;
+	bool change = k->now != s->key_no || k->v[k->now] != s->keys[k->now];
+	keys_set(s, k);
+	if (s->def_state == DEF_ONCE)
+		return;
+	if (change) {
+		s->def_state = KEY_ONCE;
+		s->def_pos = behind;
+	} else if (s->def_state == KEY_ONCE && f->pos >= s->def_pos + WAL_COPY_DISTANCE_BYTES) {
+		s->def_state = DEF_TWICE;
+		s->def_pos = behind;
+	}
+}
+
 /* A definition of the log that is not known yet, with what it hashes to. */
 struct definition {
 	uint64_t ref;
 	struct span wire;
+	struct wal_keys keys;
 	struct hash128 x;
 };
 
@@ -257,6 +282,7 @@ static errc define(struct place *p, struct tenant *tn, const struct definition *
 		/* The newest name is the one that new samples get: its definition is the last to leave the log. */
 		atomic_store_explicit(&s->ref, def->ref, memory_order_relaxed);
 		s->def_state = DEF_NONE;
+		keys_set(s, &def->keys);
 		def_seen(p->f, s);
 		*place = s;
 		ref_used(h, def->ref);
@@ -281,7 +307,7 @@ static errc replay_series(struct place *p, struct span body, struct err *err)
 	while (more) {
 		/* Where a group of them will be looked for is asked of memory before the first is needed. */
 		uint32_t n = 0;
-		while (n < DEFINE_AHEAD && (more = wal_series_next(&d, &defs[n].ref, &defs[n].wire, &ok))) {
+		while (n < DEFINE_AHEAD && (more = wal_series_next(&d, &defs[n].ref, &defs[n].wire, &defs[n].keys, &ok))) {
 			struct definition *def = &defs[n];
 			if (def->ref == 0 || def->ref > REF_MAX) {
 				damage(p, "a definition that is none");
@@ -290,8 +316,10 @@ static errc replay_series(struct place *p, struct span body, struct err *err)
 			/* The other copy. A ref is never given twice while the log has it, so nothing is compared. */
 			struct series *s = ref_series(r, def->ref);
 			if (s) {
-				if (atomic_load_explicit(&s->ref, memory_order_relaxed) == def->ref)
+				if (atomic_load_explicit(&s->ref, memory_order_relaxed) == def->ref) {
+					keys_set(s, &def->keys);
 					def_seen(p->f, s);
+				}
 				continue;
 			}
 			def->x = head_hash(p->head, tn, def->wire);
@@ -307,6 +335,21 @@ static errc replay_series(struct place *p, struct span body, struct err *err)
 		damage(p, "definitions cut short");
 fail:
 	return rc;
+}
+
+static void replay_keys(struct place *p, struct span body)
+{
+	struct replay_state *r = state_of(p->head);
+	struct rd rd = rd_of(body.p, body.n);
+	struct wal_key_change c = {0};
+	bool ok;
+	while (wal_keys_next(&rd, &c, &ok)) {
+		struct series *s = ref_series(r, c.ref);
+		if (s && atomic_load_explicit(&s->ref, memory_order_relaxed) == c.ref)
+			key_seen(p->f, s, &c.keys);
+	}
+	if (!ok)
+		damage(p, "keys cut short");
 }
 
 /* Unlinks the window; it is destroyed when no reader holds it. */
@@ -372,43 +415,46 @@ static errc replay_window(struct place *p, const struct wal_window *ww, struct t
 	return rc;
 }
 
-enum { REPLAY_BATCH = 128 };
 struct replay_item {
-	struct wal_sample s;
 	struct ref_page *page;
 	struct wseries *ws; /* NULL: not known yet */
+	uint32_t i;	    /* of the sample in its block */
+	uint16_t at;	    /* of its series in the page */
 };
 
 static struct series *item_series(const struct replay_item *x)
 {
-	return x->page->v[x->s.ref % REFS_PER_PAGE];
+	return x->page->v[x->at];
 }
 
-/* Keeps those of known series, in order; asks for the cache lines that insertion will touch. */
-static uint32_t items_find(struct replay_state *r, const struct tenant *tn, const struct window *w, struct replay_item *v, uint32_t n)
+/* The known series of a block of samples, in order, and the keys of them; asks for the cache lines that insertion will touch. */
+static uint32_t items_find(
+	struct replay_state *r, const struct tenant *tn, const struct window *w, struct wal_sample *s, uint32_t n, struct replay_item *v)
 {
 	uint32_t m = 0;
+	for (uint32_t i = 0; i < n; i++)
+		ref_ahead(r, s[i].ref);
 	for (uint32_t i = 0; i < n; i++) {
-		struct replay_item x = {.s = v[i].s, .page = ref_page(r, v[i].s.ref)};
+		struct replay_item x = {
+			.page = s[i].ref <= REF_MAX ? ref_page(r, s[i].ref) : NULL, .i = i, .at = (uint16_t)(s[i].ref % REFS_PER_PAGE)};
 		if (!x.page || !item_series(&x))
 			continue;
 		if (x.page->serial == w->serial)
-			x.ws = x.page->ws[x.s.ref % REFS_PER_PAGE];
-		__builtin_prefetch(x.ws ? (void *)x.ws : item_series(&x), 1);
-		__builtin_prefetch((const char *)x.ws + 64, 1);
+			x.ws = x.page->ws[x.at];
+		__builtin_prefetch(item_series(&x));
+		if (x.ws)
+			__builtin_prefetch(x.ws, 1);
 		v[m++] = x;
 	}
 	n = m;
 	m = 0;
 	for (uint32_t i = 0; i < n; i++) {
-		if (v[i].ws) {
-			__builtin_prefetch(v[i].ws->bytes + v[i].ws->app.n_bytes, 1);
-		} else {
-			const struct series *se = item_series(&v[i]);
-			if (se->tenant != tn->idx)
-				continue;
-			head_window_series_ahead(w, se->shard, se);
-		}
+		const struct series *se = item_series(&v[i]);
+		if (se->tenant != tn->idx)
+			continue;
+		s[v[i].i].key = se->keys[s[v[i].i].key_no];
+		if (v[i].ws && v[i].ws->n > 0)
+			__builtin_prefetch(part_piece(w->parts[v[i].ws->shard].p, v[i].ws->last), 1);
 		v[m++] = v[i];
 	}
 	return m;
@@ -425,18 +471,19 @@ static struct wseries *item_ws_locked(struct head *h, struct window *w, const st
 		memset(x->page->ws, 0, sizeof x->page->ws);
 		x->page->serial = w->serial;
 	}
-	x->page->ws[x->s.ref % REFS_PER_PAGE] = se->ws;
+	x->page->ws[x->at] = se->ws;
 	return se->ws;
 }
 
 /* Samples of neighbouring refs are in all shards: all locks are held for a batch, instead of one for each sample. */
-static errc items_insert(struct head *h, struct window *w, const struct replay_item *v, uint32_t n, uint64_t *stored, struct err *err)
+static errc items_insert(struct head *h, struct window *w, const struct wal_sample *samples, const struct replay_item *v, uint32_t n,
+	uint64_t *stored, struct err *err)
 {
 	errc rc = OK;
 	for (uint32_t i = 0; i < h->n_shards; i++)
 		pthread_mutex_lock(&h->shards[i].mu);
 	for (uint32_t i = 0; i < n; i++) {
-		const struct wal_sample *s = &v[i].s;
+		const struct wal_sample *s = &samples[v[i].i];
 		struct wseries *ws = v[i].ws ? v[i].ws : item_ws_locked(h, w, &v[i], err);
 		enum insert_verdict verdict = INSERT_FAILED;
 		struct wpart *part = NULL;
@@ -483,24 +530,29 @@ static errc replay_samples(struct place *p, struct span body, struct err *err)
 	if (!e->w)
 		TRY(replay_window(p, &d.w, tn, e, err));
 	struct window *w = e->w;
-	struct replay_item v[REPLAY_BATCH];
-	bool ok = true, more = true;
-	uint64_t unknown = 0, stored = 0, ref_max = 0;
-	while (more && rc == OK) {
-		uint32_t n = 0;
-		struct wal_sample s;
-		while (n < REPLAY_BATCH && (more = wal_samples_next(&d, &s, &ok))) {
-			if (!range_has(w->start, w->range, s.t)) {
-				damage(p, "a sample outside its window");
-				continue;
-			}
-			v[n++] = (struct replay_item){.s = s};
-			ref_max = s.ref > ref_max ? s.ref : ref_max;
-			ref_ahead(r, s.ref);
-		}
-		uint32_t known = items_find(r, tn, w, v, n);
+	struct wal_sample samples[WAL_BLOCK_SAMPLES];
+	struct replay_item v[WAL_BLOCK_SAMPLES];
+	bool ok = true;
+	uint64_t unknown = 0, keyless = 0, stored = 0, ref_max = 0;
+	uint32_t n;
+	while (rc == OK && (n = (uint32_t)wal_samples_block(&d, samples, &ok)) > 0) {
+		uint32_t known = items_find(r, tn, w, samples, n, v), m = 0;
+		bool right = wal_samples_values(&d, samples, n, &ok);
+		if (!ok)
+			break;
 		unknown += n - known;
-		rc = items_insert(h, w, v, known, &stored, err);
+		for (uint32_t i = 0; i < n; i++)
+			ref_max = samples[i].ref > ref_max ? samples[i].ref : ref_max;
+		for (uint32_t i = 0; i < known; i++) {
+			const struct wal_sample *s = &samples[v[i].i];
+			if (!right && !s->exact)
+				keyless++;
+			else if (!range_has(w->start, w->range, s->t))
+				damage(p, "a sample outside its window");
+			else
+				v[m++] = v[i];
+		}
+		rc = items_insert(h, w, samples, v, m, &stored, err);
 	}
 	if (rc == OK && !ok)
 		damage(p, "samples cut short");
@@ -508,11 +560,11 @@ static errc replay_samples(struct place *p, struct span body, struct err *err)
 		ref_used(h, ref_max);
 	atomic_fetch_add(&w->n_samples, stored);
 	atomic_fetch_add(&h->n_samples, stored);
-	if (unknown > 0) {
-		metric_add(h->m.unknown, unknown);
+	if (unknown + keyless > 0) {
+		metric_add(h->m.unknown, unknown + keyless);
 		if (r->unknown_seq != p->f->seq)
-			log_warn("samples of series whose definitions were lost: dropped", LU64("samples", unknown), LU64("segment", p->f->segment),
-				LU64("offset", p->f->offset), LU64("frame", p->f->seq), LSPAN("tenant", d.w.tenant));
+			log_warn("samples of series whose definitions or keys were lost: dropped", LU64("samples", unknown + keyless),
+				LU64("segment", p->f->segment), LU64("offset", p->f->offset), LU64("frame", p->f->seq), LSPAN("tenant", d.w.tenant));
 		r->unknown_seq = p->f->seq;
 	}
 fail:
@@ -530,6 +582,9 @@ static errc replay_records(struct place *p, struct span body, bool group, struct
 		switch (rec.kind) {
 		case WAL_SERIES:
 			rc = replay_series(p, rec.body, err);
+			break;
+		case WAL_KEYS:
+			replay_keys(p, rec.body);
 			break;
 		case WAL_SAMPLES:
 			rc = replay_samples(p, rec.body, err);

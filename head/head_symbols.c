@@ -44,8 +44,8 @@ void head_symbols_destroy(struct symbols *sy)
 	for (uint32_t i = 0; sy->pages && i < PAIR_PAGES && sy->pages[i]; i++)
 		free(sy->pages[i]);
 	free(sy->pages);
-	free(sy->slots);
-	free(sy->pair_slots);
+	head_table_free(sy->slots, (size_t)sy->mask + 1, sizeof *sy->slots);
+	head_table_free(sy->pair_slots, (size_t)sy->pair_mask + 1, sizeof *sy->pair_slots);
 	head_pool_destroy(&sy->pool);
 	pthread_mutex_destroy(&sy->mu);
 }
@@ -79,7 +79,7 @@ static bool symbols_grow(struct symbols *sy)
 		slots[j] = sy->slots[i];
 	}
 	atomic_fetch_add(sy->pool.total, ((size_t)mask - sy->mask) * sizeof *slots);
-	free(sy->slots);
+	head_table_free(sy->slots, (size_t)sy->mask + 1, sizeof *sy->slots);
 	sy->slots = slots;
 	sy->mask = mask;
 	return true;
@@ -155,7 +155,7 @@ static bool pairs_grow(struct symbols *sy)
 		slots[j] = sy->pair_slots[i];
 	}
 	atomic_fetch_add(sy->pool.total, ((size_t)mask - sy->pair_mask) * sizeof *slots);
-	free(sy->pair_slots);
+	head_table_free(sy->pair_slots, (size_t)sy->pair_mask + 1, sizeof *sy->pair_slots);
 	sy->pair_slots = slots;
 	sy->pair_mask = mask;
 	return true;

@@ -1,7 +1,6 @@
 /* head/head_window.c - a window: one tenant, one aligned range of time, until it is a block.
  *
- * It has a part in every shard that holds its series: per series a struct wseries, the postings of the part (label pair ─▶ growing list
- * of local numbers), the pairs of each label name. All of a part comes from its own pool and goes with it.
+ * It has a part in every shard that holds its series: per series a struct wseries, and the part's postings (head_postings.c). All of a part comes from its own pool and goes with it.
  *
  *     opened ──▶ in its tenant's list, takes samples ──▶ closing: later samples open another one ──▶ frozen, part by part
  *            ──▶ block written, on_block ──▶ out of the list ──▶ last reader lets go ──▶ destroyed by the cutter
@@ -122,8 +121,8 @@ static void part_release(struct window *w, struct shard *sh, struct wpart *part)
 	for (uint32_t i = 0; i < part->n;) {
 		pthread_mutex_lock(&sh->mu);
 		for (uint32_t k = 0; k < HEAD_SLICE && i < part->n; k++, i++) {
-			struct series *s = part->ws[i]->series;
-			if (s->ws == part->ws[i])
+			struct series *s = part_series(part, i);
+			if (s->ws == part_ws(part, i))
 				s->ws = NULL;
 			ASSERT(s->n_windows > 0);
 			if (--s->n_windows == 0 && !h->replay) {
@@ -171,154 +170,6 @@ void head_window_forget(struct window *w)
 	free(w);
 }
 
-static uint32_t spread(uint64_t x)
-{
-	return (uint32_t)(x * UINT64_C(0x9e3779b97f4a7c15) >> 32);
-}
-
-/* ---- postings ---- */
-
-struct posting *head_part_posting(const struct wpart *p, uint32_t pair)
-{
-	if (!p->postings)
-		return NULL;
-	for (uint32_t i = spread(pair) & p->postings_mask; p->postings[i].pair; i = (i + 1) & p->postings_mask)
-		if (p->postings[i].pair == pair + 1)
-			return &p->postings[i];
-	return NULL;
-}
-
-struct name_pairs *head_part_name(const struct wpart *p, const struct symbol *name)
-{
-	for (uint32_t i = 0; i < p->n_names; i++)
-		if (p->names[i].name == name)
-			return &p->names[i];
-	return NULL;
-}
-
-static bool postings_grow(struct wpart *p)
-{
-	uint32_t mask = p->postings ? p->postings_mask * 2 + 1 : 15;
-	size_t bytes = ((size_t)mask + 1) * sizeof(struct posting);
-	struct posting *v = head_pool_alloc(&p->pool, bytes);
-	if (!v)
-		return false;
-	memset(v, 0, bytes);
-	for (uint32_t i = 0; p->postings && i <= p->postings_mask; i++) {
-		if (!p->postings[i].pair)
-			continue;
-		uint32_t j = spread(p->postings[i].pair - 1) & mask;
-		while (v[j].pair)
-			j = (j + 1) & mask;
-		v[j] = p->postings[i];
-	}
-	if (p->postings)
-		head_pool_free(&p->pool, p->postings, ((size_t)p->postings_mask + 1) * sizeof *v);
-	p->postings = v;
-	p->postings_mask = mask;
-	return true;
-}
-
-/* A growing array in the pool whose room is that of its size class. */
-static uint32_t *list_push(struct head_pool *pool, uint32_t *v, uint32_t n, uint32_t x)
-{
-	size_t used = n * sizeof *v;
-	if (n == 0 || head_pool_round(used) == used) {
-		uint32_t *more = head_pool_alloc(pool, used + sizeof *v);
-		if (!more)
-			return NULL;
-		if (n) {
-			memcpy(more, v, used);
-			head_pool_free(pool, v, used);
-		}
-		v = more;
-	}
-	v[n] = x;
-	return v;
-}
-
-static bool name_add(struct wpart *p, const struct symbol *name, uint32_t pair)
-{
-	struct name_pairs *np = head_part_name(p, name);
-	if (!np) {
-		if (p->n_names == p->cap_names) {
-			uint32_t cap = p->cap_names ? p->cap_names * 2 : 16;
-			struct name_pairs *v = head_pool_alloc(&p->pool, cap * sizeof *v);
-			if (!v)
-				return false;
-			if (p->n_names)
-				memcpy(v, p->names, p->n_names * sizeof *v);
-			if (p->names)
-				head_pool_free(&p->pool, p->names, p->cap_names * sizeof *v);
-			p->names = v;
-			p->cap_names = cap;
-		}
-		np = &p->names[p->n_names++];
-		*np = (struct name_pairs){.name = name};
-	}
-	if (np->n == np->cap) {
-		uint32_t cap = np->cap ? np->cap * 2 : 4;
-		uint32_t *v = head_pool_alloc(&p->pool, cap * sizeof *v);
-		if (!v)
-			return false;
-		if (np->n)
-			memcpy(v, np->v, np->n * sizeof *v);
-		if (np->v)
-			head_pool_free(&p->pool, np->v, np->cap * sizeof *v);
-		np->v = v;
-		np->cap = cap;
-	}
-	np->v[np->n++] = pair;
-	return true;
-}
-
-static bool posting_add(struct head *h, struct wpart *p, uint32_t pair, uint32_t local)
-{
-	struct posting *e = head_part_posting(p, pair);
-	if (!e) {
-		if ((!p->postings || p->n_postings + 1 > p->postings_mask / 4 * 3) && !postings_grow(p))
-			return false;
-		if (!name_add(p, head_pair(&h->symbols, pair)->name, pair))
-			return false;
-		uint32_t i = spread(pair) & p->postings_mask;
-		while (p->postings[i].pair)
-			i = (i + 1) & p->postings_mask;
-		e = &p->postings[i];
-		*e = (struct posting){.pair = pair + 1};
-		p->n_postings++;
-	}
-	if (e->n == 0) {
-		e->one = local;
-	} else if (e->n == 1) {
-		uint32_t one = e->one;
-		uint32_t *v = head_pool_alloc(&p->pool, 4 * sizeof *v);
-		if (!v)
-			return false;
-		v[0] = one;
-		v[1] = local;
-		e->v = v;
-	} else {
-		uint32_t *v = list_push(&p->pool, e->v, e->n, local);
-		if (!v)
-			return false;
-		e->v = v;
-	}
-	e->n++;
-	return true;
-}
-
-/* Takes back the newest entry. The room stays with the list unless one entry is left, which needs none. */
-static void posting_pop(struct wpart *p, uint32_t pair)
-{
-	struct posting *e = head_part_posting(p, pair);
-	if (e->n == 2) {
-		uint32_t one = e->v[0];
-		head_pool_free(&p->pool, e->v, 4 * sizeof one);
-		e->one = one;
-	}
-	e->n--;
-}
-
 /* ---- series of a part ---- */
 
 static struct wpart *part_new(struct window *w, struct err *err)
@@ -346,7 +197,7 @@ static bool map_grow(struct wpart *p)
 	for (uint32_t k = 0; p->map && k <= p->map_mask; k++) {
 		if (!p->map[k])
 			continue;
-		uint32_t i = spread(p->map[k] >> 32) & mask;
+		uint32_t i = head_spread(p->map[k] >> 32) & mask;
 		while (map[i])
 			i = (i + 1) & mask;
 		map[i] = p->map[k];
@@ -358,66 +209,57 @@ static bool map_grow(struct wpart *p)
 	return true;
 }
 
-static bool ws_room(struct wpart *p)
+static uint32_t map_key(const struct series *s)
 {
-	if (p->n < p->cap)
+	return (uint32_t)s->hash.lo;
+}
+
+/* The map is for a series that was in a later window meanwhile: most windows never need one. *out NULL: s is not in the part. false: no memory. */
+static bool map_find(struct wpart *p, const struct series *s, struct wseries **out)
+{
+	*out = NULL;
+	for (; p->n_mapped < p->n; p->n_mapped++) {
+		if ((!p->map || p->n_mapped + 1 > p->map_mask / 4 * 3) && !map_grow(p))
+			return false;
+		uint32_t key = map_key(part_series(p, p->n_mapped)), i = head_spread(key) & p->map_mask;
+		while (p->map[i])
+			i = (i + 1) & p->map_mask;
+		p->map[i] = (uint64_t)key << 32 | (p->n_mapped + 1);
+	}
+	if (!p->map)
 		return true;
-	uint32_t cap = p->cap < 4 ? 4 : p->cap < 4096 ? p->cap * 2 : p->cap + p->cap / 4;
-	struct wseries **v = head_pool_alloc(&p->pool, cap * sizeof(void *));
-	if (!v)
-		return false;
-	if (p->n)
-		memcpy(v, p->ws, p->n * sizeof *v);
-	if (p->ws)
-		head_pool_free(&p->pool, p->ws, p->cap * sizeof(void *));
-	p->ws = v;
-	p->cap = cap;
+	for (uint32_t i = head_spread(map_key(s)) & p->map_mask; p->map[i]; i = (i + 1) & p->map_mask) {
+		uint32_t local = (uint32_t)p->map[i] - 1;
+		if (p->map[i] >> 32 == map_key(s) && part_series(p, local) == s)
+			*out = part_ws(p, local);
+	}
 	return true;
 }
 
-enum { INDEX_SLICE = 1024, INDEX_AHEAD = 4 };
-
-static void index_ahead(const struct wpart *p, uint32_t local)
+/* Room for one more series. */
+static bool page_room(struct wpart *p)
 {
-	if (local >= p->n || !p->postings)
-		return;
-	const struct series *s = p->ws[local]->series;
-	for (uint32_t i = 0; i < s->n_pairs; i++)
-		__builtin_prefetch(&p->postings[spread(s->pairs[i]) & p->postings_mask], 1);
-}
-
-errc head_window_index(struct window *w, uint32_t shard, struct err *err)
-{
-	struct shard *sh = &w->head->shards[shard];
-	uint32_t upto = 0;
-	bool more = true, room = true;
-	for (bool first = true; more && room; first = false) {
-		pthread_mutex_lock(&sh->mu);
-		struct wpart *p = w->parts[shard].p;
-		if (first && p)
-			upto = p->n;
-		for (uint32_t k = 0; p && k < INDEX_SLICE && p->n_indexed < upto && room; k++) {
-			index_ahead(p, p->n_indexed + INDEX_AHEAD);
-			const struct series *s = p->ws[p->n_indexed]->series;
-			uint32_t done = 0;
-			while (done < s->n_pairs && posting_add(w->head, p, s->pairs[done], p->n_indexed))
-				done++;
-			room = done == s->n_pairs;
-			while (!room && done > 0)
-				posting_pop(p, s->pairs[--done]);
-			p->n_indexed += room;
-		}
-		more = p && p->n_indexed < upto;
-		pthread_mutex_unlock(&sh->mu);
+	uint32_t at, page = ws_page_of(p->n, &at);
+	if (page < p->n_pages)
+		return true;
+	if (page == p->cap_pages) {
+		uint32_t cap = p->cap_pages ? p->cap_pages * 2 : 4;
+		struct ws_page *v = head_pool_alloc(&p->pool, cap * sizeof *v);
+		if (!v)
+			return false;
+		if (p->n_pages)
+			memcpy(v, p->pages, p->n_pages * sizeof *v);
+		head_pool_free(&p->pool, p->pages, p->cap_pages * sizeof *v);
+		p->pages = v;
+		p->cap_pages = cap;
 	}
-	return room ? OK : err_set(err, ERR_NOMEM, "no memory for the postings of a window");
-}
-
-void head_window_series_ahead(const struct window *w, uint32_t shard, const struct series *s)
-{
-	const struct wpart *p = w->parts[shard].p;
-	if (p && p->map)
-		__builtin_prefetch(&p->map[spread(s->hash32) & p->map_mask], 1);
+	uint32_t n = page < WS_PAGES_GROWING ? (uint32_t)WS_PAGE_FIRST << page : (uint32_t)WS_PAGE_LAST;
+	uint8_t *v = head_pool_take(&p->pool, n * (sizeof(struct wseries) + sizeof(struct series *)));
+	if (!v)
+		return false;
+	p->pages[page] = (struct ws_page){(void *)v, (void *)(v + n * sizeof(struct wseries))};
+	p->n_pages = page + 1;
+	return true;
 }
 
 struct wseries *head_window_series_locked(struct window *w, struct shard *sh, uint32_t shard, struct series *s, struct err *err)
@@ -430,33 +272,23 @@ struct wseries *head_window_series_locked(struct window *w, struct shard *sh, ui
 			return NULL;
 		w->parts[shard].p = p;
 	}
-	uint32_t key = spread(s->hash32);
-	if (p->map) {
-		for (uint32_t i = key & p->map_mask; p->map[i]; i = (i + 1) & p->map_mask) {
-			if (p->map[i] >> 32 != s->hash32)
-				continue;
-			struct wseries *ws = p->ws[(uint32_t)p->map[i] - 1];
-			if (ws->series == s)
-				return ws;
-		}
-	}
 	struct wseries *ws = NULL;
-	if ((!p->map || p->n + 1 > p->map_mask / 4 * 3) && !map_grow(p))
+	if (s->n_windows > 0 && s->newest_window >= w->serial) {
+		if (!map_find(p, s, &ws))
+			goto nomem;
+		if (ws)
+			return ws;
+	}
+	if (!page_room(p))
 		goto nomem;
-	if (!ws_room(p))
-		goto nomem;
-	ws = head_pool_alloc(&p->pool, sizeof *ws);
-	if (!ws)
-		goto nomem;
-	*ws = (struct wseries){.series = s, .shard = (uint8_t)shard};
-	xor_appender_init(&ws->app);
-	uint32_t i = key & p->map_mask;
-	while (p->map[i])
-		i = (i + 1) & p->map_mask;
-	p->map[i] = (uint64_t)s->hash32 << 32 | (p->n + 1);
-	p->ws[p->n] = ws;
+	uint32_t at, page = ws_page_of(p->n, &at);
+	ws = &p->pages[page].ws[at];
+	*ws = (struct wseries){.shard = (uint8_t)shard, .local = p->n};
+	p->pages[page].series[at] = s;
 	p->n++;
 	s->n_windows++;
+	if (w->serial > s->newest_window)
+		s->newest_window = w->serial;
 	if (!atomic_load_explicit(&w->to_index, memory_order_relaxed))
 		atomic_store_explicit(&w->to_index, true, memory_order_relaxed);
 	return ws;

@@ -49,7 +49,7 @@ class Demo:
     def __init__(self, args):
         self.args = args
         self.varve = os.environ.get("VARVE_BIN", "build/varve")
-        self.load = os.path.join(os.path.dirname(self.varve), "bench", "query_load")
+        self.check = os.path.join(os.path.dirname(self.varve), "bench", "query_check")
         self.url = "http://127.0.0.1:19291"
         self.children = []
         self.log = open("build/demo-varve.log", "w")
@@ -110,13 +110,14 @@ class Demo:
         self.flags = [f"--objstore.config-file={config}"]
         say(f"   {DIM}MinIO on 127.0.0.1:{port}, bucket metrics; varve gets --objstore.config-file={config}{END}")
 
-    def call_load(self, verb, *more):
-        return [self.load, verb, f"--url={self.url}", f"--series={SERIES}", f"--rounds={ROUNDS}", f"--step={STEP}s", f"--start={self.start_ms}", "--acks=build/demo-acks", *more]
+    def load(self):
+        """What is sent, in the words of `varve bench write` and of the checker alike."""
+        return [f"--url={self.url}", f"--series={SERIES}", f"--rounds={ROUNDS}", f"--step={STEP}s", f"--start={self.start_ms}", "--acks=build/demo-acks"]
 
     # ---- the story ----
 
     def send_with_a_kill(self):
-        p = self.spawn(self.call_load("send", "--retry", "--progress=line"), stdout=subprocess.PIPE, text=True)
+        p = self.spawn([self.varve, "bench", "write", *self.load(), "--no-prebuild", "--progress=line", "--output=json"], stdout=subprocess.PIPE, text=True)
         killed = False
         result = None
         shown = 0.0
@@ -154,7 +155,7 @@ class Demo:
             return json.load(r)["blocks"], time.monotonic() - begin
 
     def compare(self):
-        p = subprocess.run(self.call_load("check"), capture_output=True, text=True)
+        p = subprocess.run([self.check, *self.load()], capture_output=True, text=True)
         if not p.stdout:
             fail("reading back failed: " + p.stderr)
         return json.loads(p.stdout)

@@ -9,6 +9,7 @@
 #     minio           MinIO, built from source into the cache
 #     prometheus      Debian 12's Prometheus and promtool, unpacked into the cache; not installed, so no service starts
 #     prometheus-sid  the newer Prometheus of Debian sid, likewise
+#     victoria-metrics  Debian 12's VictoriaMetrics, likewise: for make bench
 #
 # Debian packages are installed as root or with sudo; what is there is left alone, and a run that finds everything changes nothing.
 # Everything else goes to build/ and to the cache: ${VARVE_CACHE:-$HOME/.cache/varve}. Packages of another Debian suite come from the
@@ -199,12 +200,20 @@ setup_prometheus_sid() {
 	suite_unpack sid "$CACHE/prometheus-sid" prometheus promtool
 }
 
-[ $# -gt 0 ] || die "say which part: build check test venv minio prometheus prometheus-sid"
+setup_victoria_metrics() {
+	command -v victoria-metrics >/dev/null && return 0
+	[ -x "$CACHE/victoria-metrics/usr/bin/victoria-metrics" ] && return 0
+	say "VictoriaMetrics of Debian $(. /etc/os-release && echo "$VERSION_CODENAME") into $CACHE/victoria-metrics"
+	suite_unpack "$(. /etc/os-release && echo "$VERSION_CODENAME")" "$CACHE/victoria-metrics" victoria-metrics
+}
+
+[ $# -gt 0 ] || die "say which part: build check test venv minio prometheus prometheus-sid victoria-metrics"
 mkdir -p build "$CACHE"
 for part in "$@"; do
 	case $part in
 	build | check | test | venv | minio | prometheus) "setup_$part" ;;
 	prometheus-sid) setup_prometheus_sid ;;
+	victoria-metrics) setup_victoria_metrics ;;
 	*) die "no such part: $part" ;;
 	esac
 done

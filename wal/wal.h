@@ -151,6 +151,7 @@ enum wal_kind {
 	WAL_SERIES = 1,	 /* definitions */
 	WAL_SAMPLES = 2, /* float samples of one window */
 	WAL_CUT = 3,	 /* a window, or a part of its log range, is a block now */
+	WAL_KEYS = 8,	 /* keys of series that changed */
 	WAL_GROUP = 4,	 /* records that stand in one frame: definitions and the samples that need them; its body is records, no groups */
 };
 
@@ -161,7 +162,13 @@ struct wal_record {
 /* false at the end or (with *ok = false) at damage inside a frame whose CRC was right, which is a bug or a newer format. */
 bool wal_record_next(struct rd *r, struct wal_record *rec, bool *ok);
 
-/* WAL_SERIES: str tenant, then { uvarint ref, str canonical label bytes }* */
+/* What a series' values are told against: two, of which `now` is the one that new samples use. Bits of a value; 0 at first. */
+struct wal_keys {
+	uint64_t v[2];
+	uint8_t now;
+};
+
+/* WAL_SERIES: tenant, then ref, canonical label bytes and keys of each */
 struct wal_series_enc {
 	struct buf *out;
 	struct span tenant; /* borrowed until end: a long list becomes several records */
@@ -170,7 +177,7 @@ struct wal_series_enc {
 	uint64_t last_ref;
 };
 void wal_series_begin(struct wal_series_enc *e, struct buf *out, struct span tenant);
-void wal_series_put(struct wal_series_enc *e, uint64_t ref, struct span wire);
+void wal_series_put(struct wal_series_enc *e, uint64_t ref, struct span wire, const struct wal_keys *keys);
 void wal_series_end(struct wal_series_enc *e);
 
 /* WAL_SAMPLES: the window's identity stands in each record, so that no other frame is needed to place the samples. */
@@ -183,12 +190,26 @@ struct wal_window {
 struct wal_sample {
 	uint64_t ref;
 	int64_t t;
-	uint64_t v; /* bits */
+	uint64_t v;	/* bits */
+	uint64_t key;	/* of its series, that it is told against */
+	uint8_t key_no; /* which of the two that is */
+	bool exact;	/* decoder: v leans on no key */
 };
+/* Bytes of a value beside its code; 0: it is the key. And whether it is a whole number, which is short whenever the key is near. */
+unsigned wal_value_bytes(uint64_t v, uint64_t key);
+bool wal_value_whole(uint64_t v);
 /* Upper bound of a samples record with n samples, and of a definition, for wal_reserve. */
 size_t wal_samples_bound(size_t tenant_bytes, size_t n);
 size_t wal_series_bound(size_t tenant_bytes, size_t wire_bytes);
 void wal_samples_put(struct buf *out, const struct wal_window *w, const struct wal_sample *s, size_t n);
+
+/* WAL_KEYS: new keys of known series. */
+struct wal_key_change {
+	uint64_t ref;
+	struct wal_keys keys;
+};
+size_t wal_keys_bound(void); /* of a record of one, and more than each further one takes */
+void wal_keys_put(struct buf *out, const struct wal_key_change *c, size_t n);
 
 /* WAL_CUT */
 #define WAL_CUT_ALL UINT64_MAX
@@ -207,17 +228,25 @@ struct wal_series_dec {
 	uint64_t last_ref;
 };
 bool wal_series_open(struct span body, struct wal_series_dec *d);
-bool wal_series_next(struct wal_series_dec *d, uint64_t *ref, struct span *wire, bool *ok);
+bool wal_series_next(struct wal_series_dec *d, uint64_t *ref, struct span *wire, struct wal_keys *keys, bool *ok);
+/* Over the body; c->ref is 0 before the first. */
+bool wal_keys_next(struct rd *body, struct wal_key_change *c, bool *ok);
 
+enum { WAL_BLOCK_SAMPLES = 128 };
 struct wal_samples_dec {
 	struct wal_window w;
 	size_t n;
-	struct rd r, times; /* private, as all that follows */
-	const uint8_t *values;
-	uint64_t block[8];
-	size_t i;
-	struct wal_sample prev;
+	struct rd refs, times, values; /* private, as all that follows */
+	const uint8_t *codes;
+	size_t i, at, in_block;
+	uint64_t ref, ref_run, ref_step, t, time_run, t_step;
+	struct wal_sample block[WAL_BLOCK_SAMPLES];
 };
 bool wal_samples_open(struct span body, struct wal_samples_dec *d);
+/* A block at a time, WAL_BLOCK_SAMPLES at most, in two steps: refs, times and key_no into s (0: the end, or *ok = false: damaged); then, with the keys filled in,
+ * the values. values returns false when they are not those that were written (a key is not the right one): only the exact ones are to be used. */
+size_t wal_samples_block(struct wal_samples_dec *d, struct wal_sample *s, bool *ok);
+bool wal_samples_values(struct wal_samples_dec *d, struct wal_sample *s, size_t n, bool *ok);
+/* One at a time, with all keys 0: for samples that were written so. */
 bool wal_samples_next(struct wal_samples_dec *d, struct wal_sample *s, bool *ok);
 bool wal_cut_get(struct span body, struct wal_cut *c);

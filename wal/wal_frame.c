@@ -109,7 +109,7 @@ static uint32_t body_samples(uint8_t kind, struct span body)
 		return 0;
 	struct rd r = rd_of(body.p, body.n);
 	uint64_t n = rd_uvarint(&r);
-	return r.ok && n <= body.n ? (uint32_t)n : 0;
+	return r.ok && n / 2 <= body.n ? (uint32_t)n : 0; /* half a byte each at least */
 }
 
 size_t wal_record_size(const uint8_t *p, size_t n, uint32_t *samples)

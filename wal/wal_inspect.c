@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include "wal/wal_int.h"
 
-enum { KINDS = 8, FINDINGS_BYTES = 16 * 1024 * 1024 };
+enum { KINDS = 16, FINDINGS_BYTES = 16 * 1024 * 1024 };
 
 /* What one file holds; printed when the next one begins. */
 struct file_sum {
@@ -25,7 +25,7 @@ struct inspect {
 
 static const char *kind_name(size_t kind)
 {
-	static const char *const names[KINDS] = {"other", "series", "samples", "cut"};
+	static const char *const names[KINDS] = {"other", "series", "samples", "cut", [WAL_KEYS] = "keys"};
 	return kind < KINDS && names[kind] ? names[kind] : names[0];
 }
 
@@ -166,12 +166,18 @@ static bool inspect_records(struct inspect *x, struct span records, size_t *n)
 			struct wal_series_dec d;
 			uint64_t ref;
 			struct span wire;
+			struct wal_keys keys;
 			fine = wal_series_open(rec.body, &d);
-			while (fine && wal_series_next(&d, &ref, &wire, &fine))
+			while (fine && wal_series_next(&d, &ref, &wire, &keys, &fine))
 				x->series++;
 		} else if (rec.kind == WAL_SAMPLES) {
 			struct wal_samples_dec d;
 			fine = wal_samples_open(rec.body, &d);
+		} else if (rec.kind == WAL_KEYS) {
+			struct rd keys = rd_of(rec.body.p, rec.body.n);
+			struct wal_key_change c = {0};
+			while (fine && wal_keys_next(&keys, &c, &fine))
+				;
 		} else if (rec.kind == WAL_CUT) {
 			struct wal_cut cut;
 			fine = wal_cut_get(rec.body, &cut);

@@ -1,138 +1,287 @@
 #!/usr/bin/env python3
-"""varve beside Debian's Prometheus: the same remote-write bodies, one core each, one after the other in the same run.
+"""varve beside Debian's Prometheus and VictoriaMetrics, and beside a floor program: the same remote-write bodies, one core each, in turn, in one run.
 
-    make bench                      what the table below needs, a few minutes
-    tests/bench/bench.py --runs 5   medians of five interleaved runs
+    make bench                      medians of five interleaved runs, most of an hour
+    make bench BENCH_SCALE=small    one run with few series in about a minute: does everything work?
+    make bench BENCH_RUNS=7
 
-CPU is user + system of the server process, from /proc; the server is pinned to one core and the sender to another. Durability beside the numbers:
-varve answers after fdatasync, Prometheus from the page cache. Only ratios carry over to other machines.
+Server on one core, sender on another. CPU is user + system of the server process, until it is quiet after the last answer. Ratios are peer to varve: higher is
+better. Only ratios carry over to other machines. How each row is measured stands beside its function below.
 """
-import argparse
+import functools
 import json
 import os
 import pathlib
-import platform
-import shutil
-import statistics
-import subprocess
 import sys
-import tempfile
+import threading
 import time
+import urllib.request
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "e2e"))
+import bench_lib as lib
+from bench_lib import SMALL, STEP_S, Server, dump, floor, median, procs, say, show, tree_bytes, write
 
-from lib import procs  # noqa: E402  (the path comes first)
+MILLION, MID = (20_000, 10_000) if SMALL else (1_000_000, 200_000)
+STEADY = 4 if SMALL else 8  # rounds after the first; the second one is apart, see load()
+STRIDED_STEADY = 4
+MID_STEADY = 4 if SMALL else 9
+CUT_SERIES, CUT_ROUNDS = (2_000, 60) if SMALL else (50_000, 120)
+RANGE_S = 7200
 
-STEP_S = 15
-
-
-def pin(core):
-    return ["taskset", "-c", str(core)] if os.cpu_count() > 1 else []
-
-
-class Prometheus(procs.Prometheus):
-    def start(self, timeout=600):
-        self.spawn([procs.prometheus_binary(), f"--config.file={self.config_path}", f"--storage.tsdb.path={self.data}", f"--web.listen-address=127.0.0.1:{self.port}",
-                    "--web.enable-remote-write-receiver"], cwd=self.dir, wrap=pin(1))
-        self.wait_url(self.url + "/-/ready", timeout)
-        return self
-
-
-def settle(server):
-    """Until the server has nothing left to do, 3 s at most: what it does after the last answer belongs to the samples, too."""
-    last = server.cpu()
-    for _ in range(6):
-        time.sleep(0.5)
-        now = server.cpu()
-        if now - last < 0.02:
-            return
-        last = now
-
-
-def send(server, series, first_round, rounds, start_ms):
-    load = os.path.join(os.path.dirname(procs.varve_binary()), "bench", "query_load")
-    argv = [*pin(0), load, "send", f"--url={server.url}", f"--series={series}", f"--rounds={rounds}", f"--first-round={first_round}", f"--step={STEP_S}s",
-            f"--start={start_ms}", "--prebuild", "--retry", "--connections=4", "--batch=2000"]
-    p = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
-    p.stdout.readline()  # the bodies are built
-    before, begin = server.cpu(), time.monotonic()
-    result = json.loads(p.stdout.read().splitlines()[-1])
-    if p.wait() != 0 or result["acked"] != result["requests"]:
-        raise SystemExit(f"{server.name}: the load failed: {result}")
-    wall = time.monotonic() - begin
-    settle(server)
-    return {"cpu": server.cpu() - before, "wall": wall, "samples": result["samples"]}
+# name: (what it is, unit, {against: goal}); a goal of a peer is a least ratio, of the floor a greatest one, "most" an upper bound of varve's own figure
+ROWS = {
+    "steady": ("remote write 1.0, {million} series, scrape order: CPU a sample", "µs", {"prometheus": 50, "victoria": 8, "floor": 1.7}),
+    "mid": ("the same, {mid} series", "µs", {"prometheus": 42, "victoria": 7}),
+    "strided": ("the same, strided over 1,000 targets, {million} series", "µs", {"prometheus": 25, "victoria": 4}),
+    "rw2": ("remote write 2.0, {mid} series (Prometheus: 1.0)", "µs", {"prometheus": 60}),
+    "new": ("new series, {million}: CPU a series", "µs", {"prometheus": 8, "victoria": 25}),
+    "resident": ("resident bytes a series, {million} series", "B", {"prometheus": 10, "victoria": 2, "most": 400}),
+    "log": ("log bytes a sample", "B", {"prometheus": 3.5, "most": 2.5}),
+    "restart": ("kill -9 to ready, {million} series + {replayed} samples", "s", {"prometheus": 12}),
+    "cut": ("block cut, CPU a series", "µs", {"prometheus": 8, "most": 3}),
+    "block": ("block bytes a sample, the same data", "B", {"prometheus": 1.0}),
+    "mid_cpu": ("first goals: remote write 1.0, {mid} series: CPU a sample", "µs", {"prometheus": 10}),
+    "mid_resident": ("first goals: resident bytes a series, {mid} series", "B", {"prometheus": 3}),
+    "mid_restart": ("first goals: kill -9 to ready, {mid} series", "s", {"prometheus": 5}),
+    "rate": ("samples a second on the one core, {million} series", "/s", {}),
+    "second": ("second sample of each series, {million} series: CPU a sample", "µs", {}),
+    "log_new": ("log bytes a new series: what it takes beyond its samples", "B", {}),
+    "p99": ("p99 of a request at that rate", "ms", {}),
+}
+SYSTEMS = ("varve", "prometheus", "victoria", "floor")
+TITLES = {"varve": "varve", "prometheus": "Prometheus", "victoria": "VictoriaMetrics", "floor": "floor"}
 
 
-def measure(server, series, rounds):
-    start_ms = (int(time.time()) - (rounds + 1) * STEP_S) // STEP_S * STEP_S * 1000
-    empty = server.rss()
-    new = send(server, series, 0, 1, start_ms)
-    steady = send(server, series, 1, rounds, start_ms)
-    out = {
-        "new series, CPU µs": new["cpu"] / series * 1e6,
-        "CPU µs a sample": steady["cpu"] / steady["samples"] * 1e6,
-        "samples/s while pinned": steady["samples"] / steady["wall"],
-        "resident B a series": (server.rss() - empty) / series,
-    }
+def start_ms(rounds):
+    """Time of round 0, so that the last one is about now; the same for all servers of a run."""
+    return (int(time.time()) - (rounds + 1) * STEP_S) // STEP_S * STEP_S * 1000
+
+
+def restart(server):
     server.kill9()
-    begin = time.monotonic()
+    began = time.monotonic()
     server.start()
-    out["kill -9 to ready, s"] = time.monotonic() - begin
-    server.kill9()
-    return out
+    return time.monotonic() - began
 
 
-def one(kind, directory, series, rounds):
-    if kind == "varve":
-        server = procs.Varve(directory, flags={"head.cut-delay": "1h", "head.max-age": "6h"}, wrap=pin(1))
-        server.start()
-    else:
-        server = Prometheus(directory).start()
+def load(kind, series, steady, start, order="scrape", rw=1, what="load", rest=True):
+    """A fresh server: round 0 brings the series, the rounds after the second are the steady state; then memory, log and restart.
+
+    The second round stands apart: varve writes each series' definition to its log once more there, which is a cost of having the series and not of its samples.
+    """
+    with Server(kind, what) as s:
+        empty = s.rss()
+        shape = {"series": series, "start": start, "order": order, "rw": rw}
+        log = [s.log_bytes() if rest and s.has_log else 0]
+        parts = []
+        for first, rounds in ((0, 1), (1, 1), (2, steady - 1)):
+            parts.append(write(s, first_round=first, rounds=rounds, **shape))
+            log.append(s.log_bytes() if rest and s.has_log else 0)
+        new, second, known = parts
+        cpu = [p["server"]["cpu_seconds"] for p in parts]
+        out = {"new": cpu[0] / series * 1e6, "second": cpu[1] / series * 1e6, "cpu": cpu[2] / known["samples"] * 1e6,
+               "cpu_after_first": (cpu[1] + cpu[2]) / (second["samples"] + known["samples"]) * 1e6,
+               "rate": known["samples_per_second"], "p99": known["latency_ms"]["p99"]}
+        if rest:
+            out["resident"] = (s.rss() - empty) / series
+            if s.has_log:
+                out["log"] = (log[3] - log[2]) / known["samples"]
+                out["log_new"] = (log[2] - log[0]) / series - 2 * out["log"]
+                out["restart"] = restart(s)
+        return out
+
+
+def million(run):
+    start = start_ms(1 + STEADY)
+    for kind in ("varve", "prometheus", "victoria"):
+        got = load(kind, MILLION, STEADY, start)
+        run.note(kind, steady=got["cpu"], **{k: got.get(k) for k in ("new", "second", "resident", "log", "log_new", "restart", "rate", "p99")})
+    run.note("floor", steady=on_floor(start, MILLION, "scrape"))
+
+
+def mid(run):
+    start = start_ms(1 + MID_STEADY)
+    for kind in ("varve", "prometheus", "victoria"):
+        got = load(kind, MID, MID_STEADY, start)
+        run.note(kind, mid=got["cpu"], mid_cpu=got["cpu_after_first"], mid_resident=got["resident"], mid_restart=got.get("restart"))
+        if kind == "prometheus":
+            run.note(kind, rw2=got["cpu"])
+    run.note("floor", mid=on_floor(start, MID, "scrape"))
+
+
+def rw2(run):
+    if not speaks_rw2():
+        run.missing["rw2"] = "this varve answers 415 to remote write 2.0"
+        return
+    run.note("varve", rw2=load("varve", MID, MID_STEADY, start_ms(1 + MID_STEADY), rw=2, rest=False)["cpu"])
+
+
+def speaks_rw2():
+    with Server("varve", "probe") as s:
+        request = urllib.request.Request(s.url + "/api/v1/write", data=b"\x00", method="POST", headers={
+            "Content-Type": "application/x-protobuf;proto=io.prometheus.write.v2.Request", "Content-Encoding": "snappy"})
+        try:
+            urllib.request.urlopen(request, timeout=10)
+        except urllib.error.HTTPError as e:
+            return e.code != 415
+        return True
+
+
+def strided(run):
+    start = start_ms(1 + STRIDED_STEADY)
+    for kind in ("varve", "prometheus", "victoria"):
+        run.note(kind, strided=load(kind, MILLION, STRIDED_STEADY, start, order="strided", rest=False)["cpu"])
+    run.note("floor", strided=on_floor(start, MILLION, "strided"))
+
+
+def on_floor(start, series, order):
+    directory = lib.DATA / f"bodies-{os.getpid()}"
     try:
-        return measure(server, series, rounds)
+        dump(directory, series=series, rounds=2, start=start, order=order)
+        return floor(directory)["ns_per_sample"] / 1e3
     finally:
-        procs.stop_all()
-        shutil.rmtree(directory, ignore_errors=True)
+        lib.shutil.rmtree(directory, ignore_errors=True)
 
 
-LOWER = {"CPU µs a sample": 10, "resident B a series": 3, "kill -9 to ready, s": 5, "new series, CPU µs": None}
+# ---- the cut ----
+#
+# Both get CUT_ROUNDS samples of CUT_SERIES series, all within one two-hour window that is over. What is measured is the CPU from the moment that sets the cut off
+# until the server is quiet: writing the block, freeing what it held, and what each does to its log.
+#
+# Prometheus cuts by itself when its head spans three hours. So it first gets one more sample of every series 2 h 59 min 45 s behind the first (they live on, as in
+# real life, and nothing happens), and then a single sample behind the three hours. Its block of the window holds the same samples as varve's.
+#
+# varve is asked to by POST /-/flush. Its bucket is an address where nobody listens, so that it cuts and does not ship; the call itself is given up.
+
+DEAD_BUCKET = "type: S3\nconfig:\n  bucket: none\n  endpoint: 127.0.0.1:1\n  access_key: none\n  secret_key: none\n  insecure: true\n"
+
+
+def block_of(directory, samples):
+    """The one block below a directory with that many samples: bytes of its chunks and index."""
+    for meta in pathlib.Path(directory).glob("*/meta.json"):
+        stats = json.loads(meta.read_text("utf-8"))["stats"]
+        if stats["numSamples"] == samples:
+            return tree_bytes(meta.parent / "chunks") + (meta.parent / "index").stat().st_size
+    return None
+
+
+def cut(run):
+    now = int(time.time())
+    start = (now // RANGE_S - 2) * RANGE_S * 1000
+    samples = CUT_SERIES * CUT_ROUNDS
+    for kind, flags in (("varve", {"objstore_config": DEAD_BUCKET, "flush_timeout": "1s"}), ("prometheus", {})):
+        with Server(kind, "cut", **flags) as s:
+            shape = {"series": CUT_SERIES, "start": start}
+            write(s, rounds=CUT_ROUNDS, **shape)
+            blocks = s.data
+            if kind == "prometheus":
+                write(s, first_round=719, rounds=1, **shape)
+            else:
+                blocks = s.data / "blocks"
+            s.settle()
+            before = s.cpu()
+            if kind == "prometheus":
+                write(s, first_round=722, rounds=1, series=1, start=start)
+            else:
+                threading.Thread(target=ask_flush, args=(s.url,), daemon=True).start()
+            size = procs.wait_for(functools.partial(block_of, blocks, samples), 300, f"{kind}: a block of {samples:,} samples", every=0.2)
+            s.settle()
+            run.note(kind, cut=(s.cpu() - before) / CUT_SERIES * 1e6, block=size / samples)
+
+
+def ask_flush(url):
+    try:
+        urllib.request.urlopen(urllib.request.Request(url + "/-/flush", data=b"", method="POST"), timeout=300).read()
+    except OSError:
+        pass  # 503: nothing went live
+
+
+# ---- all of it ----
+
+
+class Run:
+    def __init__(self, number):
+        self.number = number
+        self.got = {s: {} for s in SYSTEMS}
+        self.missing = {}
+
+    def note(self, system, **figures):
+        figures = {k: v for k, v in figures.items() if v is not None}
+        self.got[system].update(figures)
+        say(f"  run {self.number + 1}  {TITLES[system]:<16}" + "  ".join(f"{k} {show(v)}" for k, v in figures.items()))
+
+
+def verdicts(medians):
+    """Rows as they are printed and kept: figures, ratios, goals, and what is not met."""
+    words = {"million": f"{MILLION:,}", "mid": f"{MID:,}", "replayed": f"{MILLION * (1 + STEADY):,}"}
+    rows = []
+    for key, (title, unit, goals) in ROWS.items():
+        row = {"key": key, "title": title.format(**words), "unit": unit, "figures": {}, "ratios": {}, "goals": goals, "missed": []}
+        for system in SYSTEMS:
+            row["figures"][system] = medians[system].get(key)
+        mine = row["figures"]["varve"]
+        for system in SYSTEMS[1:]:
+            theirs = row["figures"][system]
+            if mine and theirs and mine > 0 and theirs > 0:
+                row["ratios"][system] = mine / theirs if system == "floor" or unit == "/s" else theirs / mine
+        for against, goal in goals.items():
+            value = mine if against == "most" else row["ratios"].get(against)
+            if value is None:
+                row["missed"].append(f"{against}: not measured")
+            elif (value > goal) if against in ("most", "floor") else (value < goal):
+                row["missed"].append(f"{against}: {show(value)}, goal {'≤' if against in ('most', 'floor') else '≥'} {show(goal, None if goal < 10 else 0)}")
+        row["met"] = None if not goals else not row["missed"]
+        rows.append(row)
+    return rows
+
+
+def goal_text(row, against):
+    if against not in row["goals"]:
+        return ""
+    goal = row["goals"][against]
+    return f"{'≤' if against in ('most', 'floor') else '≥'} {goal:g}" + ("" if against == "most" else "x")
+
+
+def printed(rows):
+    head = ["", "varve", "goal", "Prometheus", "ratio", "goal", "VictoriaMetrics", "ratio", "goal", "floor", "varve/floor", "goal", ""]
+    out = [head]
+    for r in rows:
+        f, q = r["figures"], {k: f"{v:.2f}x" if v < 10 else f"{v:.0f}x" for k, v in r["ratios"].items()}
+        out.append([f"{r['title']}, {r['unit']}", show(f["varve"]), goal_text(r, "most"), show(f["prometheus"]), q.get("prometheus", ""), goal_text(r, "prometheus"),
+                    show(f["victoria"]), q.get("victoria", ""), goal_text(r, "victoria"), show(f["floor"]), q.get("floor", ""), goal_text(r, "floor"),
+                    {True: "met", False: "NOT MET", None: ""}[r["met"]]])
+    out.append(["durable before the answer"] + ["fdatasync", "", "page cache", "", "", "none (about 5 s)", "", "", "-", "", "", ""])
+    return lib.table(out)
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--series", type=int, default=200_000)
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--runs", type=int, default=3)
-    args = parser.parse_args()
-    procs.raise_open_files()
-    procs.Process.poll_s = 0.005
-    root = pathlib.Path(tempfile.mkdtemp(prefix="varve-bench-"))
-    got = {"varve": [], "prometheus": []}
-    version = subprocess.run([procs.prometheus_binary(), "--version"], capture_output=True, text=True, check=False)
-    words = (version.stdout + version.stderr).split()
-    print(f"{platform.machine()}, {os.cpu_count()} cores, Linux {platform.release()}; Prometheus {words[2] if len(words) > 2 else '?'}; {args.series:,} series, 10 labels, "
-          f"2,000 series a request, 4 connections, {args.rounds} steady rounds, median of {args.runs} interleaved runs")
+    if len(sys.argv) > 1:
+        print(__doc__)
+        return 0 if sys.argv[1] in ("-h", "--help") else 1
+    lib.begin("bench")
+    versions = lib.versions()
+    say("Prometheus {prometheus}, VictoriaMetrics {victoria}; 10 labels, 2,000 series a request, 4 connections".format(**versions))
+    runs = []
     try:
-        for run in range(args.runs):
-            for kind, results in got.items():
-                results.append(one(kind, root / f"{kind}-{run}", args.series, args.rounds))
-                print(f"  run {run + 1} {kind}: " + ", ".join(f"{k} {v:,.2f}" for k, v in results[-1].items()), flush=True)
+        for number in range(lib.RUNS):
+            run = Run(number)
+            runs.append(run)
+            for scenario in (million, mid, rw2, strided, cut):
+                scenario(run)
     finally:
-        procs.stop_all()
-        shutil.rmtree(root, ignore_errors=True)
-    print(f"\n{'':28}{'varve':>14}{'Prometheus':>14}{'ratio':>9}   goal")
-    failed = 0
-    for key in got["varve"][0]:
-        v, p = (statistics.median(r[key] for r in got[k]) for k in ("varve", "prometheus"))
-        ratio = p / v if key in LOWER else v / p
-        goal = LOWER.get(key)
-        met = "" if goal is None else f"at least {goal}x: " + ("met" if ratio >= goal else "NOT MET")
-        failed += goal is not None and ratio < goal
-        print(f"{key:28}{v:>14,.2f}{p:>14,.2f}{ratio:>8.1f}x   {met}")
-    print("durable before the answer     fdatasync    page cache")
-    sys.exit(1 if failed else 0)
+        lib.end()
+    medians = {s: {k: median([r.got[s].get(k) for r in runs]) for k in ROWS} for s in SYSTEMS}
+    rows = verdicts(medians)
+    say()
+    for line in printed(rows):
+        say(line)
+    missing = {k: v for r in runs for k, v in r.missing.items()}
+    for row in rows:
+        for miss in row["missed"]:
+            say(f"NOT MET  {row['title']}: {miss}" + (f" ({missing[row['key']]})" if row["key"] in missing else ""))
+    lib.save("bench", {"versions": versions, "rows": rows, "raw": [r.got for r in runs], "missing": missing})
+    failed = any(r["met"] is False for r in rows)
+    return 1 if failed and not SMALL else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

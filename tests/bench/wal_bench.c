@@ -43,7 +43,7 @@ static void *sender(void *arg)
 	while (io_mono_ms() < l->until_ms) {
 		for (size_t i = 0; i < SAMPLES; i++) {
 			value[i] += (double)(rnd(&l->seed) % 100) * (i % 3 == 0 ? 0.25 : 1);
-			s[i] = (struct wal_sample){l->seed % 100 == 0 ? i * 7 : i + 5000, t, f64_bits(value[i])};
+			s[i] = (struct wal_sample){.ref = l->seed % 100 == 0 ? i * 7 : i + 5000, .t = t, .v = f64_bits(value[i])};
 		}
 		t += 15000;
 		buf_clear(&b);

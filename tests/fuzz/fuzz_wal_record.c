@@ -62,7 +62,7 @@ static void records_check(struct span bytes, int depth)
 		uint64_t ref, bytes_seen = 0;
 		struct span wire;
 		if (wal_series_open(rec.body, &sd)) {
-			while (wal_series_next(&sd, &ref, &wire, &ok))
+			while (wal_series_next(&sd, &ref, &wire, &(struct wal_keys){0}, &ok))
 				bytes_seen += wire.n;
 			MUST(bytes_seen <= rec.body.n);
 		}

@@ -33,7 +33,7 @@ bool ids_has(const struct ids *g, uint64_t id)
 
 void ids_put(struct buf *b, uint64_t id, size_t noise)
 {
-	struct wal_sample s = {id, (int64_t)id * 1000, id * 77};
+	struct wal_sample s = {.ref = id, .t = (int64_t)id * 1000, .v = id * 77};
 	wal_samples_put(b, &window, &s, 1);
 	if (noise == 0)
 		return;
@@ -97,7 +97,7 @@ errc ids_frame(void *arg, const struct wal_frame *f, struct err *err)
 		if (rec.kind == 99)
 			noise_check(g, rec.body);
 		if (rec.kind == WAL_SERIES && wal_series_open(rec.body, &sd)) {
-			while (wal_series_next(&sd, &ref, &wire, &ok))
+			while (wal_series_next(&sd, &ref, &wire, &(struct wal_keys){0}, &ok))
 				g->definitions++;
 		}
 		if (rec.kind != WAL_SAMPLES)

@@ -151,10 +151,10 @@ static void more_windows_than_sixteen_bits_count(void **state)
 	buf_init(&wire, 4096);
 	lab_wire(0, 0, &wire);
 	wal_series_begin(&e, &records, tenant);
-	wal_series_put(&e, 1, span_of(wire.p, wire.n));
+	wal_series_put(&e, 1, span_of(wire.p, wire.n), &(struct wal_keys){0});
 	wal_series_end(&e);
 	for (int64_t i = 0; i < WINDOWS; i++) {
-		struct wal_sample s = {1, T0 + i * RANGE, 0};
+		struct wal_sample s = {.ref = 1, .t = T0 + i * RANGE, .v = 0};
 		wal_samples_put(&records, &(struct wal_window){.tenant = tenant, .window = ulid_new(), .start_ms = s.t, .range_ms = RANGE}, &s, 1);
 	}
 	assert_false(records.failed);
@@ -420,7 +420,7 @@ static void defs_read(struct defs *x, const struct wal_frame *f, struct span bod
 		if (rec.kind == WAL_GROUP) {
 			defs_read(x, f, rec.body, samples);
 		} else if (rec.kind == WAL_SERIES && !samples && wal_series_open(rec.body, &sd)) {
-			while (wal_series_next(&sd, &ref, &wire, &ok)) {
+			while (wal_series_next(&sd, &ref, &wire, &(struct wal_keys){0}, &ok)) {
 				assert_true(ref < 100000);
 				x->v[ref].last = f->pos + 1;
 				x->v[ref].first = x->v[ref].first ? x->v[ref].first : f->pos + 1;
@@ -500,7 +500,7 @@ static void refs_read(struct refs *x, const struct wal_frame *f, struct span bod
 		if (rec.kind == WAL_GROUP)
 			refs_read(x, f, rec.body);
 		else if (rec.kind == WAL_SERIES && f->seq >= x->from && wal_series_open(rec.body, &sd))
-			while (wal_series_next(&sd, &ref, &wire, &ok))
+			while (wal_series_next(&sd, &ref, &wire, &(struct wal_keys){0}, &ok))
 				x->defined = ref < x->defined ? ref : x->defined;
 		else if (rec.kind == WAL_SAMPLES && f->seq < x->from && wal_samples_open(rec.body, &d))
 			while (wal_samples_next(&d, &s, &ok))

@@ -490,7 +490,7 @@ static struct sim_tape *checkpoint_make(uint64_t *size)
 			x = x * 6364136223846793005u + 1442695040888963407u;
 			wire[k] = (char)(x >> 56);
 		}
-		wal_series_put(&e, (uint64_t)i, span_of(wire, sizeof wire));
+		wal_series_put(&e, (uint64_t)i, span_of(wire, sizeof wire), &(struct wal_keys){0});
 		wal_series_end(&e);
 		assert_int_equal(wal_checkpoint_put(cp, span_of(b.p, b.n), &err), OK);
 	}

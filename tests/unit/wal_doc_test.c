@@ -30,10 +30,10 @@ static size_t example_write(uint8_t *out, size_t cap)
 	buf_init(&b, MIB);
 	struct wal_series_enc e;
 	wal_series_begin(&e, &b, SPAN("team-a"));
-	wal_series_put(&e, 5, SPAN("\x0a\x0e\x0a\x08__name__\x12\x02up"));
+	wal_series_put(&e, 5, SPAN("\x0a\x0e\x0a\x08__name__\x12\x02up"), &(struct wal_keys){0});
 	wal_series_end(&e);
 	struct wal_window w = {SPAN("team-a"), {{1, 0x8b, 0xcf, 0xe5, 0x68, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10}}, 1700006400000, 7200000};
-	struct wal_sample s[2] = {{5, 1700006400000, f64_bits(1)}, {5, 1700006415000, f64_bits(0)}};
+	struct wal_sample s[2] = {{.ref = 5, .t = 1700006400000, .v = f64_bits(1)}, {.ref = 5, .t = 1700006415000, .v = f64_bits(0)}};
 	wal_samples_put(&b, &w, s, 2);
 	struct wal_frame_header f = {.log = h.log, .segment = 7, .seq = 42, .first_sample = 1000, .durable = 0, .samples = 2};
 	assert_true(n + wal_frame_size((uint32_t)b.n) < cap);
@@ -122,7 +122,7 @@ static errc seen_frame(void *arg, const struct wal_frame *f, struct err *err)
 		switch (rec.kind) {
 		case WAL_SERIES:
 			assert_int_equal(f->seq, 42);
-			assert_true(wal_series_open(rec.body, &sd) && wal_series_next(&sd, &ref, &wire, &ok));
+			assert_true(wal_series_open(rec.body, &sd) && wal_series_next(&sd, &ref, &wire, &(struct wal_keys){0}, &ok));
 			assert_int_equal(ref, 5);
 			assert_int_equal(wire.n, 16);
 			x->series++;

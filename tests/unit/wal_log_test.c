@@ -21,7 +21,7 @@ struct got {
 static void record_put(struct buf *b, uint64_t id, size_t pad)
 {
 	struct wal_window w = {SPAN("tenant-a"), {{1, 2, 3}}, 7200000, 7200000};
-	struct wal_sample s = {id, (int64_t)id * 1000, id * 77};
+	struct wal_sample s = {.ref = id, .t = (int64_t)id * 1000, .v = id * 77};
 	wal_samples_put(b, &w, &s, 1);
 	if (pad > 0) {
 		uint64_t x = id * 0x9e3779b97f4a7c15u + 1;

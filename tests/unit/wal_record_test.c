@@ -75,16 +75,17 @@ static void samples_come_back(void **state)
 		for (size_t i = 0; i < N; i++) {
 			switch (kind) {
 			case 0: /* a scrape */
-				s[i] = (struct wal_sample){i + 1000, 1700000000000, f64_bits((double)(next() % 10000))};
+				s[i] = (struct wal_sample){.ref = i + 1000, .t = 1700000000000, .v = f64_bits((double)(next() % 10000))};
 				break;
 			case 1:
-				s[i] = (struct wal_sample){wild(), (int64_t)wild(), wild()};
+				s[i] = (struct wal_sample){.ref = wild(), .t = (int64_t)wild(), .v = wild()};
 				break;
 			case 2: /* the widest deltas there are */
-				s[i] = (struct wal_sample){i % 2 ? (uint64_t)INT64_MAX + 1 : 0, i % 2 ? INT64_MIN : INT64_MAX, UINT64_MAX};
+				s[i] = (struct wal_sample){
+					.ref = i % 2 ? (uint64_t)INT64_MAX + 1 : 0, .t = i % 2 ? INT64_MIN : INT64_MAX, .v = UINT64_MAX};
 				break;
 			default:
-				s[i] = (struct wal_sample){0, 0, 0};
+				s[i] = (struct wal_sample){.ref = 0, .t = 0, .v = 0};
 			}
 		}
 		for (size_t k = 0; k < sizeof sizes / sizeof sizes[0]; k++) {
@@ -114,7 +115,7 @@ static void series_come_back(void **state)
 			lens[i] = next() % (round % 2 ? 5000 : 100);
 			memset(wire, (int)(refs[i] & 0xff), lens[i]);
 			bound += wal_series_bound(tenant.n, lens[i]);
-			wal_series_put(&e, refs[i], span_of(wire, lens[i]));
+			wal_series_put(&e, refs[i], span_of(wire, lens[i]), &(struct wal_keys){0});
 		}
 		wal_series_end(&e);
 		assert_false(b.failed);
@@ -131,7 +132,7 @@ static void series_come_back(void **state)
 			assert_true(rec.body.n + 5 <= LIMIT_WAL_FRAME_BYTES);
 			assert_true(wal_series_open(rec.body, &d));
 			assert_true(span_eq(d.tenant, tenant));
-			while (wal_series_next(&d, &ref, &w, &ok)) {
+			while (wal_series_next(&d, &ref, &w, &(struct wal_keys){0}, &ok)) {
 				assert_int_equal(ref, refs[i]);
 				assert_int_equal(w.n, lens[i]);
 				assert_true(w.n == 0 || (uint8_t)w.p[w.n - 1] == (uint8_t)refs[i]);
@@ -194,7 +195,7 @@ static void groups_are_counted(void **state)
 {
 	(void)state;
 	struct wal_window w = {SPAN("t"), {{1}}, 0, 1};
-	struct wal_sample s[3] = {{1, 2, 3}, {2, 2, 3}, {3, 2, 3}};
+	struct wal_sample s[3] = {{.ref = 1, .t = 2, .v = 3}, {.ref = 2, .t = 2, .v = 3}, {.ref = 3, .t = 2, .v = 3}};
 	struct buf in, out;
 	buf_init(&in, MIB);
 	buf_init(&out, MIB);
@@ -226,7 +227,7 @@ static uint64_t decode_all(struct span bytes)
 		struct span wire;
 		bool good;
 		if (wal_series_open(rec.body, &sd)) {
-			while (wal_series_next(&sd, &ref, &wire, &good))
+			while (wal_series_next(&sd, &ref, &wire, &(struct wal_keys){0}, &good))
 				seen += wire.n > 0 ? (uint8_t)wire.p[wire.n - 1] : 1;
 		}
 		if (wal_samples_open(rec.body, &d)) {
@@ -248,11 +249,11 @@ static void any_bytes_are_safe(void **state)
 	struct wal_series_enc e;
 	buf_init(&b, MIB);
 	for (size_t i = 0; i < 40; i++)
-		s[i] = (struct wal_sample){wild(), (int64_t)wild(), wild()};
+		s[i] = (struct wal_sample){.ref = wild(), .t = (int64_t)wild(), .v = wild()};
 	wal_samples_put(&b, &w, s, 40);
 	wal_series_begin(&e, &b, SPAN("tenant"));
-	wal_series_put(&e, 5, SPAN("abc"));
-	wal_series_put(&e, 6, SPAN("defg"));
+	wal_series_put(&e, 5, SPAN("abc"), &(struct wal_keys){0});
+	wal_series_put(&e, 6, SPAN("defg"), &(struct wal_keys){0});
 	wal_series_end(&e);
 	wal_cut_put(&b, &(struct wal_cut){.upto_seq = 9});
 	uint64_t seen = 0;

@@ -1,0 +1,243 @@
+/* head/head_postings.c - the postings of a part of a window: label pair ─▶ the local numbers of its series, ascending.
+ *
+ *     slots (pair ─▶ number of its list) ─▶ lists, in the order of first use ─▶ { n, newest, pieces: uvarint of each number less the one before }
+ *     names ─▶ the pairs of each label name
+ *
+ * Series that come together have neighbouring numbers, so an entry is a byte, most of the time. A list of one, which every label that names one series only
+ * has, needs no piece. Postings follow the series in slices, see head_window_index in head_int.h.
+ */
+#include "head/head_int.h"
+
+enum { POSTINGS_FIRST = 16, INDEX_SLICE = 1024, INDEX_AHEAD = 4 };
+
+struct posting *head_part_posting(const struct wpart *p, uint32_t pair)
+{
+	if (!p->posting_slots)
+		return NULL;
+	for (uint32_t i = head_spread(pair) & p->postings_mask; p->posting_slots[i]; i = (i + 1) & p->postings_mask)
+		if (p->posting_slots[i] >> 32 == pair)
+			return part_posting(p, (uint32_t)p->posting_slots[i] - 1);
+	return NULL;
+}
+
+struct name_pairs *head_part_name(const struct wpart *p, const struct symbol *name)
+{
+	for (uint32_t i = 0; i < p->n_names; i++)
+		if (p->names[i].name == name)
+			return &p->names[i];
+	return NULL;
+}
+
+uint32_t head_posting_read(const struct wpart *p, const struct posting *e, uint32_t below, uint32_t *out)
+{
+	if (e->n == 1) {
+		*out = e->newest;
+		return e->newest < below;
+	}
+	const struct piece *piece = e->n ? part_piece(p, e->first) : NULL;
+	uint32_t at = 0, x = 0;
+	for (uint32_t k = 0; k < e->n; k++) {
+		uint32_t d = 0;
+		for (unsigned shift = 0;; shift += 7) {
+			if (at == PIECE_PAYLOAD) {
+				piece = part_piece(p, piece->next);
+				at = 0;
+			}
+			uint8_t byte = piece->bytes[at++];
+			d |= (uint32_t)(byte & 0x7f) << shift;
+			if (byte < 0x80)
+				break;
+		}
+		x += d;
+		if (x >= below)
+			return k;
+		out[k] = x;
+	}
+	return e->n;
+}
+
+static bool slots_grow(struct wpart *p)
+{
+	uint32_t mask = p->posting_slots ? p->postings_mask * 2 + 1 : 15;
+	size_t bytes = ((size_t)mask + 1) * sizeof *p->posting_slots;
+	uint64_t *v = head_pool_alloc(&p->pool, bytes);
+	if (!v)
+		return false;
+	memset(v, 0, bytes);
+	for (uint32_t i = 0; p->posting_slots && i <= p->postings_mask; i++) {
+		if (!p->posting_slots[i])
+			continue;
+		uint32_t j = head_spread(p->posting_slots[i] >> 32) & mask;
+		while (v[j])
+			j = (j + 1) & mask;
+		v[j] = p->posting_slots[i];
+	}
+	if (p->posting_slots)
+		head_pool_free(&p->pool, p->posting_slots, ((size_t)p->postings_mask + 1) * sizeof *v);
+	p->posting_slots = v;
+	p->postings_mask = mask;
+	return true;
+}
+
+/* Room for one more list. The first page moves while it grows. */
+static bool postings_room(struct wpart *p)
+{
+	uint32_t page = p->n_postings / POSTINGS_PER_PAGE;
+	if (page == 0 ? p->n_postings < p->cap_first_postings : page < p->n_posting_pages)
+		return true;
+	if (page == p->cap_posting_pages) {
+		uint32_t cap = page ? page * 2 : 1;
+		struct posting **v = head_pool_alloc(&p->pool, cap * sizeof *v);
+		if (!v)
+			return false;
+		if (page)
+			memcpy(v, p->postings, page * sizeof *v);
+		head_pool_free(&p->pool, p->postings, page * sizeof *v);
+		p->postings = v;
+		p->cap_posting_pages = cap;
+	}
+	uint32_t had = page ? 0 : p->cap_first_postings, cap = page ? (uint32_t)POSTINGS_PER_PAGE : had ? had * 2 : (uint32_t)POSTINGS_FIRST;
+	struct posting *v = head_pool_alloc(&p->pool, cap * sizeof *v);
+	if (!v)
+		return false;
+	if (had) {
+		memcpy(v, p->postings[0], had * sizeof *v);
+		head_pool_free(&p->pool, p->postings[0], had * sizeof *v);
+	}
+	p->postings[page] = v;
+	p->n_posting_pages = page + 1;
+	if (page == 0)
+		p->cap_first_postings = cap;
+	return true;
+}
+
+static bool name_add(struct wpart *p, const struct symbol *name, uint32_t pair)
+{
+	struct name_pairs *np = head_part_name(p, name);
+	if (!np) {
+		if (p->n_names == p->cap_names) {
+			uint32_t cap = p->cap_names ? p->cap_names * 2 : 16;
+			struct name_pairs *v = head_pool_alloc(&p->pool, cap * sizeof *v);
+			if (!v)
+				return false;
+			if (p->n_names)
+				memcpy(v, p->names, p->n_names * sizeof *v);
+			if (p->names)
+				head_pool_free(&p->pool, p->names, p->cap_names * sizeof *v);
+			p->names = v;
+			p->cap_names = cap;
+		}
+		np = &p->names[p->n_names++];
+		*np = (struct name_pairs){.name = name};
+	}
+	if (np->n == np->cap) {
+		uint32_t cap = np->cap ? np->cap + np->cap / 2 : 4;
+		uint32_t *v = head_pool_alloc(&p->pool, cap * sizeof *v);
+		if (!v)
+			return false;
+		if (np->n)
+			memcpy(v, np->v, np->n * sizeof *v);
+		if (np->v)
+			head_pool_free(&p->pool, np->v, np->cap * sizeof *v);
+		np->v = v;
+		np->cap = cap;
+	}
+	np->v[np->n++] = pair;
+	return true;
+}
+
+/* The pair's list, made when absent: an empty one does no harm. NULL: no memory. */
+static struct posting *posting_make(struct head *h, struct wpart *p, uint32_t pair)
+{
+	struct posting *e = head_part_posting(p, pair);
+	if (e)
+		return e;
+	if ((!p->posting_slots || p->n_postings + 1 > p->postings_mask / 4 * 3) && !slots_grow(p))
+		return NULL;
+	if (!postings_room(p) || !name_add(p, head_pair(&h->symbols, pair)->name, pair))
+		return NULL;
+	uint32_t i = head_spread(pair) & p->postings_mask;
+	while (p->posting_slots[i])
+		i = (i + 1) & p->postings_mask;
+	p->posting_slots[i] = (uint64_t)pair << 32 | (p->n_postings + 1);
+	e = part_posting(p, p->n_postings++);
+	*e = (struct posting){.pair = pair};
+	return e;
+}
+
+static void posting_byte(struct wpart *p, struct posting *e, uint8_t byte)
+{
+	uint32_t at = e->bytes % PIECE_PAYLOAD;
+	if (at == 0) {
+		uint32_t i = head_piece_new(p);
+		ASSERT(i); /* reserved */
+		if (e->last)
+			part_piece(p, e->last)->next = i;
+		else
+			e->first = i;
+		e->last = i;
+	}
+	part_piece(p, e->last)->bytes[at] = byte;
+	e->bytes++;
+}
+
+static void posting_number(struct wpart *p, struct posting *e, uint32_t x)
+{
+	for (; x >= 0x80; x >>= 7)
+		posting_byte(p, e, (uint8_t)(x | 0x80));
+	posting_byte(p, e, (uint8_t)x);
+}
+
+static void posting_add(struct wpart *p, struct posting *e, uint32_t local)
+{
+	if (e->n == 1)
+		posting_number(p, e, e->newest);
+	if (e->n > 0)
+		posting_number(p, e, local - e->newest);
+	e->newest = local;
+	e->n++;
+}
+
+/* All of a series' pairs or none: what may fail comes first. */
+static bool series_index(struct head *h, struct wpart *p, const struct series *s, uint32_t local)
+{
+	for (uint32_t i = 0; i < s->n_pairs; i++)
+		if (!posting_make(h, p, s->pairs[i]))
+			return false;
+	/* An entry takes five bytes at most, or ten with the one before it: one piece more. */
+	if (!head_pieces_reserve(p, s->n_pairs))
+		return false;
+	for (uint32_t i = 0; i < s->n_pairs; i++)
+		posting_add(p, head_part_posting(p, s->pairs[i]), local);
+	return true;
+}
+
+static void index_ahead(const struct wpart *p, uint32_t local)
+{
+	if (local >= p->n || !p->posting_slots)
+		return;
+	const struct series *s = part_series(p, local);
+	for (uint32_t i = 0; i < s->n_pairs; i++)
+		__builtin_prefetch(&p->posting_slots[head_spread(s->pairs[i]) & p->postings_mask], 1);
+}
+
+errc head_window_index(struct window *w, uint32_t shard, struct err *err)
+{
+	struct shard *sh = &w->head->shards[shard];
+	uint32_t upto = 0;
+	bool more = true, room = true;
+	for (bool first = true; more && room; first = false) {
+		pthread_mutex_lock(&sh->mu);
+		struct wpart *p = w->parts[shard].p;
+		if (first && p)
+			upto = p->n;
+		for (uint32_t k = 0; p && k < INDEX_SLICE && p->n_indexed < upto && room; k++) {
+			index_ahead(p, p->n_indexed + INDEX_AHEAD);
+			room = series_index(w->head, p, part_series(p, p->n_indexed), p->n_indexed);
+			p->n_indexed += room;
+		}
+		more = p && p->n_indexed < upto;
+		pthread_mutex_unlock(&sh->mu);
+	}
+	return room ? OK : err_set(err, ERR_NOMEM, "no memory for the postings of a window");
+}
