@@ -148,7 +148,7 @@ struct series {
 	uint32_t tenant;
 	uint32_t checkpoint; /* number of the last checkpoint that holds it */
 	uint32_t n_windows;
-	uint16_t n_pairs;
+	uint16_t n_pairs : 15, key_changed : 1;
 	uint8_t n_aliases : 4, def_state : 3, key_no : 1;
 	uint8_t shard;
 	uint32_t pairs[]; /* in name order */
@@ -186,7 +186,7 @@ struct hash128 head_hash(const struct head *h, const struct tenant *tn, struct s
 static inline uint32_t head_shard_of(const struct head *h, struct hash128 x);
 static inline struct wal_keys series_keys(const struct series *s)
 {
-	return (struct wal_keys){{s->keys[0], s->keys[1]}, s->key_no};
+	return (struct wal_keys){{s->keys[0], s->keys[1]}, s->key_no, s->key_changed};
 }
 
 static inline table_slot head_slot_tag(struct hash128 x)
@@ -618,6 +618,7 @@ struct head {
 	_Atomic uint64_t memory_bytes, n_series, n_windows, n_cutting, n_samples, chunk_file_bytes;
 	_Atomic uint64_t next_ref;
 	_Atomic uint32_t next_serial;
+	uint64_t key_floor;	   /* constant after start: where the log ended then; what stands before was told against who knows which keys */
 	_Atomic int64_t min_range; /* of any window that may be open */
 	_Atomic bool stop, released;
 	/* tenants */

@@ -123,6 +123,9 @@ struct wal_status {
 	bool failed;
 };
 void wal_status(struct wal *wal, struct wal_status *out);
+/* Two positions without a lock: where the oldest segment that is kept begins, and what no ticket drawn so far goes beyond. */
+uint64_t wal_kept_from(const struct wal *wal);
+uint64_t wal_drawn_to(const struct wal *wal);
 
 /* A checkpoint replaces what replay needs from segments <= upto: the caller puts the definitions and cuts that are still
  * alive. finish writes both files, syncs them, renames, syncs the directory, then removes segments <= upto and older checkpoints.
@@ -166,6 +169,7 @@ bool wal_record_next(struct rd *r, struct wal_record *rec, bool *ok);
 struct wal_keys {
 	uint64_t v[2];
 	uint8_t now;
+	bool changed; /* both were used */
 };
 
 /* WAL_SERIES: tenant, then ref, canonical label bytes and keys of each */
