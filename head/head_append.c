@@ -338,35 +338,53 @@ struct alias_seen {
 	uint32_t i, shard;
 };
 
-/* Looks order[a..b) up; a million series are never in the cache, so the slots of a group are asked for first. */
+/* The slow way of one series: other spellings, and a slot whose 16 bits were another's. */
+static void find_one_locked(struct append_ctx *c, struct shard *sh, uint32_t i, struct alias_seen *aliases, uint32_t *n_aliases)
+{
+	uintptr_t p = head_table_find_locked(c->head, sh, c->hashes[i], c->tenant->idx, c->batch->series[i].wire);
+	c->found[i].series = NULL;
+	if (p && !(p & 1)) {
+		struct series *s = (struct series *)p;
+		c->found[i] = (struct found){s, atomic_load_explicit(&s->ref, memory_order_relaxed)};
+		return;
+	}
+	struct alias *al = p ? (struct alias *)(p - 1) : NULL;
+	if (al && atomic_load_explicit(&al->series->ref, memory_order_relaxed) == al->ref) {
+		aliases[(*n_aliases)++] = (struct alias_seen){al->series, al->ref, i, al->shard};
+		return;
+	}
+	if (al)
+		head_alias_remove_locked(sh, al);
+	c->missed[i] = 1;
+	c->n_missed++;
+}
+
+/* Looks order[a..b) up. A million series are never in the cache, so each step asks for the lines of the next one for a whole group: slot, series. */
 static void find_locked(struct append_ctx *c, struct shard *sh, uint32_t a, uint32_t b, struct alias_seen *aliases, uint32_t *n_aliases)
 {
-	struct head *h = c->head;
 	for (uint32_t k = a; k < b && sh->slots; k++)
 		__builtin_prefetch(&sh->slots[c->hashes[c->order[k]].lo & sh->mask]);
 	for (uint32_t k = a; k < b; k++) {
 		uint32_t i = c->order[k];
-		uintptr_t p = head_table_find_locked(h, sh, c->hashes[i], c->tenant->idx, c->batch->series[i].wire);
-		c->found[i].series = NULL;
-		if (LIKELY(p && !(p & 1))) {
-			c->found[i].series = (struct series *)p;
-			__builtin_prefetch((void *)p);
-			continue;
-		}
-		struct alias *al = p ? (struct alias *)(p - 1) : NULL;
-		if (al && atomic_load_explicit(&al->series->ref, memory_order_relaxed) == al->ref) {
-			aliases[(*n_aliases)++] = (struct alias_seen){al->series, al->ref, i, al->shard};
-			continue;
-		}
-		if (al)
-			head_alias_remove_locked(sh, al);
-		c->missed[i] = 1;
-		c->n_missed++;
+		struct hash128 x = c->hashes[i];
+		table_slot sl = 0;
+		/* The first slot with its 16 bits: nearly always the one. */
+		for (uint64_t at = x.lo & sh->mask; sh->slots && (sl = sh->slots[at]) && (sl ^ head_slot_tag(x)) >> 48; at = (at + 1) & sh->mask)
+			;
+		uintptr_t p = head_slot_address(sl);
+		c->found[i].series = p & 1 ? NULL : (struct series *)p;
+		__builtin_prefetch((void *)p);
 	}
 	for (uint32_t k = a; k < b; k++) {
-		struct found *f = &c->found[c->order[k]];
-		if (LIKELY(f->series != NULL))
+		uint32_t i = c->order[k];
+#ifndef HEAD_VERIFY
+		struct found *f = &c->found[i];
+		if (LIKELY(f->series && f->series->hash.lo == c->hashes[i].lo && f->series->hash.hi == c->hashes[i].hi)) {
 			f->ref = atomic_load_explicit(&f->series->ref, memory_order_relaxed);
+			continue;
+		}
+#endif
+		find_one_locked(c, sh, i, aliases, n_aliases);
 	}
 }
 
@@ -425,6 +443,10 @@ static errc pass_known(struct append_ctx *c, const uint32_t *begin, struct err *
 		pthread_mutex_lock(&sh->mu);
 		for (; a < b && rc == OK; a += PREFETCH) {
 			uint32_t end = b - a < PREFETCH ? b : a + PREFETCH;
+			/* Pieces are those of the window that the samples before went to. */
+			const struct window *w = c->n_wins ? c->wins[c->cur].w : NULL;
+			const struct wpart *part = w ? w->parts[shard].p : NULL;
+			uint32_t serial = part ? w->serial : 0;
 			for (uint32_t k = a; k < end; k++) {
 				struct found *f = &c->found[c->order[k]];
 				if (UNLIKELY(!f->series))
@@ -435,16 +457,13 @@ static errc pass_known(struct append_ctx *c, const uint32_t *begin, struct err *
 					c->missed[c->order[k]] = 1;
 					continue;
 				}
-				const struct wseries *ws = f->series->ws;
-				if (LIKELY(ws != NULL)) {
-					__builtin_prefetch(ws, 1);
-					__builtin_prefetch((const char *)ws + 64, 1);
-				}
+				if (LIKELY(f->series->ws != NULL))
+					__builtin_prefetch(f->series->ws, 1);
 			}
 			for (uint32_t k = a; k < end; k++) {
 				const struct series *s = c->found[c->order[k]].series;
-				if (LIKELY(s && s->ws))
-					__builtin_prefetch(s->ws->bytes + s->ws->app.n_bytes, 1);
+				if (LIKELY(s && s->ws && s->ws_window == serial && s->ws->last))
+					__builtin_prefetch(part_piece(part, s->ws->last), 1);
 			}
 			for (uint32_t k = a; k < end && rc == OK; k++) {
 				uint32_t i = c->order[k];

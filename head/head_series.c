@@ -10,14 +10,11 @@
  * has an alias in the shard of its own hash. An alias knows its series' ref; refs are never given twice and structs of series are
  * never unmapped, so a stale alias shows by itself and is removed when it is met, or swept after a window's end.
  *
- * Slots: open addressing, linear, backward shift on removal; grown at 4/5.
+ * Slots: open addressing, linear, backward shift on removal; grown at 4/5. A slot is an address and 16 bits of the hash; the whole hash stands with the series
+ * or the alias, where a hit goes anyway. One look in 65,000 goes there for nothing.
  */
 #include <xxhash.h>
 #include "head/head_int.h"
-
-#ifdef HEAD_HASH_BITS
-#define HEAD_VERIFY 1
-#endif
 
 enum { SLOTS_MIN = 64 };
 
@@ -72,36 +69,49 @@ static bool verify(struct head *h, uintptr_t p, uint32_t tenant, struct span wir
 }
 #endif
 
+static struct hash128 hash_of(table_slot sl)
+{
+	uintptr_t p = head_slot_address(sl);
+	return p & 1 ? ((const struct alias *)(p - 1))->hash : ((const struct series *)p)->hash;
+}
+
 uintptr_t head_table_find_locked(struct head *h, struct shard *sh, struct hash128 x, uint32_t tenant, struct span wire)
 {
 	(void)h, (void)tenant, (void)wire;
 	if (!sh->slots)
 		return 0;
-	for (uint64_t i = x.lo & sh->mask;; i = (i + 1) & sh->mask) {
-		const struct slot *sl = &sh->slots[i];
-		if (!sl->p)
-			return 0;
-		if (sl->hash.lo == x.lo && sl->hash.hi == x.hi) {
+	for (uint64_t i = x.lo & sh->mask; sh->slots[i]; i = (i + 1) & sh->mask) {
+		table_slot sl = sh->slots[i];
+		if ((sl ^ head_slot_tag(x)) >> 48)
+			continue;
+		struct hash128 y = hash_of(sl);
+		if (y.lo != x.lo || y.hi != x.hi)
+			continue;
 #ifdef HEAD_VERIFY
-			if (!verify(h, sl->p, tenant, wire))
-				continue;
+		if (!verify(h, head_slot_address(sl), tenant, wire))
+			continue;
 #endif
-			return sl->p;
-		}
+		return head_slot_address(sl);
 	}
+	return 0;
 }
+
+enum { GROW_AHEAD = 16 };
 
 static bool table_grow(struct head *h, struct shard *sh)
 {
 	uint64_t mask = sh->slots ? sh->mask * 2 + 1 : SLOTS_MIN - 1;
-	struct slot *slots = head_table_alloc(mask + 1, sizeof *slots);
+	table_slot *slots = head_table_alloc(mask + 1, sizeof *slots);
 	if (!slots)
 		return false;
 	for (uint64_t i = 0; sh->slots && i <= sh->mask; i++) {
-		if (!sh->slots[i].p)
+		/* The hashes are where the series are: asked for ahead of need. */
+		table_slot ahead = i + GROW_AHEAD <= sh->mask ? sh->slots[i + GROW_AHEAD] : 0;
+		__builtin_prefetch((const void *)(head_slot_address(ahead) & ~(uintptr_t)1));
+		if (!sh->slots[i])
 			continue;
-		uint64_t j = sh->slots[i].hash.lo & mask;
-		while (slots[j].p)
+		uint64_t j = hash_of(sh->slots[i]).lo & mask;
+		while (slots[j])
 			j = (j + 1) & mask;
 		slots[j] = sh->slots[i];
 	}
@@ -117,39 +127,65 @@ static bool table_add(struct head *h, struct shard *sh, struct hash128 x, uintpt
 	if ((!sh->slots || sh->n_slots_used + 1 > (sh->mask + 1) / 5 * 4) && !table_grow(h, sh))
 		return false;
 	uint64_t i = x.lo & sh->mask;
-	while (sh->slots[i].p)
+	while (sh->slots[i])
 		i = (i + 1) & sh->mask;
-	sh->slots[i] = (struct slot){x, p};
+	ASSERT((uint64_t)p >> 48 == 0);
+	sh->slots[i] = head_slot_tag(x) | p;
 	sh->n_slots_used++;
 	return true;
 }
 
-/* low32: the low bits of the hash it was added under. */
-static void table_remove(struct shard *sh, uint32_t low32, uintptr_t p)
+/* x: the hash it was added under. */
+static void table_remove(struct shard *sh, struct hash128 x, uintptr_t p)
 {
-	uint64_t i = low32 & sh->mask;
-	while (sh->slots[i].p != p) {
-		ASSERT(sh->slots[i].p);
+	uint64_t i = x.lo & sh->mask;
+	while (head_slot_address(sh->slots[i]) != p) {
+		ASSERT(sh->slots[i]);
 		i = (i + 1) & sh->mask;
 	}
-	for (uint64_t j = (i + 1) & sh->mask; sh->slots[j].p; j = (j + 1) & sh->mask) {
-		uint64_t home = sh->slots[j].hash.lo & sh->mask;
+	for (uint64_t j = (i + 1) & sh->mask; sh->slots[j]; j = (j + 1) & sh->mask) {
+		uint64_t home = hash_of(sh->slots[j]).lo & sh->mask;
 		if (((j - home) & sh->mask) >= ((j - i) & sh->mask)) {
 			sh->slots[i] = sh->slots[j];
 			i = j;
 		}
 	}
-	sh->slots[i] = (struct slot){0};
+	sh->slots[i] = 0;
 	sh->n_slots_used--;
 }
 
+/* Usual numbers of labels have a class each, so that nothing is lost to rounding; the rest share size classes. */
 static uint32_t series_class(uint32_t n_pairs, size_t *bytes)
 {
-	*bytes = head_pool_round(sizeof(struct series) + n_pairs * sizeof(uint32_t));
-	uint32_t c = 0;
-	for (size_t n = 16; n < *bytes && c < POOL_CLASSES - 1; c++)
-		n = c & 1 ? n / 3 * 4 : n / 2 * 3;
+	*bytes = (sizeof(struct series) + n_pairs * sizeof(uint32_t) + 7) / 8 * 8;
+	if (n_pairs <= LIMIT_LABELS_PER_SERIES)
+		return n_pairs;
+	*bytes = head_pool_round(*bytes);
+	uint32_t c = LIMIT_LABELS_PER_SERIES + 1;
+	for (size_t n = 256; n < *bytes && c < HEAD_SERIES_CLASSES - 1; c++)
+		n = n / 2 * 3;
 	return c;
+}
+
+enum { SERIES_AT_ONCE = 8 };
+
+/* A series of the class, from those that are free. They are made in rows, smaller ones while the shard has few. */
+static struct series *series_take(struct shard *sh, uint32_t c, size_t bytes)
+{
+	if (!sh->free_series[c]) {
+		uint32_t n = sh->n_series >= 256 ? SERIES_AT_ONCE : 1;
+		uint8_t *row = head_pool_alloc(&sh->pool, n * bytes);
+		for (uint32_t k = n; row && k-- > 0;) {
+			struct series *s = (struct series *)(void *)(row + k * bytes);
+			atomic_init(&s->ref, 0);
+			s->ws = (struct wseries *)(void *)sh->free_series[c];
+			sh->free_series[c] = s;
+		}
+	}
+	struct series *s = sh->free_series[c];
+	if (s)
+		sh->free_series[c] = (struct series *)(void *)s->ws;
+	return s;
 }
 
 errc head_series_new_locked(
@@ -158,16 +194,11 @@ errc head_series_new_locked(
 	ASSERT(l.n > 0 && l.n <= LIMIT_LABELS_DECODE);
 	size_t bytes;
 	uint32_t c = series_class(l.n, &bytes);
-	struct series *s = sh->free_series[c];
-	if (s) {
-		sh->free_series[c] = (struct series *)(void *)s->ws;
-	} else {
-		s = head_pool_alloc(&sh->pool, bytes);
-		if (!s)
-			return err_set(err, ERR_NOMEM, "no memory for a new series");
-		atomic_init(&s->ref, 0);
-	}
+	struct series *s = series_take(sh, c, bytes);
+	if (!s)
+		return err_set(err, ERR_NOMEM, "no memory for a new series");
 	s->ws = NULL;
+	s->hash = x;
 	if (head_pairs_ref(&h->symbols, l, s->pairs, err) != OK)
 		goto nomem;
 	if (!table_add(h, sh, x, (uintptr_t)s)) {
@@ -177,7 +208,7 @@ errc head_series_new_locked(
 	s->ws_window = 0;
 	s->def_pos = 0;
 	s->def_state = DEF_NONE;
-	s->hash32 = (uint32_t)x.lo;
+	s->newest_window = 0;
 	s->tenant = tn->idx;
 	s->checkpoint = 0;
 	s->n_windows = 0;
@@ -198,7 +229,7 @@ nomem:
 void head_series_remove_locked(struct head *h, struct shard *sh, struct series *s)
 {
 	ASSERT(s->n_windows == 0 && !s->ws);
-	table_remove(sh, s->hash32, (uintptr_t)s);
+	table_remove(sh, s->hash, (uintptr_t)s);
 	head_pairs_unref(&h->symbols, s->pairs, s->n_pairs);
 	atomic_store_explicit(&s->ref, 0, memory_order_relaxed);
 	size_t bytes;
@@ -244,7 +275,7 @@ void head_alias_add_locked(struct head *h, struct shard *sh, struct hash128 x, s
 
 void head_alias_remove_locked(struct shard *sh, struct alias *a)
 {
-	table_remove(sh, (uint32_t)a->hash.lo, (uintptr_t)a | 1);
+	table_remove(sh, a->hash, (uintptr_t)a | 1);
 	struct alias *last = sh->aliases[--sh->n_aliases];
 	last->at = a->at;
 	sh->aliases[a->at] = last;

@@ -1,7 +1,8 @@
-/* The series table with a hash of 7 bits: thousands of series share an entry's hash, and none mixes with another. The file under test is
+/* The series table with a hash of 7 bits: thousands of series share an entry's hash, and none mixes with another. The files under test are
  * built in with its checking compiled in; the rest of head/ comes from its library.
  */
 #define HEAD_HASH_BITS 7
+#include "head/head_append.c"
 #include "head/head_series.c"
 #include <setjmp.h>
 #include <stdarg.h>
