@@ -65,6 +65,7 @@ struct rw_decoder {
 	struct arena *arena;
 	struct rw_request *out;
 	uint32_t series_field; /* of the request */
+	const char *first;     /* series; 2.0 has all symbols before it */
 	size_t series_cap, samples_cap, hists_cap, exemplars_cap, metadata_cap;
 	uint64_t hist_bytes; /* buckets, spans and bounds so far */
 };

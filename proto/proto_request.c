@@ -32,7 +32,9 @@ static CHECKED errc series_grow(struct rw_decoder *d, struct span series, struct
 	struct rw_request *out = d->out;
 	if (out->n_series >= d->limits->max_series)
 		return err_id(err, ERRID_TOO_MANY_SERIES, ERR_LIMIT, "more than %" PRIu32 " series in one request", d->limits->max_series);
-	size_t seen = (size_t)(series.p + series.n - d->body.p), left = d->body.n - seen, n = out->n_series + 1;
+	if (!d->first)
+		d->first = series.p;
+	size_t seen = (size_t)(series.p + series.n - d->first), left = (size_t)(d->body.p + d->body.n - series.p) - series.n, n = out->n_series + 1;
 	size_t expect = n + left / (seen / n ? seen / n : 1) + SERIES_FIRST_MIN;
 	size_t cap = d->series_cap * 2 > expect ? d->series_cap * 2 : expect;
 	if (cap > d->limits->max_series)

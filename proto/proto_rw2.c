@@ -114,18 +114,18 @@ static CHECKED errc refs_room(struct rw2 *w, size_t n, struct err *err)
 	return w->refs ? OK : err_set(err, ERR_NOMEM, "remote write: no memory for %zu label references", piece);
 }
 
-/* The reference at p, or UINT32_MAX when it is cut off or takes more than three bytes, so above two million. */
-static inline uint32_t ref_fast(const uint8_t **pp, const uint8_t *end)
+enum { REF_READ_AHEAD = 3 };
+
+/* The reference at p, of which three bytes may be read whatever it takes; UINT32_MAX when it takes more, so is above two million. */
+static inline uint32_t ref_fast(const uint8_t **pp)
 {
 	const uint8_t *p = *pp;
 	uint32_t x = *p++;
 	if (x >= 0x80) {
-		if (UNLIKELY(p == end))
-			return UINT32_MAX;
 		uint32_t y = *p++;
 		x = (x & 0x7f) | y << 7;
 		if (UNLIKELY(y >= 0x80)) {
-			if (p == end || *p >= 0x80)
+			if (*p >= 0x80)
 				return UINT32_MAX;
 			x = (x & 0x3fff) | (uint32_t)*p++ << 14;
 		}
@@ -205,14 +205,13 @@ struct fast_metadata {
 	uint32_t type, help, unit;
 };
 
+/* Reads up to REF_READ_AHEAD bytes behind `end`. */
 static inline bool metadata_fast(const uint8_t *p, const uint8_t *end, size_t n_symbols, struct fast_metadata *m)
 {
 	*m = (struct fast_metadata){0, 0, 0};
 	while (p < end) {
 		uint8_t tag = *p++;
-		if (p == end)
-			return false;
-		uint32_t v = ref_fast(&p, end);
+		uint32_t v = ref_fast(&p);
 		if (UNLIKELY(v >= n_symbols && tag != TAG_TYPE))
 			return false;
 		if (tag == TAG_TYPE && v < METRIC_TYPES)
@@ -224,7 +223,7 @@ static inline bool metadata_fast(const uint8_t *p, const uint8_t *end, size_t n_
 		else
 			return false;
 	}
-	return true;
+	return p == end;
 }
 
 /* FAST_OTHER: nothing has happened but that memory beyond n_samples and at w->refs was scribbled on. */
@@ -243,20 +242,20 @@ static inline enum fast series_fast(struct rw2 *w, struct span message, struct r
 			return FAST_OTHER;
 		n = (n & 0x7f) | (size_t)*p++ << 7;
 	}
-	if (UNLIKELY((size_t)(end - p) < n || n > w->refs_left || n > FAST_REFS_BYTES))
+	if (UNLIKELY((size_t)(end - p) < n || n > w->refs_left || n > FAST_REFS_BYTES || (size_t)(body_end - p) < n + REF_READ_AHEAD))
 		return FAST_OTHER;
 	const uint8_t *refs_end = p + n;
 	uint32_t *refs = w->refs;
 	uint64_t text = 0;
 	n = 0;
 	while (p < refs_end) {
-		uint32_t ref = ref_fast(&p, refs_end);
+		uint32_t ref = ref_fast(&p);
 		if (UNLIKELY(ref >= n_symbols))
 			return FAST_OTHER;
 		refs[n++] = ref;
 		text += symbols[ref].n;
 	}
-	if (UNLIKELY(n % 2 != 0 || n > 2 * (size_t)w->d.limits->max_labels_decode))
+	if (UNLIKELY(p != refs_end || n % 2 != 0 || n > 2 * (size_t)w->d.limits->max_labels_decode))
 		return FAST_OTHER;
 
 	size_t at = out->n_samples;
@@ -289,7 +288,8 @@ static inline enum fast series_fast(struct rw2 *w, struct span message, struct r
 	if (end - p >= 2 && *p == TAG_METADATA) {
 		size_t len = p[1];
 		p += 2;
-		if (UNLIKELY((size_t)(end - p) < len || len >= 0x80 || !metadata_fast(p, p + len, n_symbols, m)))
+		if (UNLIKELY((size_t)(end - p) < len || len >= 0x80 ||
+			     (len > 0 && ((size_t)(body_end - p) < len + REF_READ_AHEAD || !metadata_fast(p, p + len, n_symbols, m)))))
 			return FAST_OTHER;
 		*has_metadata = len > 0;
 		p += len;
@@ -462,10 +462,7 @@ static CHECKED errc metadata_any(struct rw2 *w, struct span message, uint64_t *t
 			*type = f.value;
 			continue;
 		}
-		uint32_t ref = (uint32_t)f.value;
-		if (ref >= w->d.out->n_symbols)
-			return bad_ref(w, at, ref, err);
-		*(f.number == 3 ? help : unit) = ref;
+		*(f.number == 3 ? help : unit) = (uint32_t)f.value; /* the last one counts, and is judged then */
 	}
 	return OK;
 }
@@ -532,6 +529,8 @@ static CHECKED errc series_any(struct rw2 *w, struct span message, struct rw_ser
 		.n_exemplars = (uint32_t)(out->n_exemplars - first_exemplar),
 		.created = (int64_t)created,
 	};
+	if (help >= out->n_symbols || unit >= out->n_symbols)
+		return bad_ref(w, message.p, help >= out->n_symbols ? help : unit, err);
 	TRY(metadata_add(w, refs, n_labels, type, help, unit, err));
 fail:
 	return rc;
@@ -606,7 +605,7 @@ static bool symbols_behind_series(struct span body)
 			return true;
 		series |= f.number == REQUEST_SERIES;
 	}
-	return false;
+	return !r.ok; /* malformed further on: symbols_collect says where */
 }
 
 errc rw2_decode(struct span body, const struct rw_limits *limits, struct arena *arena, struct rw_request *out, struct err *err)
@@ -622,6 +621,7 @@ errc rw2_decode(struct span body, const struct rw_limits *limits, struct arena *
 	w = (struct rw2){.d = w.d};
 	w.d.series_cap = w.d.samples_cap = w.d.hists_cap = w.d.exemplars_cap = w.d.metadata_cap = 0;
 	w.d.hist_bytes = 0;
+	w.d.first = NULL;
 	TRY(symbols_collect(&w, err));
 	TRY(request_decode(&w, err));
 fail:

@@ -134,6 +134,30 @@ def test_many_samples_with_metadata(server):
     assert stored(server) == {labels(f"counter_{i}", series=f"s{i}"): [(t, 0 if i == 0 else bits(i * 100.0))] for i in range(50)}
 
 
+# ---- histograms that are none: refused alone, with words ----
+
+INVALID = {
+    "bad count": (dict(count=9, pos=[1, 2]), "add up to 3, the count is 9"), "schema": (dict(schema=-5), "schema -5 is not one of"),
+    "spans": (dict(count=3, pos=[1, 2], pos_spans=[(0, 3)]), "positive side: the spans need 3 buckets, there are 2"),
+    "a negative bucket": (dict(count=1, neg=[2, -1]), "negative side: bucket 1"),
+    "a negative bucket, float": (dict(count=1.0, pos=[-0.5], is_float=True), "bucket 0 has the negative count -0.5"),
+    "a gap backwards": (dict(count=3, pos=[1, 2], pos_spans=[(0, 1), (-1, 1)]), "span 1 has the negative offset -1"),
+    "bounds of no custom schema": (dict(count=1, pos=[1], custom=[1.0]), "schema 0 has no custom bounds"),
+    "bounds that do not ascend": (dict(schema=-53, threshold=0, count=1, pos=[1], custom=[1.0, 1.0]), "custom bound 1 is 1"),
+    "a custom zero bucket": (dict(schema=-53, threshold=0, count=2, zero=1, pos=[1], custom=[1.0]), "a zero bucket that is not empty"),
+}
+
+
+@pytest.mark.parametrize("case", INVALID)
+def test_an_invalid_histogram_is_named(server, case):
+    t, (fields, words) = now(), INVALID[case]
+    bad = series(labels("latency", job="x"), histograms=[remote2.histogram(t, **fields)])
+    a = refused(write(server.client(), [series(labels("fine"), [(t, bits(1.0))]), bad]), "histogram-invalid", 1)
+    for text in (words, "1 of 2 samples", "histogram-invalid 1", f'first: {{__name__="latency", job="x"}} at {t}'):
+        assert text in a.text, a.text
+    assert stored(server) == {labels("fine"): [(t, bits(1.0))]}
+
+
 # ---- metadata: taken with its samples, whatever it says ----
 
 METADATA = {

@@ -229,7 +229,7 @@ static bool refs_valid(const uint32_t *refs, size_t n, size_t n_symbols)
 	return n % 2 == 0;
 }
 
-static bool request2_valid(const Oracle__Request2 *r)
+static bool request2_valid(const Oracle__Request2 *r, bool *unsure)
 {
 	if (r->n_symbols > 0 ? r->symbols[0].len != 0 : r->n_timeseries > 0)
 		return false;
@@ -240,8 +240,10 @@ static bool request2_valid(const Oracle__Request2 *r)
 		for (size_t k = 0; k < s->n_exemplars; k++)
 			if (!refs_valid(s->exemplars[k]->labels_refs, s->exemplars[k]->n_labels_refs, r->n_symbols))
 				return false;
-		for (size_t k = 0; k < s->n_metadata; k++)
-			if (s->metadata[k]->help_ref >= r->n_symbols || s->metadata[k]->unit_ref >= r->n_symbols)
+		for (size_t k = 0; k < s->n_metadata; k++) /* several are one message in parts, and the last reference counts */
+			*unsure |= s->n_metadata > 1 && (s->metadata[k]->help_ref >= r->n_symbols || s->metadata[k]->unit_ref >= r->n_symbols);
+		if (s->n_metadata == 1)
+			if (s->metadata[0]->help_ref >= r->n_symbols || s->metadata[0]->unit_ref >= r->n_symbols)
 				return false;
 	}
 	return true;
@@ -341,8 +343,13 @@ enum oracle_outcome oracle_write2_compare(struct span body, const struct rw_limi
 	}
 	ProtobufCAllocator allocator = {oracle_alloc, oracle_free, &theirs};
 	const Oracle__Request2 *want = oracle__request2__unpack(&allocator, body.n, (const uint8_t *)body.p);
-	if (want && !request2_valid(want))
+	bool unsure = false;
+	if (want && !request2_valid(want, &unsure))
 		want = NULL;
+	if (want && unsure) {
+		outcome = rc == OK ? ORACLE_BOTH_OK : ORACLE_BOTH_REFUSE;
+		goto out;
+	}
 	if (rc != OK) {
 		outcome = want && !stricter(body, err.msg) ? ORACLE_DIFFER : ORACLE_BOTH_REFUSE;
 		snprintf(why, why_size, "refused by rw2_decode alone: %s", err.msg);

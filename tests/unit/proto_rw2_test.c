@@ -354,7 +354,7 @@ static struct span exact(struct span s)
 
 static void print_body(struct span s)
 {
-	for (size_t i = 0; i < s.n && i < 2000; i++)
+	for (size_t i = 0; i < s.n && i < 20000; i++)
 		fprintf(stderr, "%02x", (unsigned char)s.p[i]);
 	fputc('\n', stderr);
 }
