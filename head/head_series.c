@@ -48,15 +48,17 @@ struct hash128 head_hash_refs(const struct head *h, const struct tenant *tn, con
 {
 	struct hash128 v[REFS_AT_ONCE];
 	uint32_t n = 2 * n_labels, m = 0;
-	for (uint32_t k = 0; k < n; k++) {
-		if (UNLIKELY(m == REFS_AT_ONCE)) {
-			XXH128_hash_t x = XXH3_128bits_withSecret(v, sizeof v, h->refs_secret, sizeof h->refs_secret);
-			v[0] = (struct hash128){x.high64, x.low64};
-			m = 1;
-		}
-		v[m++] = symbols[refs[k]];
+	while (UNLIKELY(n > REFS_AT_ONCE - m)) {
+		n -= REFS_AT_ONCE - m;
+		while (m < REFS_AT_ONCE)
+			v[m++] = symbols[*refs++];
+		XXH128_hash_t x = XXH3_128bits_withSecret(v, sizeof v, h->refs_secret, sizeof h->refs_secret);
+		v[0] = (struct hash128){x.high64, x.low64};
+		m = 1;
 	}
-	return hash_of_tenant(XXH3_128bits_withSecret(v, m * sizeof *v, h->refs_secret, sizeof h->refs_secret), tn);
+	for (uint32_t k = 0; k < n; k++)
+		v[m + k] = symbols[refs[k]];
+	return hash_of_tenant(XXH3_128bits_withSecret(v, (m + n) * sizeof *v, h->refs_secret, sizeof h->refs_secret), tn);
 }
 
 void head_series_wire(const struct head *h, const struct series *s, struct buf *out)

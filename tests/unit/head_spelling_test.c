@@ -208,6 +208,60 @@ static void what_differs_is_another_series(void **state)
 	lab_free(&l);
 }
 
+/* Hashes of more symbols than are hashed at once: every number around the borders is found again, and is no other. */
+static void series_of_many_labels(void **state)
+{
+	(void)state;
+	struct lab l;
+	open_lab(&l, 7);
+	enum { MOST = 64 };
+	static char text[2 * MOST + 2][16];
+	struct span symbols[2 * MOST + 4];
+	uint32_t n_symbols = 0, refs[MOST][2 * MOST], n_logged;
+	symbols[n_symbols++] = (struct span){"", 0};
+	symbols[n_symbols++] = SPAN("__name__");
+	symbols[n_symbols++] = SPAN("up");
+	for (uint32_t k = 0; k < MOST; k++) {
+		snprintf(text[k], sizeof text[k], "label_%02u", k);
+		symbols[n_symbols++] = span_cstr(text[k]);
+	}
+	struct head_series hs[MOST];
+	struct head_sample samples[MOST];
+	for (int round = 0; round < 3; round++) {
+		for (uint32_t i = 0; i < MOST; i++) {
+			refs[i][0] = 1;
+			refs[i][1] = 2;
+			for (uint32_t k = 1; k <= i; k++) {
+				refs[i][2 * k] = 3 + k;
+				refs[i][2 * k + 1] = 3 + (k + 1) % MOST;
+			}
+			hs[i] = (struct head_series){.wire = {NULL, 4096}, .refs = refs[i], .n_labels = i + 1, .first = i, .n = 1};
+			samples[i] = (struct head_sample){T0 + round, i};
+		}
+		struct head_batch b = {.tenant = SPAN("default-tenant"),
+			.symbols = symbols,
+			.n_symbols = n_symbols,
+			.series = hs,
+			.n_series = MOST,
+			.samples = samples,
+			.n_samples = MOST,
+			.min_t = INT64_MIN,
+			.max_t = INT64_MAX,
+			.now_ms = T0};
+		struct wal_ticket ticket;
+		struct buf records;
+		assert_int_equal(wal_reserve(l.wal, head_batch_bound(l.head, &b), &ticket, NULL), OK);
+		buf_init(&records, ticket.bytes + 1);
+		assert_int_equal(head_append(l.head, &ticket, &b, &records, &n_logged, NULL), OK);
+		assert_int_equal(wal_commit_wait(l.wal, &ticket, span_of(records.p, records.n), n_logged, NULL), OK);
+		buf_free(&records);
+		assert_int_equal(n_logged, MOST);
+		assert_int_equal(series(&l), MOST);
+		assert_int_equal(aliases(&l), MOST);
+	}
+	lab_free(&l);
+}
+
 /* ---- zeros at start timestamps ---- */
 
 /* One series: a zero at `start`, a sample at t. Whether the zero was stored. */
@@ -269,6 +323,7 @@ int main(void)
 		cmocka_unit_test(spellings_go_with_their_series),
 		cmocka_unit_test(refused_as_in_1_0),
 		cmocka_unit_test(what_differs_is_another_series),
+		cmocka_unit_test(series_of_many_labels),
 		cmocka_unit_test(zeros_are_stored_where_a_series_begins),
 	};
 	return cmocka_run_group_tests_name("remote write 2.0 in the head", tests, NULL, NULL);
