@@ -1,5 +1,5 @@
 """Remote write 2.0: what a receiver must take, refuse and count, with the data read back after each request. The cases of Prometheus' receiver compliance suite that
-need samples, metadata and headers, and those that it leaves out; test_remote_write_2_histograms.py and test_remote_write_2_exemplars.py have the others.
+need samples, metadata and headers, and those that it leaves out; test_remote_write_2_suite_exemplars.py and test_remote_write_2_histograms.py have the others.
 """
 import os
 import random
