@@ -360,6 +360,8 @@ static inline const uint32_t *head_posting_list(const struct posting *p)
 
 /* ---- tenants (head_tenant.c) ---- */
 
+struct exemplar_ring;
+struct metadata_table;
 struct tenant {
 	struct head *head;
 	uint32_t idx;
@@ -369,7 +371,9 @@ struct tenant {
 	uint32_t n_windows, cap_windows;
 	struct window **by_start; /* mu; by hash of the start, each chain in the order of opening; NULL while they are few */
 	uint32_t start_mask;
-	uint32_t n_other_range; /* mu; windows of another length than the flag's */
+	uint32_t n_other_range;			   /* mu; windows of another length than the flag's */
+	_Atomic(struct exemplar_ring *) exemplars; /* NULL: never had any; as metadata made under mu */
+	_Atomic(struct metadata_table *) metadata;
 	uint32_t name_bytes;
 	char name[];
 };
@@ -472,6 +476,13 @@ CHECKED errc head_cut_write(struct window *w, struct ulid block, uint64_t upto_s
 /* Tells on_block; reads meta.json back. */
 CHECKED errc head_cut_announce(struct head *h, struct ulid block, uint64_t bytes, struct err *err);
 CHECKED errc head_checkpoint_maybe(struct head *h, struct err *err);
+/* What the log must still know of exemplars and metadata, of all tenants. record: scratch. */
+CHECKED errc head_exemplars_checkpoint(struct head *h, struct wal_checkpoint *cp, struct buf *record, struct err *err);
+CHECKED errc head_metadata_checkpoint(struct head *h, struct wal_checkpoint *cp, struct buf *record, struct err *err);
+/* A record of the log. *why: what does not fit in it, NULL when all does. */
+CHECKED errc head_exemplars_replay(struct head *h, struct span body, const char **why, struct err *err);
+CHECKED errc head_metadata_replay(struct head *h, struct span body, const char **why, struct err *err);
+void head_annotations_forget(struct tenant *tn);
 void *head_cutter_main(void *head);
 void head_cutter_wake(struct head *h);
 void head_gauges(struct head *h);
@@ -487,7 +498,7 @@ struct announce {
 
 struct head_metrics {
 	struct metric *series, *windows, *memory, *appended, *duplicate, *late, *created, *cut, *cut_seconds, *cut_failures, *refused[ERRID_COUNT],
-		*unknown, *checkpoints, *chunk_write_failures;
+		*unknown, *checkpoints, *chunk_write_failures, *exemplars, *exemplars_evicted, *metadata;
 };
 
 struct head {
@@ -517,6 +528,10 @@ struct head {
 	pthread_cond_t wake, done;
 	struct window *windows, *windows_tail;
 	bool woken, announced;
+	/* exemplars and metadata */
+	_Atomic uint64_t n_exemplars, n_metadata; /* kept, all tenants */
+	_Atomic uint32_t n_exemplar_rings;	  /* tenants that have any */
+	pthread_mutex_t reclaim_mu;		  /* who takes exemplars from the largest tenant */
 	/* request contexts */
 	pthread_mutex_t ctx_mu;
 	struct append_ctx *ctxs;
