@@ -16,20 +16,65 @@ static void oracle_free(void *data, void *p)
 	(void)p;
 }
 
+static bool same_labels(struct span wire, uint32_t n_labels, Oracle__Label **want, size_t n, struct arena *arena)
+{
+	struct labels labels;
+	if (labels_from_wire(wire, UINT32_MAX, arena, &labels, NULL) != OK)
+		return true; /* field number 0 or a wide varint inside a label; what it must take, it is shown to take by ORACLE_BOTH_OK */
+	if (n_labels != n || labels.n != n)
+		return false;
+	for (size_t i = 0; i < n; i++)
+		if (!span_eq(labels.v[i].name, span_of(want[i]->name.data, want[i]->name.len)) ||
+			!span_eq(labels.v[i].value, span_of(want[i]->value.data, want[i]->value.len)))
+			return false;
+	return true;
+}
+
+static bool same_spans(const struct hist_span *a, uint32_t n, Oracle__BucketSpan **b, size_t n_b)
+{
+	if (n != n_b)
+		return false;
+	for (size_t i = 0; i < n; i++)
+		if (a[i].offset != b[i]->offset || a[i].length != b[i]->length)
+			return false;
+	return true;
+}
+
+static bool same_bits(const void *a, uint32_t n, const void *b, size_t n_b)
+{
+	return n == n_b && (n == 0 || memcmp(a, b, n * sizeof(uint64_t)) == 0);
+}
+
+static bool same_histogram(const struct rw_hist *got, const Oracle__Histogram *want)
+{
+	const struct histogram *h = &got->h;
+	bool floats = want->count_case == ORACLE__HISTOGRAM__COUNT_COUNT_FLOAT;
+	bool zero_float = want->zero_count_case == ORACLE__HISTOGRAM__ZERO_COUNT_ZERO_COUNT_FLOAT,
+	     zero_int = want->zero_count_case == ORACLE__HISTOGRAM__ZERO_COUNT_ZERO_COUNT_INT;
+	uint64_t i_count = want->count_case == ORACLE__HISTOGRAM__COUNT_COUNT_INT ? want->count_int : 0;
+	if (got->kind != (floats ? SAMPLE_FLOAT_HISTOGRAM : SAMPLE_HISTOGRAM) || got->t != want->timestamp || h->schema != want->schema ||
+		h->sum != f64_bits(want->sum) || f64_bits(h->zero_threshold) != f64_bits(want->zero_threshold))
+		return false;
+	if (h->reset_hint != ((uint32_t)want->reset_hint <= HIST_RESET_GAUGE ? want->reset_hint : HIST_RESET_UNKNOWN))
+		return false;
+	if (!same_spans(h->neg_spans, h->n_neg_spans, want->negative_spans, want->n_negative_spans) ||
+		!same_spans(h->pos_spans, h->n_pos_spans, want->positive_spans, want->n_positive_spans) ||
+		!same_bits(h->custom, h->n_custom, want->custom_values, want->n_custom_values))
+		return false;
+	if (floats)
+		return h->f_count == f64_bits(want->count_float) && h->f_zero_count == (zero_float ? f64_bits(want->zero_count_float) : 0) &&
+		       same_bits(h->f_neg, h->n_neg, want->negative_counts, want->n_negative_counts) &&
+		       same_bits(h->f_pos, h->n_pos, want->positive_counts, want->n_positive_counts);
+	return h->i_count == i_count && h->i_zero_count == (zero_int ? want->zero_count_int : 0) &&
+	       same_bits(h->i_neg, h->n_neg, want->negative_deltas, want->n_negative_deltas) &&
+	       same_bits(h->i_pos, h->n_pos, want->positive_deltas, want->n_positive_deltas);
+}
+
 static bool same_series(
 	const struct rw_request *got, const struct rw_series *s, const Oracle__TimeSeries *want, struct arena *arena, char *why, size_t size)
 {
-	struct labels labels;
-	if (labels_from_wire(s->wire, UINT32_MAX, arena, &labels, NULL) != OK)
-		return true; /* field number 0 or a wide varint inside a label; what it must take, it is shown to take by ORACLE_BOTH_OK */
-	if (s->n_labels != want->n_labels || labels.n != want->n_labels)
-		return snprintf(why, size, "%" PRIu32 " labels for %zu", s->n_labels, want->n_labels), false;
-	for (size_t i = 0; i < want->n_labels; i++) {
-		const Oracle__Label *l = want->labels[i];
-		if (!span_eq(labels.v[i].name, span_of(l->name.data, l->name.len)) ||
-			!span_eq(labels.v[i].value, span_of(l->value.data, l->value.len)))
-			return snprintf(why, size, "label %zu differs", i), false;
-	}
+	if (!same_labels(s->wire, s->n_labels, want->labels, want->n_labels, arena))
+		return snprintf(why, size, "labels differ: %" PRIu32 " for %zu", s->n_labels, want->n_labels), false;
 	if (s->n_samples != want->n_samples)
 		return snprintf(why, size, "%" PRIu32 " samples for %zu", s->n_samples, want->n_samples), false;
 	for (size_t i = 0; i < want->n_samples; i++) {
@@ -40,6 +85,17 @@ static bool same_series(
 	}
 	if (s->n_exemplars != want->n_exemplars || s->n_hists != want->n_histograms)
 		return snprintf(why, size, "exemplars or histograms are counted wrongly"), false;
+	if (s->refs || s->created)
+		return snprintf(why, size, "a series of 1.0 has what only 2.0 says"), false;
+	for (size_t i = 0; i < want->n_exemplars; i++) {
+		const struct exemplar *a = &got->exemplars[s->first_exemplar + i];
+		const Oracle__Exemplar *b = want->exemplars[i];
+		if (a->t != b->timestamp || a->v != f64_bits(b->value) || !same_labels(a->wire, a->n_labels, b->labels, b->n_labels, arena))
+			return snprintf(why, size, "exemplar %zu differs", i), false;
+	}
+	for (size_t i = 0; i < want->n_histograms; i++)
+		if (!same_histogram(&got->hists[s->first_hist + i], want->histograms[i]))
+			return snprintf(why, size, "histogram %zu differs", i), false;
 	return true;
 }
 
@@ -52,7 +108,7 @@ static bool labels_well_formed(const struct rw_request *got)
 			struct pb_field f;
 			const char *why;
 			const void *at;
-			if (!pb_next(&r, &f, &why) || pb_check(f.bytes, &pb_shape_label, &at))
+			if (!pb_next(&r, &f, &why) || pb_check_label(f.bytes, &at))
 				return false;
 		}
 	}
@@ -109,6 +165,16 @@ enum oracle_outcome oracle_write_compare(struct span body, const struct rw_limit
 		snprintf(why, why_size, "%zu series for %zu, %zu metadata for %zu", got.n_series, want->n_timeseries, got.n_metadata,
 			want->n_metadata);
 		goto out;
+	}
+	for (size_t i = 0; i < got.n_metadata; i++) {
+		const struct metadata *a = &got.metadata[i];
+		const Oracle__MetricMetadata *b = want->metadata[i];
+		if (a->type != ((uint32_t)b->type < METRIC_TYPES ? (enum metric_type)b->type : METRIC_UNKNOWN) ||
+			!span_eq(a->family, span_of(b->metric_family_name.data, b->metric_family_name.len)) ||
+			!span_eq(a->help, span_of(b->help.data, b->help.len)) || !span_eq(a->unit, span_of(b->unit.data, b->unit.len))) {
+			snprintf(why, why_size, "metadata entry %zu differs", i);
+			goto out;
+		}
 	}
 	for (size_t i = 0; i < got.n_series; i++) {
 		if (!same_series(&got, &got.series[i], want->timeseries[i], &ours, why, why_size))
