@@ -20,7 +20,8 @@ struct ingest {
 	struct buf buffers[INGEST_BUFFERS_KEPT];
 	size_t n_buffers;
 
-	struct metric *stored, *duplicate, *refused, *requests_partial, *exemplars_dropped, *metadata_dropped;
+	struct metric *stored, *duplicate, *refused, *requests_partial, *exemplars[EXEMPLAR_RESULTS], *metadata_new, *metadata_known,
+		*metadata_refused;
 };
 
 /* A write between its verdict and its answer; lives in the request's arena. */
@@ -33,3 +34,20 @@ struct ingest_pending {
 /* Composes the answer of a partly or wholly refused request: counts per reason, the first offending series, the limit that it met
  * and the flag that changes it. Into the arena; *id is the first reason. Empty when nothing was refused. */
 struct span ingest_refusal(const struct ingest *in, const struct head_batch *b, const struct rw_request *rw, struct arena *arena, enum errid *id);
+
+/* ---- exemplars and metadata (ingest_annotations.c) ---- */
+
+struct ingest_annotations {
+	struct head_annotations a;
+	struct head_exemplars *v; /* of a */
+	uint32_t *of;		  /* which series of the request each of them is */
+};
+void ingest_annotations_open(struct ingest *in);
+/* From the decoded request; arrays from the arena. */
+CHECKED errc ingest_annotations_of(
+	const struct rw_request *rw, const struct head_batch *b, struct arena *arena, struct ingest_annotations *x, struct err *err);
+/* Behind head_append of the same batch and ticket; `records` are committed in any case. */
+CHECKED errc ingest_annotate(struct ingest *in, const struct wal_ticket *ticket, const struct head_batch *b, struct ingest_annotations *x,
+	struct buf *records, struct err *err);
+/* For X-Prometheus-Remote-Write-Exemplars-Written: those that are there now. */
+uint64_t ingest_exemplars_written(const struct ingest_annotations *x);
