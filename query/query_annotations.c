@@ -220,13 +220,9 @@ void query_exemplars(void *arg, struct http_request *r)
 	}
 	struct span text = http_param(r, "query", 0);
 	TRY(selectors_of(text.p ? text : SPAN(""), &qn.arena, &sets, &n_sets, &err));
-	if (n_sets == 0) {
-		/* As the reference: an expression without selectors asks for nothing. */
-		buf_printf(&out, "{\"status\":\"success\"}");
-	} else {
-		TRY(exemplars_find(&x, sets, n_sets, &err));
-		TRY(exemplars_json(&x, &out, &err));
-	}
+	/* An expression without selectors asks for nothing and gets a list of nothing, where the reference says 204 without a body. */
+	TRY(exemplars_find(&x, sets, n_sets, &err));
+	TRY(exemplars_json(&x, &out, &err));
 	http_answer(r, 200, "application/json", span_of(out.p, out.n));
 fail:
 	if (rc != OK)
