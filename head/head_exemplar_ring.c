@@ -132,15 +132,6 @@ static bool room(struct exemplar_ring *r, size_t n)
 	return need <= r->bytes_cap || bytes_resize(r, need + need / 4 + BYTES_MIN);
 }
 
-void exemplar_ring_shrink(struct exemplar_ring *r)
-{
-	uint32_t n = count(r);
-	if (r->cap > 4 * ENTRIES_MIN && n < r->cap / 4)
-		(void)entries_resize(r, n + n / 4 + ENTRIES_MIN);
-	if (r->bytes_cap > 4 * BYTES_MIN && r->bytes_n < r->bytes_cap / 4)
-		(void)bytes_resize(r, r->bytes_n + r->bytes_n / 4 + BYTES_MIN);
-}
-
 /* ---- entries ---- */
 
 static size_t labels_of(const struct exemplar_ring *r, uint32_t at)
@@ -295,9 +286,8 @@ struct exemplar_series *exemplar_ring_find(const struct exemplar_ring *r, struct
 	return NULL;
 }
 
-static bool slots_grow(struct exemplar_ring *r)
+static bool slots_resize(struct exemplar_ring *r, uint32_t mask)
 {
-	uint32_t mask = r->slots ? r->mask * 2 + 1 : SLOTS_MIN - 1;
 	uint32_t *slots = calloc((size_t)mask + 1, sizeof *slots);
 	if (!slots)
 		return false;
@@ -317,6 +307,17 @@ static bool slots_grow(struct exemplar_ring *r)
 	return true;
 }
 
+void exemplar_ring_shrink(struct exemplar_ring *r)
+{
+	uint32_t n = count(r);
+	if (r->cap > 4 * ENTRIES_MIN && n < r->cap / 4)
+		(void)entries_resize(r, n + n / 4 + ENTRIES_MIN);
+	if (r->bytes_cap > 4 * BYTES_MIN && r->bytes_n < r->bytes_cap / 4)
+		(void)bytes_resize(r, r->bytes_n + r->bytes_n / 4 + BYTES_MIN);
+	if (r->slots && r->mask >= 16 * SLOTS_MIN && r->n_series < r->mask / 8)
+		(void)slots_resize(r, r->mask / 4);
+}
+
 static bool ids_grow(struct exemplar_ring *r)
 {
 	uint32_t cap = r->cap_ids + r->cap_ids / 2 + IDS_MIN;
@@ -331,7 +332,7 @@ static bool ids_grow(struct exemplar_ring *r)
 
 static struct exemplar_series *series_new(struct exemplar_ring *r, struct labels l, uint32_t hash, uint32_t *out)
 {
-	if ((!r->slots || r->n_series + 1 > r->mask / 4 * 3) && !slots_grow(r))
+	if ((!r->slots || r->n_series + 1 > r->mask / 4 * 3) && !slots_resize(r, r->slots ? r->mask * 2 + 1 : SLOTS_MIN - 1))
 		return NULL;
 	if (r->free_id == EXEMPLAR_NONE && r->n_ids == r->cap_ids && !ids_grow(r))
 		return NULL;

@@ -2,6 +2,8 @@
  * head_leaf.c, head_window.c, head_tenant.c, head_append.c, head_log.c, head_replay.c, head_cut.c, head_cutter.c, head_checkpoint.c,
  * head_source.c, head.c.
  *
+ * Exemplars and metadata stand aside: head_annotate.c, head_exemplar_ring.c, head_exemplars.c, head_metadata.c, with head_annotations_int.h.
+ *
  * Locks, outermost first; a function that ends in _locked needs the one its comment names:
  *
  *     shard.mu ─▶ tenant.mu ─▶ head.windows_mu ─▶ { chunkfile.mu, fds.mu, symbols.mu, cuts_mu }

@@ -323,8 +323,8 @@ static errc behind(struct scan *s, bool *next, bool *end)
 	const char *from = s->p;
 	switch (c) {
 	case 0:
-		*end = true;
-		return s->depth == 0 ? OK : refuse(s, "a ) is missing");
+		*end = s->p == s->end;
+		return !*end ? refuse(s, "a zero byte") : s->depth == 0 ? OK : refuse(s, "a ) is missing");
 	case ')':
 		if (s->depth == 0)
 			return refuse(s, "a ) that nothing opened");

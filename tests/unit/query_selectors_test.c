@@ -132,6 +132,12 @@ static void what_is_no_expression_is_refused(void **state)
 		assert_int_equal(rc, ERR_INVALID);
 		assert_non_null(strstr(err.msg, "\"query\""));
 	}
+	struct arena a;
+	struct matcher_set *sets;
+	size_t n_sets;
+	arena_init(&a, MIB);
+	assert_int_equal(selectors_of(SPAN("up\0down"), &a, &sets, &n_sets, NULL), ERR_INVALID);
+	arena_free(&a);
 	/* depth and number are bounded */
 	char *deep = malloc(3000);
 	memset(deep, '(', 2999);
