@@ -9,7 +9,7 @@
  *
  * Strings are a label pair of the symbols (head_symbols.c): the name is the family, the value is { type, unit's length in two bytes, unit, help }. A thousand
  * tenants with the same exporters keep each text once, and a tenant pays some 50 bytes a family. An entry is recognised by 64 bits of a keyed hash over all
- * of it; a family by its name.
+ * of it, a family by its name.
  *
  * Above four fifths of the head's memory limit a new family takes the place of its tenant's oldest, as if the limit was reached.
  */
@@ -290,7 +290,7 @@ static bool full(const struct metadata_table *t)
 	return t->n_families >= h->cfg.max_metadata || (t->n_families > 0 && head_memory(h) > h->cfg.max_memory_bytes / 5 * 4);
 }
 
-enum said { SAID_KNOWN, SAID_NEW, SAID_NOMEM };
+enum said { SAID_KNOWN, SAID_NEW, SAID_WRONG, SAID_NOMEM };
 
 static enum said entry_add(struct metadata_table *t, const struct metadata *m, uint32_t first, uint32_t hash, uint64_t print, uint32_t stamp)
 {
@@ -331,26 +331,44 @@ static enum said entry_add(struct metadata_table *t, const struct metadata *m, u
 	return SAID_NEW;
 }
 
+/* The entry of this print and its family's first one; no string is looked at. */
+static bool entry_find(const struct metadata_table *t, uint32_t hash, uint64_t print, uint32_t *found, uint32_t *first)
+{
+	for (uint32_t i = hash & t->mask; t->slots && t->slots[i]; i = (i + 1) & t->mask) {
+		*first = t->slots[i] - 1;
+		if (t->v[*first].hash != hash)
+			continue;
+		for (*found = *first; *found != NONE; *found = t->v[*found].more)
+			if (t->v[*found].print == print)
+				return true;
+	}
+	return false;
+}
+
+static void family_front(struct metadata_table *t, uint32_t first)
+{
+	if (t->newest == first)
+		return;
+	order_remove(t, first);
+	order_front(t, first);
+}
+
 static enum said say_locked(struct metadata_table *t, const struct metadata *m, uint32_t stamp)
 {
 	uint64_t family = hash_of(t, m->family.p, m->family.n), print = print_of(t, family, m);
-	uint32_t first = family_find(t, m->family, (uint32_t)family);
-	for (uint32_t at = first; at != NONE; at = t->v[at].more) {
-		if (t->v[at].print != print)
-			continue;
+	uint32_t at, first;
+	if (LIKELY(entry_find(t, (uint32_t)family, print, &at, &first))) {
 		if (t->v[at].stamp < stamp) {
 			t->v[at].stamp = stamp;
-			if (t->newest != first) {
-				order_remove(t, first);
-				order_front(t, first);
-			}
+			family_front(t, first);
 		}
 		return SAID_KNOWN;
 	}
-	if (first != NONE && t->newest != first) {
-		order_remove(t, first);
-		order_front(t, first);
-	}
+	if (!fits(m))
+		return SAID_WRONG;
+	first = family_find(t, m->family, (uint32_t)family);
+	if (first != NONE)
+		family_front(t, first);
 	return entry_add(t, m, first, (uint32_t)family, print, stamp);
 }
 
@@ -408,11 +426,11 @@ errc metadata_append(struct head *h, const struct wal_ticket *ticket, struct hea
 			a->metadata_known++;
 			continue;
 		}
-		if (!fits(m)) {
+		enum said said = say_locked(t, m, stamp);
+		if (said == SAID_WRONG) {
 			a->metadata_refused++;
 			continue;
 		}
-		enum said said = say_locked(t, m, stamp);
 		if (said == SAID_NOMEM) {
 			rc = err_set(err, ERR_NOMEM, "no memory for metadata");
 			break;
@@ -464,9 +482,10 @@ errc head_metadata_replay(struct head *h, struct span body, const char **why, st
 	uint32_t stamp = (uint32_t)(io_now_ms() / MINUTE_MS);
 	pthread_mutex_lock(&t->mu);
 	while (rc == OK && wal_metadata_next(&d, &m, &ok)) {
-		if (!fits(&m))
+		enum said said = say_locked(t, &m, stamp);
+		if (said == SAID_WRONG)
 			*why = "metadata that is none";
-		else if (say_locked(t, &m, stamp) == SAID_NOMEM)
+		else if (said == SAID_NOMEM)
 			rc = err_set(err, ERR_NOMEM, "replay: no memory for metadata");
 	}
 	pthread_mutex_unlock(&t->mu);
