@@ -18,6 +18,7 @@
 #define LIMIT_INGEST_HISTOGRAM_BYTES                                                                                                                 \
 	(32 * MIB) /* buckets, spans and bounds of one request when decoded: the largest histogram there is, or 4 M buckets */
 #define LIMIT_INGEST_EXEMPLARS_PER_REQUEST 200000
+#define LIMIT_INGEST_EXEMPLAR_BYTES (16 * MIB) /* 2.0: of their labels in 1.0's form */
 #define LIMIT_INGEST_METADATA_PER_REQUEST 200000
 #define LIMIT_INGEST_SYMBOLS_PER_REQUEST (1 << 20) /* 2.0: a batch of 2,000 series has some thousand */
 #define LIMIT_INGEST_LABEL_REFS (8 << 20)	   /* 2.0: of all series; 200,000 series of 20 labels */

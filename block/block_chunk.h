@@ -46,6 +46,14 @@ void xor_appender_init(struct xor_appender *a);
 /* `bytes` has room for a->n_bytes + XOR_APPEND_MAX_BYTES (the first append also writes the 2-byte count). t > a->t. */
 void xor_append(struct xor_appender *a, uint8_t *bytes, int64_t t, uint64_t v);
 
+/* The same for who keeps the payload in pieces, without its count: `tail` is where byte xor_tail_at(a) of the payload stands (the open byte, or the one
+ * behind the end) and has XOR_APPEND_MAX_BYTES from there. The count (big-endian, the first XOR_HEADER_BYTES) is a->n. */
+static inline uint32_t xor_tail_at(const struct xor_appender *a)
+{
+	return a->n == 0 ? XOR_HEADER_BYTES : a->n_bytes - (a->bits_left != 0);
+}
+void xor_append_tail(struct xor_appender *a, uint8_t *tail, int64_t t, uint64_t v);
+
 /* ---- the reference's rule for where a float chunk ends, applied to sorted samples ---- */
 
 /* Prometheus' head: target 120 samples, the end re-estimated at the 30th, never beyond the aligned range, never above 240 samples

@@ -100,7 +100,8 @@ static inline void value_append(struct xor_appender *a, uint8_t *bytes, uint64_t
 	}
 }
 
-void xor_append(struct xor_appender *a, uint8_t *bytes, int64_t t, uint64_t v)
+/* Everything but the count. */
+static inline void append(struct xor_appender *a, uint8_t *bytes, int64_t t, uint64_t v)
 {
 	ASSERT(a->n < UINT16_MAX);
 	if (UNLIKELY(a->n < 2)) {
@@ -134,8 +135,19 @@ void xor_append(struct xor_appender *a, uint8_t *bytes, int64_t t, uint64_t v)
 	a->t = t;
 	a->v = v;
 	a->n++;
+}
+
+void xor_append(struct xor_appender *a, uint8_t *bytes, int64_t t, uint64_t v)
+{
+	append(a, bytes, t, v);
 	bytes[0] = (uint8_t)(a->n >> 8);
 	bytes[1] = (uint8_t)a->n;
+}
+
+void xor_append_tail(struct xor_appender *a, uint8_t *tail, int64_t t, uint64_t v)
+{
+	/* Where the payload would begin if it were all there: nothing before the tail is touched. */
+	append(a, (uint8_t *)((uintptr_t)tail - xor_tail_at(a)), t, v);
 }
 
 /* ---- reading ---- */

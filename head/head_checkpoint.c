@@ -22,7 +22,7 @@ static errc put_series(struct head *h, struct wal_checkpoint *cp, struct window 
 			struct wpart *p = w->parts[shard].p;
 			bool end = !p || at >= p->n;
 			for (uint32_t k = 0; p && k < HEAD_SLICE && at < p->n; k++, at++) {
-				struct series *s = p->ws[at]->series;
+				struct series *s = part_series(p, at);
 				if (s->checkpoint == h->n_checkpoint)
 					continue;
 				s->checkpoint = h->n_checkpoint;

@@ -78,7 +78,7 @@ fail:
 	return rc;
 }
 
-static errc series_chunks(struct cut_series *cs, const struct wseries *ws, struct err *err)
+static errc series_chunks(struct cut_series *cs, const struct wpart *part, const struct wseries *ws, struct err *err)
 {
 	errc rc = OK;
 	struct window *w = cs->w;
@@ -87,8 +87,8 @@ static errc series_chunks(struct cut_series *cs, const struct wseries *ws, struc
 	cs->n = 0;
 	arena_reset(&cs->arena);
 	xor_appender_init(&cs->app);
-	for (uint32_t i = 0; i < ws->n_leaves; i++) {
-		const struct leaf *l = &ws->leaves[i];
+	for (uint32_t i = 0; i < ws_leaves(ws); i++) {
+		const struct leaf *l = &ws->leaves->v[i];
 		met = cs->app.n == 0 && !l->touched;
 		if (!met) {
 			TRY(head_leaf_decode(w, l, cs->samples, cs->record, &n, err));
@@ -99,15 +99,15 @@ static errc series_chunks(struct cut_series *cs, const struct wseries *ws, struc
 			TRY(chunk_add(cs, w->start + l->mint, w->start + l->maxt, l->n, span_of(cs->record, l->len), err));
 		}
 	}
-	if (ws->app.n > 0) {
-		struct span open = span_of(ws->bytes, ws->app.n_bytes);
+	if (ws->n > 0) {
+		struct span open = span_of(cs->record, head_open_read(part, ws, cs->record));
 		met = cs->app.n == 0;
 		if (!met) {
 			TRY(xor_decode(open, cs->samples, HEAD_RAW_SAMPLES + 1, &n, err));
 			TRY(encode_anew(cs, n, true, &met, err));
 		}
 		if (met)
-			TRY(chunk_add(cs, ws->cutter.start, ws->app.t, ws->app.n, open, err));
+			TRY(chunk_add(cs, w->start + ws->start, w->start + ws->t, ws->n, open, err));
 	}
 	TRY(encoded_add(cs, err));
 fail:
@@ -119,7 +119,7 @@ fail:
 /* The first two pairs' ranks, then the series. Most comparisons end with the key. */
 struct cut_item {
 	uint64_t key;
-	const struct wseries *ws;
+	uint32_t shard, local;
 };
 
 struct cut_order {
@@ -137,12 +137,14 @@ static int pair_order(const void *a, const void *b, void *symbols)
 	return c ? c : span_cmp(x.value, y.value);
 }
 
-static int item_order(const void *a, const void *b, void *symbols)
+static int item_order(const void *a, const void *b, void *window)
 {
 	const struct cut_item *x = a, *y = b;
 	if (x->key != y->key)
 		return x->key < y->key ? -1 : 1;
-	const struct series *s = x->ws->series, *t = y->ws->series;
+	const struct window *w = window;
+	const struct symbols *symbols = &w->head->symbols;
+	const struct series *s = part_series(w->parts[x->shard].p, x->local), *t = part_series(w->parts[y->shard].p, y->local);
 	uint32_t n = s->n_pairs < t->n_pairs ? s->n_pairs : t->n_pairs;
 	for (uint32_t i = 2; i < n; i++) {
 		if (s->pairs[i] == t->pairs[i])
@@ -196,17 +198,17 @@ static errc order_make(struct window *w, struct cut_order *o, struct err *err)
 	for (uint32_t i = 0; i < h->n_shards; i++) {
 		const struct wpart *p = w->parts[i].p;
 		for (uint32_t k = 0; p && k < p->n; k++) {
-			const struct wseries *ws = p->ws[k];
-			if (ws->n_leaves == 0 && ws->app.n == 0)
+			const struct wseries *ws = part_ws(p, k);
+			if (ws_leaves(ws) == 0 && ws->n == 0)
 				continue;
-			const struct series *s = ws->series;
+			const struct series *s = part_series(p, k);
 			uint64_t key = (uint64_t)head_pair(&h->symbols, s->pairs[0])->rank << 32;
 			if (s->n_pairs > 1)
 				key |= head_pair(&h->symbols, s->pairs[1])->rank;
-			o->v[o->n++] = (struct cut_item){key, ws};
+			o->v[o->n++] = (struct cut_item){key, i, k};
 		}
 	}
-	qsort_r(o->v, o->n, sizeof *o->v, item_order, &h->symbols);
+	qsort_r(o->v, o->n, sizeof *o->v, item_order, w);
 fail:
 	if (rc != OK)
 		order_free(h, o);
@@ -270,12 +272,13 @@ errc head_cut_write(struct window *w, struct ulid block, uint64_t upto_seq, stru
 	struct label *labels = arena_alloc(&arena, LIMIT_LABELS_DECODE * sizeof *labels);
 	CHECK(labels, ERR_NOMEM, "no memory to cut a window");
 	for (size_t i = 0; i < o.n; i++) {
-		const struct wseries *ws = o.v[i].ws;
-		struct labels l = {labels, ws->series->n_pairs};
+		const struct wpart *part = w->parts[o.v[i].shard].p;
+		const struct series *s = part_series(part, o.v[i].local);
+		struct labels l = {labels, s->n_pairs};
 		CHECK(!atomic_load_explicit(&h->stop, memory_order_relaxed), ERR_CANCELED, "stopping");
 		for (uint32_t k = 0; k < l.n; k++)
-			l.v[k] = head_pair_label(head_pair(&h->symbols, ws->series->pairs[k]));
-		TRY(series_chunks(cs, ws, err));
+			l.v[k] = head_pair_label(head_pair(&h->symbols, s->pairs[k]));
+		TRY(series_chunks(cs, part, part_ws(part, o.v[i].local), err));
 		TRY(block_writer_add(bw, l, cs->chunks, cs->n, err));
 		mint = cs->chunks[0].mint < mint ? cs->chunks[0].mint : mint;
 		for (size_t k = 0; k < cs->n; k++)

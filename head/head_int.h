@@ -1,5 +1,5 @@
 /* head/head_int.h - what the files of head/ share. Reading order: head_pool.c, head_symbols.c, head_series.c, head_chunkfile.c,
- * head_leaf.c, head_window.c, head_tenant.c, head_append.c, head_log.c, head_replay.c, head_cut.c, head_cutter.c, head_checkpoint.c,
+ * head_open.c, head_leaf.c, head_window.c, head_tenant.c, head_spelling.c, head_append.c, head_log.c, head_replay.c, head_cut.c, head_cutter.c, head_checkpoint.c,
  * head_source.c, head.c.
  *
  * Exemplars and metadata stand aside: head_annotate.c, head_exemplar_ring.c, head_exemplars.c, head_metadata.c, with head_annotations_int.h.
@@ -20,6 +20,10 @@
 #include "base/log.h"
 #include "base/metrics.h"
 #include "head/head.h"
+
+#ifdef HEAD_HASH_BITS /* tests: a hash so small that collisions are common */
+#define HEAD_VERIFY 1
+#endif
 
 /* ---- fixed limits of the head ---- */
 
@@ -88,6 +92,7 @@ struct label_pair {
 	uint32_t hash;
 	uint32_t rank; /* the cutter's alone: place in the order of a window's pairs; 0 at rest */
 };
+enum { HEAD_SERIES_CLASSES = LIMIT_LABELS_PER_SERIES + 24 }; /* one for each usual number of labels, then growing ones */
 enum { PAIRS_PER_PAGE = 4096, PAIR_PAGES = 1 << 20 };
 enum { SYMBOLS_RECENT = 32 };
 struct symbols {
@@ -127,13 +132,15 @@ struct hash128 {
 
 enum def_state { DEF_NONE, DEF_ONCE, DEF_TWICE };
 
-/* Structs are reused for other series but never unmapped, so that an alias can look whether `ref` is still the one it knew. */
+/* Structs are reused for other series but never unmapped, so that an alias can look whether `ref` is still the one it knew. What a known sample needs
+ * is the first 64 bytes. */
 struct series {
 	_Atomic uint64_t ref; /* never reused; 0: free, `ws` links the free ones */
 	struct wseries *ws;   /* in the window with serial ws_window, the one used last; NULL: none */
+	struct hash128 hash;  /* of its canonical bytes: the table holds 16 bits of it, this decides */
 	uint64_t def_pos;     /* log position behind the newest counted copy of the definition */
 	uint32_t ws_window;
-	uint32_t hash32; /* low bits of its hash: where its slot is looked for */
+	uint32_t newest_window; /* the greatest serial of a window it was ever in */
 	uint32_t tenant;
 	uint32_t checkpoint; /* number of the last checkpoint that holds it */
 	uint32_t n_windows;
@@ -143,28 +150,27 @@ struct series {
 	uint32_t pairs[]; /* in name order */
 };
 
+/* 32 bytes: every series that 2.0 writes has one. */
 struct alias {
 	struct series *series;
-	uint64_t ref;
+	uint64_t ref; /* the series' when it was made: another one now, and the alias is stale */
 	struct hash128 hash;
-	uint32_t shard;	  /* of the series */
-	uint32_t at;	  /* index in its own shard's list */
-	struct span wire; /* HEAD_VERIFY only */
+#ifdef HEAD_VERIFY
+	struct span wire;
+#endif
 };
 
-struct slot {
-	struct hash128 hash;
-	uintptr_t p; /* 0 empty; series, or alias | 1 */
-};
+/* Address in the low 48 bits, 16 bits of the hash above; bit 0: an alias, else a series; 0: empty. Eight to a cache line: at a million series the table is in the
+ * cache, and one miss leads to the series. */
+typedef uint64_t table_slot;
 
 struct shard {
 	_Alignas(64) pthread_mutex_t mu;
-	struct slot *slots;
+	table_slot *slots;
 	uint64_t n_slots_used, mask;
 	struct head_pool pool; /* series and aliases */
-	struct series *free_series[POOL_CLASSES];
-	struct alias **aliases;
-	uint32_t n_aliases, cap_aliases;
+	struct series *free_series[HEAD_SERIES_CLASSES];
+	uint64_t n_aliases;
 	uint64_t n_series;
 	struct chunk_sample *scratch; /* HEAD_RAW_SAMPLES + 1, for one decoded leaf */
 	uint8_t *scratch_bytes;
@@ -173,7 +179,19 @@ enum { HEAD_CHUNK_MAX_BYTES = 8192 }; /* 240 samples of 20 bytes, record header 
 
 struct tenant;
 struct hash128 head_hash(const struct head *h, const struct tenant *tn, struct span wire);
+/* 2.0 (head_spelling.c): of one symbol, and of a series from its symbols'. */
+struct hash128 head_hash_symbol(const struct head *h, struct span symbol);
+struct hash128 head_hash_refs(const struct head *h, const struct tenant *tn, const struct hash128 *symbols, const uint32_t *refs, uint32_t n_labels);
 static inline uint32_t head_shard_of(const struct head *h, struct hash128 x);
+
+static inline table_slot head_slot_tag(struct hash128 x)
+{
+	return x.hi << 48;
+}
+static inline uintptr_t head_slot_address(table_slot s)
+{
+	return (uintptr_t)(s & ((UINT64_C(1) << 48) - 1));
+}
 
 /* All under the shard's lock. find gives 0 when absent; wire is looked at in HEAD_VERIFY builds only. */
 uintptr_t head_table_find_locked(struct head *h, struct shard *sh, struct hash128 x, uint32_t tenant, struct span wire);
@@ -181,10 +199,11 @@ CHECKED errc head_series_new_locked(
 	struct head *h, struct shard *sh, struct tenant *tn, struct hash128 x, struct labels l, struct series **out, struct err *err);
 void head_series_remove_locked(struct head *h, struct shard *sh, struct series *s);
 /* Best effort: without memory the next request of this spelling is decoded again. */
-void head_alias_add_locked(struct head *h, struct shard *sh, struct hash128 x, struct span wire, struct series *s, uint64_t ref, uint32_t home);
+void head_alias_add_locked(struct head *h, struct shard *sh, struct hash128 x, struct span wire, struct series *s, uint64_t ref);
 void head_alias_remove_locked(struct shard *sh, struct alias *a);
-/* Removes up to HEAD_SLICE aliases of dead series from index *at on; false at the end. */
-bool head_alias_sweep(struct shard *sh, uint32_t *at);
+/* Looks at some slots from *at on and removes aliases of series that are gone; false at the end. One that a growing table carries past it stays until it is met, or
+ * the next time. */
+bool head_alias_sweep(struct shard *sh, uint64_t *at);
 /* Appends the canonical bytes. */
 void head_series_wire(const struct head *h, const struct series *s, struct buf *out);
 int head_series_cmp(const struct head *h, const struct series *a, const struct series *b);
@@ -222,44 +241,86 @@ void head_chunkfile_remove(struct chunkfile *f);
 
 /* ---- a series in a window (head_leaf.c) ---- */
 
-enum leaf_kind { LEAF_FILE, LEAF_RAW };
-struct leaf {
-	uint32_t mint, maxt; /* from the window's start */
-	uint32_t len;	     /* FILE: payload bytes; RAW: room in samples */
-	uint16_t n;
-	uint8_t kind;
-	uint8_t touched; /* not what the cutting rule made of the samples as they came in order, or not known to end where the rule ends it */
-	union {
-		uint64_t off;		  /* FILE */
-		struct chunk_sample *raw; /* RAW; from the part's pool */
-	};
+/* The payload of an open chunk, without its count, is a list of pieces: it grows without being moved, and what was outgrown is of use for any other series. */
+enum { PIECE_PAYLOAD = 28, PIECES_PER_PAGE = 1024 };
+struct piece {
+	uint8_t bytes[PIECE_PAYLOAD];
+	uint32_t next; /* number of the next piece; 0: none */
 };
 
+enum leaf_kind { LEAF_FILE, LEAF_RAW };
+/* 16 bytes: at four full chunks a window they are a sixth of what a series takes. */
+struct leaf {
+	uint32_t mint, maxt; /* from the window's start */
+	union {
+		struct {
+			uint64_t kind : 1;
+			uint64_t touched : 1; /* not what the cutting rule made of the samples as they came in order, or not known to end where the
+						 rule ends it */
+			uint64_t n : 8;
+			uint64_t len : 14; /* FILE: payload bytes */
+			uint64_t off : 40; /* FILE: in the chunk file */
+		};
+		struct {
+			uint64_t : 10;
+			uint64_t room : 9; /* RAW: in samples */
+			uint64_t raw : 45; /* RAW: address / 8, from the part's pool */
+		};
+	};
+};
+static inline struct chunk_sample *leaf_raw(const struct leaf *l)
+{
+	return (struct chunk_sample *)(uintptr_t)((uint64_t)l->raw * 8);
+}
+
 /* Leaves are disjoint and ascend; the open chunk lies behind all of them. */
-struct wseries {
-	struct series *series;
-	uint8_t *bytes; /* the open chunk's payload */
-	struct leaf *leaves;
-	struct xor_appender app;    /* n == 0: no open chunk */
-	struct chunk_cutter cutter; /* start: the open chunk's first time */
-	uint32_t n_leaves, cap_leaves;
-	uint32_t cap_bytes;
+struct leaves {
+	uint32_t n, cap;
 	uint16_t n_raw;
 	bool touched; /* some leaf is */
-	uint8_t shard;
+	struct leaf v[];
 };
+
+/* A series in a window. One cache line; times are from the window's start. */
+struct wseries {
+	struct leaves *leaves; /* NULL: none */
+	uint64_t v;	       /* of the open chunk's last sample */
+	uint32_t t, dt;	       /* its time, and that less the one before */
+	uint32_t start;	       /* of the open chunk */
+	uint32_t next_at;      /* where the rule will end it */
+	uint32_t first, last;  /* pieces; 0: none */
+	uint16_t n, n_bytes;   /* samples of the open chunk (0: none is open), and its payload bytes with the count */
+	uint8_t leading, trailing, bits_left;
+	uint8_t shard;
+	uint32_t local; /* number in its part */
+	uint32_t unused[3];
+};
+_Static_assert(sizeof(struct wseries) == 64, "one cache line");
+
+static inline uint32_t ws_leaves(const struct wseries *ws)
+{
+	return ws->leaves ? ws->leaves->n : 0;
+}
+static inline bool ws_touched(const struct wseries *ws)
+{
+	return ws->leaves && ws->leaves->touched;
+}
 
 enum insert_verdict { INSERT_STORED, INSERT_DUPLICATE, INSERT_CONFLICT, INSERT_FAILED };
 struct window;
 struct wpart;
+/* The open chunk (head_open.c), under the shard's lock. append: t is behind its last sample, or it is empty; false: no memory, nothing was changed. read: the payload
+ * with its count into out (HEAD_CHUNK_MAX_BYTES are enough). drop: it is empty again. */
+bool head_open_append(struct wpart *part, struct wseries *ws, uint32_t t, int64_t window_start, uint64_t v);
+size_t head_open_read(const struct wpart *part, const struct wseries *ws, uint8_t *out);
+void head_open_drop(struct wpart *part, struct wseries *ws);
+
 /* Under the shard's lock, t inside the window. FAILED: err says why, nothing was changed. winner: a conflict is decided by float_winner
  * (replay) instead of refused. *late is set when t was not behind all others. */
 enum insert_verdict head_leaf_insert_locked(
 	struct window *w, struct shard *sh, struct wpart *part, struct wseries *ws, int64_t t, uint64_t v, bool winner, bool *late, struct err *err);
 /* The samples of a leaf into out (HEAD_RAW_SAMPLES + 1 entries). bytes: room for a chunk's record. */
 CHECKED errc head_leaf_decode(struct window *w, const struct leaf *l, struct chunk_sample *out, uint8_t *bytes, size_t *n, struct err *err);
-/* Order, disjointness and counts; for tests. */
-bool head_leaf_sane(struct window *w, const struct wseries *ws);
 
 /* ---- windows (head_window.c) ---- */
 
@@ -277,12 +338,21 @@ struct name_pairs {
 	uint32_t n, cap;
 };
 
+/* Series of a part, by local number; pages are never moved, and grow with the part: a window of a hundred series is small. */
+enum { WS_PAGE_FIRST = 8, WS_PAGE_LAST = 512, WS_PAGES_GROWING = 6, WS_GROWING = WS_PAGE_LAST - WS_PAGE_FIRST };
+struct ws_page {
+	struct wseries *ws; /* aligned to a cache line */
+	struct series **series;
+};
+
 struct wpart {
 	struct head_pool pool;
-	struct wseries **ws;
-	uint32_t n, cap;
-	uint64_t *map; /* hash32 << 32 | local + 1, open addressing by the series' hash32 */
-	uint32_t map_mask;
+	struct ws_page *pages;
+	uint32_t n, n_pages, cap_pages;
+	struct piece **pieces; /* pages of PIECES_PER_PAGE; the first one may be smaller */
+	uint32_t n_pieces, cap_first, n_piece_pages, cap_piece_pages, free_piece;
+	uint64_t *map; /* low half of the series' hash << 32 | local + 1, open addressing; made when it is first asked for */
+	uint32_t map_mask, n_mapped;
 	uint32_t n_indexed; /* series whose labels are in the postings: they follow in slices (head_window_index) */
 	struct posting *postings;
 	uint32_t n_postings, postings_mask;
@@ -291,6 +361,31 @@ struct wpart {
 	uint64_t n_samples;
 	int64_t min_t, max_t;
 };
+
+static inline uint32_t ws_page_of(uint32_t local, uint32_t *at)
+{
+	if (local >= WS_GROWING) {
+		*at = (local - WS_GROWING) % WS_PAGE_LAST;
+		return WS_PAGES_GROWING + (local - WS_GROWING) / WS_PAGE_LAST;
+	}
+	uint32_t k = 31 - (uint32_t)__builtin_clz((local + WS_PAGE_FIRST) / WS_PAGE_FIRST);
+	*at = local + WS_PAGE_FIRST - ((uint32_t)WS_PAGE_FIRST << k);
+	return k;
+}
+static inline struct wseries *part_ws(const struct wpart *p, uint32_t local)
+{
+	uint32_t at, page = ws_page_of(local, &at);
+	return &p->pages[page].ws[at];
+}
+static inline struct series *part_series(const struct wpart *p, uint32_t local)
+{
+	uint32_t at, page = ws_page_of(local, &at);
+	return p->pages[page].series[at];
+}
+static inline struct piece *part_piece(const struct wpart *p, uint32_t number)
+{
+	return &p->pieces[number / PIECES_PER_PAGE][number % PIECES_PER_PAGE];
+}
 
 enum window_state { WINDOW_OPEN, WINDOW_CLOSING };
 
@@ -330,6 +425,12 @@ struct window {
 	} parts[];
 };
 
+/* The time of a series' newest sample in a window; it has one. */
+static inline int64_t head_ws_newest(const struct window *w, const struct wseries *ws)
+{
+	return w->start + (ws->n > 0 || ws_leaves(ws) == 0 ? ws->t : ws->leaves->v[ws->leaves->n - 1].maxt);
+}
+
 /* Opens a window under tenant->mu. ulid NULL: a new one. The tenant's list holds one reference. */
 CHECKED errc head_window_open_locked(
 	struct tenant *tn, const struct ulid *ulid, int64_t start, int64_t range, int64_t arrival_ms, struct window **out, struct err *err);
@@ -348,8 +449,8 @@ void head_window_destroy(struct window *w);
 void head_window_forget(struct window *w); /* the same at close: its series go with the table */
 /* The series' state in this part, made when absent. */
 struct wseries *head_window_series_locked(struct window *w, struct shard *sh, uint32_t shard, struct series *s, struct err *err);
-/* Asks for the cache lines that making it will touch. */
-void head_window_series_ahead(const struct window *w, uint32_t shard, const struct series *s);
+/* Under the shard's lock: whether a sample of s at t, in front of one at `first`, falls into their window or another open one, and s has none at t or behind it. */
+bool head_window_zero_fits_locked(struct tenant *tn, uint32_t shard, const struct series *s, int64_t t, int64_t first);
 /* Postings follow the series that there are when it is called, a slice a lock hold: before a question, before the cut, and by the cutter's tick. So a new series costs the
  * request, and a start, no postings. */
 CHECKED errc head_window_index(struct window *w, uint32_t shard, struct err *err);
@@ -386,6 +487,8 @@ static inline struct span head_tenant_name(const struct tenant *tn)
 {
 	return (struct span){tn->name, tn->name_bytes};
 }
+/* The same when it is there; not referenced. Under tn->mu. */
+struct window *head_tenant_window_locked(const struct tenant *tn, int64_t t);
 /* The open window that takes t: the one opened first among those that contain it, else a new one. Referenced for the caller. */
 CHECKED errc head_tenant_window(struct tenant *tn, int64_t t, int64_t arrival_ms, struct window **out, struct err *err);
 /* by_start follows windows: after it was made larger, after w was put at its end, after w left it. */
@@ -422,6 +525,8 @@ struct append_ctx {
 	uint32_t *spare;
 	uint8_t *missed;
 	struct found *found;
+	struct hash128 *symbols; /* 2.0: of the request's symbols */
+	size_t cap_symbols;
 	uint32_t n_missed;
 	struct log_def *defs;
 	size_t cap_series;
@@ -446,6 +551,11 @@ struct append_ctx {
 	uint64_t *refused; /* by errid */
 };
 void head_append_close(struct head *h); /* frees the contexts */
+/* 2.0 (head_spelling.c). begin: the symbols' hashes. labels: of series i, as they came, into c->parse; ERR_LIMIT: too many. wires: for HEAD_VERIFY builds, bytes that
+ * tell spellings apart, into each series' `wire`; they are no 1.0 spelling's. */
+CHECKED errc head_spelling_begin(struct append_ctx *c, struct err *err);
+CHECKED errc head_spelling_labels(struct append_ctx *c, uint32_t i, struct labels *l, struct err *err);
+CHECKED errc head_spelling_wires(struct append_ctx *c, struct err *err);
 /* Encodes what ctx holds; never fails: room was made before the verdicts. */
 void head_log_encode(struct append_ctx *ctx, struct buf *out);
 
@@ -509,7 +619,7 @@ struct head {
 	struct arena cfg_arena;
 	uint32_t n_shards, shard_shift;
 	struct shard *shards;
-	_Alignas(64) uint8_t secret[192];
+	_Alignas(64) uint8_t secret[192], refs_secret[192];
 	struct head_metrics m;
 	struct chunkfile_fds fds;
 	struct symbols symbols;

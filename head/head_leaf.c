@@ -32,29 +32,36 @@ static uint32_t rel(const struct window *w, int64_t t)
 	return (uint32_t)(t - w->start);
 }
 
-static uint64_t ref_of(const struct wseries *ws)
+static uint64_t ref_of(const struct wpart *part, const struct wseries *ws)
 {
-	return atomic_load_explicit(&ws->series->ref, memory_order_relaxed);
+	return atomic_load_explicit(&part_series(part, ws->local)->ref, memory_order_relaxed);
+}
+
+static size_t leaves_bytes(uint32_t cap)
+{
+	return sizeof(struct leaves) + cap * sizeof(struct leaf);
 }
 
 static errc leaves_room(struct wpart *part, struct wseries *ws, uint32_t more, struct err *err)
 {
-	if (ws->n_leaves + more <= ws->cap_leaves)
+	struct leaves *old = ws->leaves;
+	uint32_t have = old ? old->n : 0, want = have + more;
+	if (old && want <= old->cap)
 		return OK;
-	uint32_t want = ws->n_leaves + more;
 	if (want > 1024)
 		want += want / 2;
-	size_t bytes = head_pool_round(want * sizeof *ws->leaves);
-	struct leaf *v = head_pool_alloc(&part->pool, bytes);
+	size_t bytes = head_pool_round(leaves_bytes(want));
+	struct leaves *v = head_pool_alloc(&part->pool, bytes);
 	if (!v)
 		return err_set(err, ERR_NOMEM, "no memory for chunks of a series");
-	if (ws->n_leaves)
-		memcpy(v, ws->leaves, ws->n_leaves * sizeof *v);
-	if (ws->leaves)
-		head_pool_free(&part->pool, ws->leaves, head_pool_round(ws->cap_leaves * sizeof *v));
+	*v = (struct leaves){0};
+	if (old) {
+		memcpy(v, old, leaves_bytes(have));
+		head_pool_free(&part->pool, old, head_pool_round(leaves_bytes(old->cap)));
+	}
+	v->cap = (uint32_t)((bytes - sizeof *v) / sizeof(struct leaf));
+	ASSERT(head_pool_round(leaves_bytes(v->cap)) == bytes);
 	ws->leaves = v;
-	ws->cap_leaves = (uint32_t)(bytes / sizeof *v);
-	ASSERT(head_pool_round(ws->cap_leaves * sizeof *v) == bytes);
 	return OK;
 }
 
@@ -71,56 +78,52 @@ static void raw_free(struct wpart *part, struct chunk_sample *v, uint32_t room)
 {
 	head_pool_free(&part->pool, v, room * sizeof *v);
 }
-
-static void open_drop(struct wpart *part, struct wseries *ws)
+static void raw_set(struct leaf *l, struct chunk_sample *v, uint32_t room)
 {
-	head_pool_free(&part->pool, ws->bytes, ws->cap_bytes);
-	ws->bytes = NULL;
-	ws->cap_bytes = 0;
-	xor_appender_init(&ws->app);
+	l->raw = (uint64_t)(uintptr_t)v / 8 & ((UINT64_C(1) << 45) - 1);
+	l->room = room & 511;
+	ASSERT(leaf_raw(l) == v && l->room == room);
 }
 
-static errc open_room(struct wpart *part, struct wseries *ws, size_t n, struct err *err)
+/* The open chunk goes to the chunk file. */
+static errc open_full(struct window *w, struct shard *sh, struct wpart *part, struct wseries *ws, struct err *err)
 {
-	if (n <= ws->cap_bytes)
-		return OK;
-	n = head_pool_round(n);
-	uint8_t *p = head_pool_alloc(&part->pool, n);
-	if (!p)
-		return err_set(err, ERR_NOMEM, "no memory for an open chunk");
-	if (ws->app.n)
-		memcpy(p, ws->bytes, ws->app.n_bytes);
-	if (ws->bytes)
-		head_pool_free(&part->pool, ws->bytes, ws->cap_bytes);
-	ws->bytes = p;
-	ws->cap_bytes = (uint32_t)n;
+	struct chunk full = {.mint = w->start + ws->start, .maxt = w->start + ws->t, .enc = CHUNK_XOR};
+	uint64_t off;
+	full.data = span_of(sh->scratch_bytes, head_open_read(part, ws, sh->scratch_bytes));
+	if (leaves_room(part, ws, 1, err) != OK || head_chunkfile_append(&w->file, ref_of(part, ws), &full, &off, err) != OK)
+		return ERR_NOMEM;
+	ASSERT(off < UINT64_C(1) << 40);
+	struct leaf *l = &ws->leaves->v[ws->leaves->n++];
+	*l = (struct leaf){.mint = ws->start, .maxt = ws->t};
+	l->kind = LEAF_FILE;
+	l->n = (uint8_t)ws->n;
+	l->len = (uint32_t)ws->n_bytes & 16383u;
+	l->off = off & ((UINT64_C(1) << 40) - 1);
+	head_open_drop(part, ws);
 	return OK;
 }
 
 /* t is behind everything. */
-static enum insert_verdict append(struct window *w, struct wpart *part, struct wseries *ws, int64_t t, uint64_t v, struct err *err)
+static enum insert_verdict append(
+	struct window *w, struct shard *sh, struct wpart *part, struct wseries *ws, int64_t t, uint64_t v, struct err *err)
 {
-	struct chunk_cutter c = ws->cutter;
-	if (chunk_cutter_cut(&c, w->range, ws->app.n, ws->app.n_bytes, ws->app.t, t) && ws->app.n > 0) {
-		struct chunk full = {.mint = ws->cutter.start, .maxt = ws->app.t, .enc = CHUNK_XOR, .data = span_of(ws->bytes, ws->app.n_bytes)};
-		uint64_t off;
-		if (leaves_room(part, ws, 1, err) != OK || head_chunkfile_append(&w->file, ref_of(ws), &full, &off, err) != OK)
-			return INSERT_FAILED;
-		ws->leaves[ws->n_leaves++] = (struct leaf){
-			.mint = rel(w, full.mint), .maxt = rel(w, full.maxt), .len = ws->app.n_bytes, .n = ws->app.n, .kind = LEAF_FILE, .off = off};
-		open_drop(part, ws);
-	}
-	if (open_room(part, ws, (ws->app.n ? ws->app.n_bytes : XOR_HEADER_BYTES) + XOR_APPEND_MAX_BYTES, err) != OK)
+	struct chunk_cutter c = {w->start + ws->start, w->start + ws->next_at};
+	if (chunk_cutter_cut(&c, w->range, ws->n, ws->n_bytes, w->start + ws->t, t) && ws->n > 0 && open_full(w, sh, part, ws, err) != OK)
 		return INSERT_FAILED;
-	xor_append(&ws->app, ws->bytes, t, v);
-	ws->cutter = c;
+	if (!head_open_append(part, ws, rel(w, t), w->start, v)) {
+		err_set(err, ERR_NOMEM, "no memory for an open chunk");
+		return INSERT_FAILED;
+	}
+	ws->start = rel(w, c.start);
+	ws->next_at = rel(w, c.next_at);
 	return INSERT_STORED;
 }
 
 errc head_leaf_decode(struct window *w, const struct leaf *l, struct chunk_sample *out, uint8_t *bytes, size_t *n, struct err *err)
 {
 	if (l->kind == LEAF_RAW) {
-		memcpy(out, l->raw, l->n * sizeof *out);
+		memcpy(out, leaf_raw(l), l->n * sizeof *out);
 		*n = l->n;
 		return OK;
 	}
@@ -158,19 +161,28 @@ static errc leaf_raise(struct wpart *part, struct wseries *ws, struct leaf *l, c
 		return ERR_NOMEM;
 	memcpy(raw, v, l->n * sizeof *v);
 	l->kind = LEAF_RAW;
-	l->raw = raw;
-	l->len = room;
+	raw_set(l, raw, room);
 	l->touched = 1;
-	ws->touched = true;
-	ws->n_raw++;
+	ws->leaves->touched = true;
+	ws->leaves->n_raw++;
 	return OK;
+}
+
+static struct leaf raw_leaf(uint32_t mint, uint32_t maxt, uint32_t n, struct chunk_sample *raw, uint32_t room)
+{
+	struct leaf l = {.mint = mint, .maxt = maxt};
+	l.kind = LEAF_RAW;
+	l.touched = 1;
+	l.n = n & 255;
+	raw_set(&l, raw, room);
+	return l;
 }
 
 /* The open chunk becomes part of the last raw leaf, or a raw leaf. v: its decoded samples. */
 static errc open_to_raw(struct window *w, struct wpart *part, struct wseries *ws, const struct chunk_sample *v, uint32_t n, struct err *err)
 {
-	struct leaf *last = ws->n_leaves ? &ws->leaves[ws->n_leaves - 1] : NULL;
-	uint32_t before = last && last->kind == LEAF_RAW && last->n + n <= HEAD_RAW_SAMPLES ? last->n : 0;
+	struct leaf *last = ws_leaves(ws) ? &ws->leaves->v[ws->leaves->n - 1] : NULL;
+	uint32_t before = last && last->kind == LEAF_RAW && last->n + n <= HEAD_RAW_SAMPLES ? (uint32_t)last->n : 0;
 	uint32_t room;
 	struct chunk_sample *raw = raw_new(part, before + (size_t)n + 1, &room, err);
 	if (!raw)
@@ -180,20 +192,18 @@ static errc open_to_raw(struct window *w, struct wpart *part, struct wseries *ws
 		return ERR_NOMEM;
 	}
 	memcpy(raw + before, v, n * sizeof *v);
+	uint32_t mint = rel(w, v[0].t);
 	if (before) {
-		memcpy(raw, last->raw, before * sizeof *v);
-		raw_free(part, last->raw, last->len);
+		memcpy(raw, leaf_raw(last), before * sizeof *v);
+		raw_free(part, leaf_raw(last), last->room);
+		mint = last->mint;
 	} else {
-		last = &ws->leaves[ws->n_leaves++];
-		*last = (struct leaf){.mint = rel(w, v[0].t), .kind = LEAF_RAW, .touched = 1};
-		ws->n_raw++;
+		last = &ws->leaves->v[ws->leaves->n++];
+		ws->leaves->n_raw++;
 	}
-	last->maxt = rel(w, v[n - 1].t);
-	last->n = (uint16_t)(before + n);
-	last->len = room;
-	last->raw = raw;
-	ws->touched = true;
-	open_drop(part, ws);
+	*last = raw_leaf(mint, rel(w, v[n - 1].t), before + n, raw, room);
+	ws->leaves->touched = true;
+	head_open_drop(part, ws);
 	return OK;
 }
 
@@ -202,109 +212,113 @@ static errc leaf_split(struct window *w, struct wpart *part, struct wseries *ws,
 	uint32_t room;
 	if (leaves_room(part, ws, 1, err) != OK)
 		return ERR_NOMEM;
-	struct leaf *l = &ws->leaves[i];
-	uint16_t lower_n = l->n / 2, upper_n = (uint16_t)(l->n - lower_n);
+	struct leaf *l = &ws->leaves->v[i];
+	uint32_t lower_n = (uint32_t)l->n / 2, upper_n = (uint32_t)l->n - lower_n;
 	struct chunk_sample *raw = raw_new(part, (size_t)upper_n + 1, &room, err);
 	if (!raw)
 		return ERR_NOMEM;
-	memcpy(raw, l->raw + lower_n, upper_n * sizeof *raw);
-	memmove(l + 2, l + 1, (ws->n_leaves - i - 1) * sizeof *l);
-	l[1] = (struct leaf){.mint = rel(w, raw[0].t), .maxt = l->maxt, .len = room, .n = upper_n, .kind = LEAF_RAW, .touched = 1, .raw = raw};
-	l->n = lower_n;
-	l->maxt = rel(w, l->raw[lower_n - 1].t);
-	ws->n_leaves++;
-	ws->n_raw++;
+	memcpy(raw, leaf_raw(l) + lower_n, upper_n * sizeof *raw);
+	memmove(l + 2, l + 1, (ws->leaves->n - i - 1) * sizeof *l);
+	l[1] = raw_leaf(rel(w, raw[0].t), l->maxt, upper_n, raw, room);
+	l->n = lower_n & 255;
+	l->maxt = rel(w, leaf_raw(l)[lower_n - 1].t);
+	ws->leaves->n++;
+	ws->leaves->n_raw++;
 	return OK;
 }
 
 /* Puts (t, v) into raw leaf i, where no sample of that time is. */
 static errc raw_put(struct window *w, struct wpart *part, struct wseries *ws, uint32_t i, int64_t t, uint64_t v, struct err *err)
 {
-	if (ws->leaves[i].n >= HEAD_RAW_SAMPLES) {
+	if (ws->leaves->v[i].n >= HEAD_RAW_SAMPLES) {
 		if (leaf_split(w, part, ws, i, err) != OK)
 			return ERR_NOMEM;
-		if (t > leaf_maxt(w, &ws->leaves[i]))
+		if (t > leaf_maxt(w, &ws->leaves->v[i]))
 			i++;
 	}
-	struct leaf *l = &ws->leaves[i];
-	if (l->n == l->len) {
+	struct leaf *l = &ws->leaves->v[i];
+	struct chunk_sample *raw = leaf_raw(l);
+	uint32_t n = (uint32_t)l->n;
+	if (n == l->room) {
 		uint32_t room;
-		struct chunk_sample *raw = raw_new(part, (size_t)l->n + 1, &room, err);
+		raw = raw_new(part, (size_t)n + 1, &room, err);
 		if (!raw)
 			return ERR_NOMEM;
-		memcpy(raw, l->raw, l->n * sizeof *raw);
-		raw_free(part, l->raw, l->len);
-		l->raw = raw;
-		l->len = room;
+		memcpy(raw, leaf_raw(l), n * sizeof *raw);
+		raw_free(part, leaf_raw(l), l->room);
+		raw_set(l, raw, room);
 	}
-	uint32_t at = lower(l->raw, l->n, t);
-	memmove(l->raw + at + 1, l->raw + at, (l->n - at) * sizeof *l->raw);
-	l->raw[at] = (struct chunk_sample){t, v};
-	l->n++;
-	l->mint = rel(w, l->raw[0].t);
-	l->maxt = rel(w, l->raw[l->n - 1].t);
+	uint32_t at = lower(raw, n, t);
+	memmove(raw + at + 1, raw + at, (n - at) * sizeof *raw);
+	raw[at] = (struct chunk_sample){t, v};
+	l->n = (n + 1) & 255;
+	l->mint = rel(w, raw[0].t);
+	l->maxt = rel(w, raw[n].t);
 	l->touched = 1;
-	ws->touched = true;
+	ws->leaves->touched = true;
 	return OK;
 }
 
 /* t lies between leaves[i - 1] and leaves[i]. */
 static errc gap_put(struct window *w, struct wpart *part, struct wseries *ws, uint32_t i, int64_t t, uint64_t v, struct err *err)
 {
-	struct leaf *before = i > 0 ? &ws->leaves[i - 1] : NULL;
+	if (leaves_room(part, ws, 1, err) != OK)
+		return ERR_NOMEM;
+	struct leaves *lv = ws->leaves;
+	struct leaf *before = i > 0 ? &lv->v[i - 1] : NULL;
 	if (before) {
 		before->touched = 1;
-		ws->touched = true;
+		lv->touched = true;
 		if (before->kind == LEAF_RAW && before->n < HEAD_RAW_SAMPLES)
 			return raw_put(w, part, ws, i - 1, t, v, err);
 	}
-	if (i < ws->n_leaves && ws->leaves[i].kind == LEAF_RAW && ws->leaves[i].n < HEAD_RAW_SAMPLES)
+	if (i < lv->n && lv->v[i].kind == LEAF_RAW && lv->v[i].n < HEAD_RAW_SAMPLES)
 		return raw_put(w, part, ws, i, t, v, err);
 	uint32_t room;
-	if (leaves_room(part, ws, 1, err) != OK)
-		return ERR_NOMEM;
 	struct chunk_sample *raw = raw_new(part, 1, &room, err);
 	if (!raw)
 		return ERR_NOMEM;
 	raw[0] = (struct chunk_sample){t, v};
-	memmove(&ws->leaves[i + 1], &ws->leaves[i], (ws->n_leaves - i) * sizeof *ws->leaves);
-	ws->leaves[i] = (struct leaf){.mint = rel(w, t), .maxt = rel(w, t), .len = room, .n = 1, .kind = LEAF_RAW, .touched = 1, .raw = raw};
-	ws->n_leaves++;
-	ws->n_raw++;
-	ws->touched = true;
+	memmove(&lv->v[i + 1], &lv->v[i], (lv->n - i) * sizeof *lv->v);
+	lv->v[i] = raw_leaf(rel(w, t), rel(w, t), 1, raw, room);
+	lv->n++;
+	lv->n_raw++;
+	lv->touched = true;
 	return OK;
 }
 
 /* Encodes a raw leaf into the chunk file. Best effort: without memory it stays raw. */
 static void leaf_seal(struct window *w, struct shard *sh, struct wpart *part, struct wseries *ws, uint32_t i)
 {
-	struct leaf *l = &ws->leaves[i];
+	struct leaf *l = &ws->leaves->v[i];
+	struct chunk_sample *raw = leaf_raw(l);
 	struct xor_appender a;
 	xor_appender_init(&a);
 	for (uint32_t k = 0; k < l->n; k++)
-		xor_append(&a, sh->scratch_bytes, l->raw[k].t, l->raw[k].v);
+		xor_append(&a, sh->scratch_bytes, raw[k].t, raw[k].v);
 	struct chunk c = {.mint = leaf_mint(w, l), .maxt = leaf_maxt(w, l), .enc = CHUNK_XOR, .data = span_of(sh->scratch_bytes, a.n_bytes)};
 	uint64_t off;
-	if (head_chunkfile_append(&w->file, ref_of(ws), &c, &off, NULL) != OK)
+	if (head_chunkfile_append(&w->file, ref_of(part, ws), &c, &off, NULL) != OK)
 		return;
-	raw_free(part, l->raw, l->len);
+	raw_free(part, raw, l->room);
 	l->kind = LEAF_FILE;
-	l->len = a.n_bytes;
-	l->off = off;
-	ws->n_raw--;
+	l->len = a.n_bytes & 16383;
+	l->off = off & ((UINT64_C(1) << 40) - 1);
+	ws->leaves->n_raw--;
 }
 
 static void seal_some(struct window *w, struct shard *sh, struct wpart *part, struct wseries *ws, int64_t t)
 {
 	bool tight = head_memory(w->head) > w->head->cfg.max_memory_bytes / 5 * 3;
-	if (ws->n_raw <= (tight ? HEAD_RAW_LEAVES_TIGHT : HEAD_RAW_LEAVES))
+	const struct leaves *lv = ws->leaves;
+	if (lv->n_raw <= (tight ? HEAD_RAW_LEAVES_TIGHT : HEAD_RAW_LEAVES))
 		return;
 	uint32_t far = UINT32_MAX;
 	int64_t best = -1;
-	for (uint32_t i = 0; i < ws->n_leaves; i++) {
-		if (ws->leaves[i].kind != LEAF_RAW)
+	for (uint32_t i = 0; i < lv->n; i++) {
+		if (lv->v[i].kind != LEAF_RAW)
 			continue;
-		int64_t d = llabs(leaf_mint(w, &ws->leaves[i]) - t);
+		int64_t d = llabs(leaf_mint(w, &lv->v[i]) - t);
 		if (d > best) {
 			best = d;
 			far = i;
@@ -325,22 +339,22 @@ static enum insert_verdict same_time(uint64_t have, uint64_t v, bool winner, boo
 	return *replace ? INSERT_STORED : INSERT_DUPLICATE;
 }
 
-enum insert_verdict head_leaf_insert_locked(
-	struct window *w, struct shard *sh, struct wpart *part, struct wseries *ws, int64_t t, uint64_t v, bool winner, bool *late, struct err *err)
+enum insert_verdict head_leaf_insert_locked(struct window *w, struct shard *sh, struct wpart *part, struct wseries *ws, int64_t t, uint64_t v, bool winner,
+	bool *late, struct err *err)
 {
 	ASSERT(range_has(w->start, w->range, t));
 	bool replace;
 	*late = false;
-	if (LIKELY(ws->app.n > 0 ? t > ws->app.t : ws->n_leaves == 0 || t > leaf_maxt(w, &ws->leaves[ws->n_leaves - 1])))
-		return append(w, part, ws, t, v, err);
+	if (LIKELY(ws->n > 0 ? rel(w, t) > ws->t : ws_leaves(ws) == 0 || t > leaf_maxt(w, &ws->leaves->v[ws->leaves->n - 1])))
+		return append(w, sh, part, ws, t, v, err);
 	*late = true;
-	if (ws->app.n > 0 && t >= ws->cutter.start) {
-		if (t == ws->app.t && !winner)
-			return same_time(ws->app.v, v, false, &replace);
-		size_t n;
-		if (xor_decode(span_of(ws->bytes, ws->app.n_bytes), sh->scratch, HEAD_RAW_SAMPLES + 1, &n, err) != OK)
+	if (ws->n > 0 && rel(w, t) >= ws->start) {
+		if (rel(w, t) == ws->t && !winner)
+			return same_time(ws->v, v, false, &replace);
+		size_t n, n_bytes = head_open_read(part, ws, sh->scratch_bytes);
+		if (xor_decode(span_of(sh->scratch_bytes, n_bytes), sh->scratch, HEAD_RAW_SAMPLES + 1, &n, err) != OK)
 			return INSERT_FAILED;
-		ASSERT(n == ws->app.n);
+		ASSERT(n == ws->n);
 		uint32_t at = lower(sh->scratch, (uint32_t)n, t);
 		if (at < n && sh->scratch[at].t == t) {
 			enum insert_verdict d = same_time(sh->scratch[at].v, v, winner, &replace);
@@ -349,35 +363,35 @@ enum insert_verdict head_leaf_insert_locked(
 			sh->scratch[at].v = v;
 			return open_to_raw(w, part, ws, sh->scratch, (uint32_t)n, err) == OK ? INSERT_STORED : INSERT_FAILED;
 		}
-		if (open_to_raw(w, part, ws, sh->scratch, (uint32_t)n, err) != OK || raw_put(w, part, ws, ws->n_leaves - 1, t, v, err) != OK)
+		if (open_to_raw(w, part, ws, sh->scratch, (uint32_t)n, err) != OK ||
+			raw_put(w, part, ws, ws->leaves->n - 1, t, v, err) != OK)
 			return INSERT_FAILED;
 		seal_some(w, sh, part, ws, t);
 		return INSERT_STORED;
 	}
 
 	/* The first leaf that ends at or behind t. */
-	uint32_t a = 0, b = ws->n_leaves;
+	uint32_t a = 0, b = ws_leaves(ws);
 	while (a < b) {
 		uint32_t mid = (a + b) / 2;
-		if (leaf_maxt(w, &ws->leaves[mid]) < t)
+		if (leaf_maxt(w, &ws->leaves->v[mid]) < t)
 			a = mid + 1;
 		else
 			b = mid;
 	}
-	if (a == ws->n_leaves || leaf_mint(w, &ws->leaves[a]) > t) {
+	if (a == ws_leaves(ws) || leaf_mint(w, &ws->leaves->v[a]) > t) {
 		if (gap_put(w, part, ws, a, t, v, err) != OK)
 			return INSERT_FAILED;
 		seal_some(w, sh, part, ws, t);
 		return INSERT_STORED;
 	}
-	struct leaf *l = &ws->leaves[a];
+	struct leaf *l = &ws->leaves->v[a];
 	size_t n = l->n;
-	const struct chunk_sample *have = l->raw;
-	if (l->kind == LEAF_FILE) {
-		if (head_leaf_decode(w, l, sh->scratch, sh->scratch_bytes, &n, err) != OK)
-			return INSERT_FAILED;
-		have = sh->scratch;
-	}
+	const struct chunk_sample *have = sh->scratch;
+	if (l->kind == LEAF_RAW)
+		have = leaf_raw(l);
+	else if (head_leaf_decode(w, l, sh->scratch, sh->scratch_bytes, &n, err) != OK)
+		return INSERT_FAILED;
 	uint32_t at = lower(have, (uint32_t)n, t);
 	if (at < n && have[at].t == t) {
 		enum insert_verdict d = same_time(have[at].v, v, winner, &replace);
@@ -385,9 +399,9 @@ enum insert_verdict head_leaf_insert_locked(
 			return d;
 		if (l->kind == LEAF_FILE && leaf_raise(part, ws, l, sh->scratch, err) != OK)
 			return INSERT_FAILED;
-		l->raw[at].v = v;
+		leaf_raw(l)[at].v = v;
 		l->touched = 1;
-		ws->touched = true;
+		ws->leaves->touched = true;
 		return INSERT_STORED;
 	}
 	if (l->kind == LEAF_FILE && leaf_raise(part, ws, l, sh->scratch, err) != OK)
@@ -396,28 +410,4 @@ enum insert_verdict head_leaf_insert_locked(
 		return INSERT_FAILED;
 	seal_some(w, sh, part, ws, t);
 	return INSERT_STORED;
-}
-
-bool head_leaf_sane(struct window *w, const struct wseries *ws)
-{
-	int64_t last = w->start - 1;
-	uint32_t raws = 0;
-	struct chunk_sample v[HEAD_RAW_SAMPLES + 1];
-	uint8_t bytes[HEAD_CHUNK_MAX_BYTES];
-	for (uint32_t i = 0; i < ws->n_leaves; i++) {
-		const struct leaf *l = &ws->leaves[i];
-		size_t n;
-		if (head_leaf_decode(w, l, v, bytes, &n, NULL) != OK || n == 0 || n > HEAD_RAW_SAMPLES)
-			return false;
-		if (v[0].t != leaf_mint(w, l) || v[n - 1].t != leaf_maxt(w, l) || (l->kind == LEAF_RAW && !l->touched) ||
-			(l->touched && !ws->touched))
-			return false;
-		for (size_t k = 0; k < n; last = v[k++].t)
-			if (v[k].t <= last)
-				return false;
-		raws += l->kind == LEAF_RAW;
-	}
-	if (ws->app.n > 0 && ws->cutter.start <= last)
-		return false;
-	return raws == ws->n_raw && last - w->start < w->range;
 }

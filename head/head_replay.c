@@ -395,20 +395,16 @@ static uint32_t items_find(struct replay_state *r, const struct tenant *tn, cons
 		if (x.page->serial == w->serial)
 			x.ws = x.page->ws[x.s.ref % REFS_PER_PAGE];
 		__builtin_prefetch(x.ws ? (void *)x.ws : item_series(&x), 1);
-		__builtin_prefetch((const char *)x.ws + 64, 1);
 		v[m++] = x;
 	}
 	n = m;
 	m = 0;
 	for (uint32_t i = 0; i < n; i++) {
-		if (v[i].ws) {
-			__builtin_prefetch(v[i].ws->bytes + v[i].ws->app.n_bytes, 1);
-		} else {
-			const struct series *se = item_series(&v[i]);
-			if (se->tenant != tn->idx)
-				continue;
-			head_window_series_ahead(w, se->shard, se);
-		}
+		const struct series *se = item_series(&v[i]);
+		if (v[i].ws && v[i].ws->n > 0)
+			__builtin_prefetch(part_piece(w->parts[v[i].ws->shard].p, v[i].ws->last), 1);
+		else if (!v[i].ws && se->tenant != tn->idx)
+			continue;
 		v[m++] = v[i];
 	}
 	return m;

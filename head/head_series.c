@@ -6,30 +6,57 @@
  * chance in 10^20, and nobody can search for one without the secret. The secret and the salts never leave the process. Builds with
  * HEAD_VERIFY compare the labels too; tests make one with HEAD_HASH_BITS so small that collisions are common, and none mixes two series.
  *
+ * Remote write 2.0 spells a series by its request's symbols: head_spelling.c.
+ *
  * The canonical spelling's hash decides the home shard of a series. Another spelling (unsorted labels, an empty value, longer varints)
  * has an alias in the shard of its own hash. An alias knows its series' ref; refs are never given twice and structs of series are
  * never unmapped, so a stale alias shows by itself and is removed when it is met, or swept after a window's end.
  *
- * Slots: open addressing, linear, backward shift on removal; grown at 4/5.
+ * Slots: open addressing, linear, backward shift on removal; grown at 4/5. A slot is an address and 16 bits of the hash; the whole hash stands with the series
+ * or the alias, where a hit goes anyway. One look in 65,000 goes there for nothing.
  */
 #include <xxhash.h>
 #include "head/head_int.h"
 
-#ifdef HEAD_HASH_BITS
-#define HEAD_VERIFY 1
-#endif
-
 enum { SLOTS_MIN = 64 };
 
-struct hash128 head_hash(const struct head *h, const struct tenant *tn, struct span wire)
+static struct hash128 hash_of_tenant(XXH128_hash_t x, const struct tenant *tn)
 {
-	XXH128_hash_t x = XXH3_128bits_withSecret(wire.p, wire.n, h->secret, sizeof h->secret);
 	struct hash128 y = {x.high64 ^ tn->salt.hi, x.low64 ^ tn->salt.lo};
 #ifdef HEAD_HASH_BITS
 	y.lo &= (UINT64_C(1) << HEAD_HASH_BITS) - 1;
 	y.hi = y.lo << (64 - HEAD_HASH_BITS);
 #endif
 	return y;
+}
+
+struct hash128 head_hash(const struct head *h, const struct tenant *tn, struct span wire)
+{
+	return hash_of_tenant(XXH3_128bits_withSecret(wire.p, wire.n, h->secret, sizeof h->secret), tn);
+}
+
+struct hash128 head_hash_symbol(const struct head *h, struct span symbol)
+{
+	XXH128_hash_t x = XXH3_128bits_withSecret(symbol.p, symbol.n, h->secret, sizeof h->secret);
+	return (struct hash128){x.high64, x.low64};
+}
+
+enum { REFS_AT_ONCE = 64 };
+
+/* More than 64 are hashed in rows, each of which begins with the hash of what is before it. */
+struct hash128 head_hash_refs(const struct head *h, const struct tenant *tn, const struct hash128 *symbols, const uint32_t *refs, uint32_t n_labels)
+{
+	struct hash128 v[REFS_AT_ONCE];
+	uint32_t n = 2 * n_labels, m = 0;
+	for (uint32_t k = 0; k < n; k++) {
+		if (UNLIKELY(m == REFS_AT_ONCE)) {
+			XXH128_hash_t x = XXH3_128bits_withSecret(v, sizeof v, h->refs_secret, sizeof h->refs_secret);
+			v[0] = (struct hash128){x.high64, x.low64};
+			m = 1;
+		}
+		v[m++] = symbols[refs[k]];
+	}
+	return hash_of_tenant(XXH3_128bits_withSecret(v, m * sizeof *v, h->refs_secret, sizeof h->refs_secret), tn);
 }
 
 void head_series_wire(const struct head *h, const struct series *s, struct buf *out)
@@ -60,8 +87,10 @@ int head_series_cmp(const struct head *h, const struct series *a, const struct s
 #ifdef HEAD_VERIFY
 static bool verify(struct head *h, uintptr_t p, uint32_t tenant, struct span wire)
 {
-	if (p & 1)
-		return span_eq(((struct alias *)(p - 1))->wire, wire);
+	if (p & 1) {
+		const struct alias *a = (struct alias *)(p - 1);
+		return a->series->tenant == tenant && span_eq(a->wire, wire);
+	}
 	struct series *s = (struct series *)p;
 	struct buf b;
 	buf_init(&b, 64 * MIB);
@@ -72,36 +101,49 @@ static bool verify(struct head *h, uintptr_t p, uint32_t tenant, struct span wir
 }
 #endif
 
+static struct hash128 hash_of(table_slot sl)
+{
+	uintptr_t p = head_slot_address(sl);
+	return p & 1 ? ((const struct alias *)(p - 1))->hash : ((const struct series *)p)->hash;
+}
+
 uintptr_t head_table_find_locked(struct head *h, struct shard *sh, struct hash128 x, uint32_t tenant, struct span wire)
 {
 	(void)h, (void)tenant, (void)wire;
 	if (!sh->slots)
 		return 0;
-	for (uint64_t i = x.lo & sh->mask;; i = (i + 1) & sh->mask) {
-		const struct slot *sl = &sh->slots[i];
-		if (!sl->p)
-			return 0;
-		if (sl->hash.lo == x.lo && sl->hash.hi == x.hi) {
+	for (uint64_t i = x.lo & sh->mask; sh->slots[i]; i = (i + 1) & sh->mask) {
+		table_slot sl = sh->slots[i];
+		if ((sl ^ head_slot_tag(x)) >> 48)
+			continue;
+		struct hash128 y = hash_of(sl);
+		if (y.lo != x.lo || y.hi != x.hi)
+			continue;
 #ifdef HEAD_VERIFY
-			if (!verify(h, sl->p, tenant, wire))
-				continue;
+		if (!verify(h, head_slot_address(sl), tenant, wire))
+			continue;
 #endif
-			return sl->p;
-		}
+		return head_slot_address(sl);
 	}
+	return 0;
 }
+
+enum { GROW_AHEAD = 16 };
 
 static bool table_grow(struct head *h, struct shard *sh)
 {
 	uint64_t mask = sh->slots ? sh->mask * 2 + 1 : SLOTS_MIN - 1;
-	struct slot *slots = head_table_alloc(mask + 1, sizeof *slots);
+	table_slot *slots = head_table_alloc(mask + 1, sizeof *slots);
 	if (!slots)
 		return false;
 	for (uint64_t i = 0; sh->slots && i <= sh->mask; i++) {
-		if (!sh->slots[i].p)
+		/* The hashes are where the series are: asked for ahead of need. */
+		table_slot ahead = i + GROW_AHEAD <= sh->mask ? sh->slots[i + GROW_AHEAD] : 0;
+		__builtin_prefetch((const void *)(head_slot_address(ahead) & ~(uintptr_t)1));
+		if (!sh->slots[i])
 			continue;
-		uint64_t j = sh->slots[i].hash.lo & mask;
-		while (slots[j].p)
+		uint64_t j = hash_of(sh->slots[i]).lo & mask;
+		while (slots[j])
 			j = (j + 1) & mask;
 		slots[j] = sh->slots[i];
 	}
@@ -117,39 +159,66 @@ static bool table_add(struct head *h, struct shard *sh, struct hash128 x, uintpt
 	if ((!sh->slots || sh->n_slots_used + 1 > (sh->mask + 1) / 5 * 4) && !table_grow(h, sh))
 		return false;
 	uint64_t i = x.lo & sh->mask;
-	while (sh->slots[i].p)
+	while (sh->slots[i])
 		i = (i + 1) & sh->mask;
-	sh->slots[i] = (struct slot){x, p};
+	ASSERT((uint64_t)p >> 48 == 0);
+	sh->slots[i] = head_slot_tag(x) | p;
 	sh->n_slots_used++;
 	return true;
 }
 
-/* low32: the low bits of the hash it was added under. */
-static void table_remove(struct shard *sh, uint32_t low32, uintptr_t p)
+/* x: the hash it was added under. */
+static void table_remove(struct shard *sh, struct hash128 x, uintptr_t p)
 {
-	uint64_t i = low32 & sh->mask;
-	while (sh->slots[i].p != p) {
-		ASSERT(sh->slots[i].p);
+	uint64_t i = x.lo & sh->mask;
+	while (head_slot_address(sh->slots[i]) != p) {
+		ASSERT(sh->slots[i]);
 		i = (i + 1) & sh->mask;
 	}
-	for (uint64_t j = (i + 1) & sh->mask; sh->slots[j].p; j = (j + 1) & sh->mask) {
-		uint64_t home = sh->slots[j].hash.lo & sh->mask;
+	for (uint64_t j = (i + 1) & sh->mask; sh->slots[j]; j = (j + 1) & sh->mask) {
+		uint64_t home = hash_of(sh->slots[j]).lo & sh->mask;
 		if (((j - home) & sh->mask) >= ((j - i) & sh->mask)) {
 			sh->slots[i] = sh->slots[j];
 			i = j;
 		}
 	}
-	sh->slots[i] = (struct slot){0};
+	sh->slots[i] = 0;
 	sh->n_slots_used--;
 }
 
+/* Usual numbers of labels have a class each, so that nothing is lost to rounding; the rest share size classes. */
 static uint32_t series_class(uint32_t n_pairs, size_t *bytes)
 {
-	*bytes = head_pool_round(sizeof(struct series) + n_pairs * sizeof(uint32_t));
-	uint32_t c = 0;
-	for (size_t n = 16; n < *bytes && c < POOL_CLASSES - 1; c++)
-		n = c & 1 ? n / 3 * 4 : n / 2 * 3;
+	*bytes = (sizeof(struct series) + n_pairs * sizeof(uint32_t) + 7) / 8 * 8;
+	if (n_pairs <= LIMIT_LABELS_PER_SERIES)
+		return n_pairs;
+	*bytes = head_pool_round(*bytes);
+	uint32_t c = LIMIT_LABELS_PER_SERIES + 1;
+	for (size_t n = 256; n < *bytes && c < HEAD_SERIES_CLASSES - 1; c++)
+		n = n / 2 * 3;
 	return c;
+}
+
+enum { SERIES_AT_ONCE = 8 };
+
+/* A series of the class, from those that are free. They are made in rows, smaller ones while the shard has few. */
+static struct series *series_take(struct shard *sh, uint8_t shard, uint32_t c, size_t bytes)
+{
+	if (!sh->free_series[c]) {
+		uint32_t n = sh->n_series >= 256 ? SERIES_AT_ONCE : 1;
+		uint8_t *row = head_pool_alloc(&sh->pool, n * bytes);
+		for (uint32_t k = n; row && k-- > 0;) {
+			struct series *s = (struct series *)(void *)(row + k * bytes);
+			atomic_init(&s->ref, 0);
+			s->shard = shard; /* for good: read without this shard's lock */
+			s->ws = (struct wseries *)(void *)sh->free_series[c];
+			sh->free_series[c] = s;
+		}
+	}
+	struct series *s = sh->free_series[c];
+	if (s)
+		sh->free_series[c] = (struct series *)(void *)s->ws;
+	return s;
 }
 
 errc head_series_new_locked(
@@ -158,16 +227,11 @@ errc head_series_new_locked(
 	ASSERT(l.n > 0 && l.n <= LIMIT_LABELS_DECODE);
 	size_t bytes;
 	uint32_t c = series_class(l.n, &bytes);
-	struct series *s = sh->free_series[c];
-	if (s) {
-		sh->free_series[c] = (struct series *)(void *)s->ws;
-	} else {
-		s = head_pool_alloc(&sh->pool, bytes);
-		if (!s)
-			return err_set(err, ERR_NOMEM, "no memory for a new series");
-		atomic_init(&s->ref, 0);
-	}
+	struct series *s = series_take(sh, (uint8_t)(sh - h->shards), c, bytes);
+	if (!s)
+		return err_set(err, ERR_NOMEM, "no memory for a new series");
 	s->ws = NULL;
+	s->hash = x;
 	if (head_pairs_ref(&h->symbols, l, s->pairs, err) != OK)
 		goto nomem;
 	if (!table_add(h, sh, x, (uintptr_t)s)) {
@@ -177,13 +241,12 @@ errc head_series_new_locked(
 	s->ws_window = 0;
 	s->def_pos = 0;
 	s->def_state = DEF_NONE;
-	s->hash32 = (uint32_t)x.lo;
+	s->newest_window = 0;
 	s->tenant = tn->idx;
 	s->checkpoint = 0;
 	s->n_windows = 0;
 	s->n_pairs = (uint16_t)l.n;
 	s->n_aliases = 0;
-	s->shard = (uint8_t)(sh - h->shards);
 	atomic_store_explicit(&s->ref, atomic_fetch_add_explicit(&h->next_ref, 1, memory_order_relaxed), memory_order_relaxed);
 	sh->n_series++;
 	atomic_fetch_add_explicit(&h->n_series, 1, memory_order_relaxed);
@@ -198,7 +261,7 @@ nomem:
 void head_series_remove_locked(struct head *h, struct shard *sh, struct series *s)
 {
 	ASSERT(s->n_windows == 0 && !s->ws);
-	table_remove(sh, s->hash32, (uintptr_t)s);
+	table_remove(sh, s->hash, (uintptr_t)s);
 	head_pairs_unref(&h->symbols, s->pairs, s->n_pairs);
 	atomic_store_explicit(&s->ref, 0, memory_order_relaxed);
 	size_t bytes;
@@ -209,23 +272,19 @@ void head_series_remove_locked(struct head *h, struct shard *sh, struct series *
 	atomic_fetch_sub_explicit(&h->n_series, 1, memory_order_relaxed);
 }
 
-void head_alias_add_locked(struct head *h, struct shard *sh, struct hash128 x, struct span wire, struct series *s, uint64_t ref, uint32_t home)
+void head_alias_add_locked(struct head *h, struct shard *sh, struct hash128 x, struct span wire, struct series *s, uint64_t ref)
 {
-	if (head_table_find_locked(h, sh, x, s->tenant, wire))
+	uintptr_t p = head_table_find_locked(h, sh, x, s->tenant, wire);
+	if (p) { /* of a series that is gone, or another request was faster */
+		ASSERT(p & 1);
+		((struct alias *)(p - 1))->series = s;
+		((struct alias *)(p - 1))->ref = ref;
 		return;
-	if (sh->n_aliases == sh->cap_aliases) {
-		uint32_t cap = sh->cap_aliases ? sh->cap_aliases * 2 : 16;
-		struct alias **v = realloc(sh->aliases, cap * sizeof *v);
-		if (!v)
-			return;
-		head_memory_add(h, (cap - sh->cap_aliases) * sizeof *v);
-		sh->aliases = v;
-		sh->cap_aliases = cap;
 	}
 	struct alias *a = head_pool_alloc(&sh->pool, sizeof *a);
 	if (!a)
 		return;
-	*a = (struct alias){.series = s, .ref = ref, .hash = x, .shard = home, .at = sh->n_aliases};
+	*a = (struct alias){.series = s, .ref = ref, .hash = x};
 #ifdef HEAD_VERIFY
 	char *copy = head_pool_alloc(&sh->pool, wire.n);
 	if (!copy) {
@@ -239,29 +298,29 @@ void head_alias_add_locked(struct head *h, struct shard *sh, struct hash128 x, s
 		head_pool_free(&sh->pool, a, sizeof *a);
 		return;
 	}
-	sh->aliases[sh->n_aliases++] = a;
+	sh->n_aliases++;
 }
 
 void head_alias_remove_locked(struct shard *sh, struct alias *a)
 {
-	table_remove(sh, (uint32_t)a->hash.lo, (uintptr_t)a | 1);
-	struct alias *last = sh->aliases[--sh->n_aliases];
-	last->at = a->at;
-	sh->aliases[a->at] = last;
+	table_remove(sh, a->hash, (uintptr_t)a | 1);
 	head_pool_free(&sh->pool, a, sizeof *a);
+	sh->n_aliases--;
 }
 
-bool head_alias_sweep(struct shard *sh, uint32_t *at)
+bool head_alias_sweep(struct shard *sh, uint64_t *at)
 {
 	pthread_mutex_lock(&sh->mu);
-	for (uint32_t k = 0; k < HEAD_SLICE && *at < sh->n_aliases; k++) {
-		struct alias *a = sh->aliases[*at];
-		if (atomic_load_explicit(&a->series->ref, memory_order_relaxed) != a->ref)
-			head_alias_remove_locked(sh, a);
+	bool any = sh->n_aliases > 0;
+	for (uint32_t k = 0; any && k < 4 * HEAD_SLICE && *at <= sh->mask; k++) {
+		uintptr_t p = head_slot_address(sh->slots[*at]);
+		struct alias *a = p & 1 ? (struct alias *)(p - 1) : NULL;
+		if (a && atomic_load_explicit(&a->series->ref, memory_order_relaxed) != a->ref)
+			head_alias_remove_locked(sh, a); /* another slot takes its place */
 		else
-			(*at)++;
+			++*at;
 	}
-	bool more = *at < sh->n_aliases;
+	bool more = any && *at <= sh->mask;
 	pthread_mutex_unlock(&sh->mu);
 	return more;
 }

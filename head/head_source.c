@@ -162,8 +162,8 @@ static errc match(struct window *w, const struct matcher *m, size_t n, struct ma
 		}
 		pthread_mutex_lock(&sh->mu);
 		for (size_t i = 0; i < found.n; i++) {
-			const struct wseries *ws = w->parts[shard].p->ws[found.v[i]];
-			out->v[out->n++] = (struct match_item){ws, ws->series, shard};
+			const struct wpart *p = w->parts[shard].p;
+			out->v[out->n++] = (struct match_item){part_ws(p, found.v[i]), part_series(p, found.v[i]), shard};
 		}
 		pthread_mutex_unlock(&sh->mu);
 		arena_reset(&arena);
@@ -219,7 +219,7 @@ static errc encode_raw(const struct leaf *l, struct arena *arena, struct span *o
 	struct xor_appender a;
 	xor_appender_init(&a);
 	for (uint32_t k = 0; k < l->n; k++)
-		xor_append(&a, bytes, l->raw[k].t, l->raw[k].v);
+		xor_append(&a, bytes, leaf_raw(l)[k].t, leaf_raw(l)[k].v);
 	*out = arena_dup(arena, span_of(bytes, a.n_bytes));
 	return out->p ? OK : no_memory(err);
 }
@@ -231,19 +231,21 @@ static errc copy_locked(struct head_iter *it, const struct wseries *ws, struct r
 	struct window *w = it->w;
 	*n = 0;
 	*out = NULL;
+	const struct wpart *part = w->parts[ws->shard].p;
+	const struct leaf *leaves = ws->leaves ? ws->leaves->v : NULL;
 	/* The first leaf that ends at or behind mint. */
-	uint32_t a = 0, b = ws->n_leaves;
+	uint32_t a = 0, b = ws_leaves(ws);
 	while (a < b) {
 		uint32_t mid = (a + b) / 2;
-		if (w->start + ws->leaves[mid].maxt < it->mint)
+		if (w->start + leaves[mid].maxt < it->mint)
 			a = mid + 1;
 		else
 			b = mid;
 	}
 	uint32_t end = a;
-	while (end < ws->n_leaves && w->start + ws->leaves[end].mint <= it->maxt)
+	while (end < ws_leaves(ws) && w->start + leaves[end].mint <= it->maxt)
 		end++;
-	bool open = ws->app.n > 0 && overlaps(it, ws->cutter.start, ws->app.t);
+	bool open = ws->n > 0 && overlaps(it, w->start + ws->start, w->start + ws->t);
 	size_t count = end - a + open;
 	if (count == 0)
 		return OK;
@@ -255,7 +257,7 @@ static errc copy_locked(struct head_iter *it, const struct wseries *ws, struct r
 		return no_memory(err);
 	*out = v;
 	for (; a < end; a++, v++) {
-		const struct leaf *l = &ws->leaves[a];
+		const struct leaf *l = &leaves[a];
 		*v = (struct read_chunk){.chunk = {.mint = w->start + l->mint, .maxt = w->start + l->maxt, .enc = CHUNK_XOR}, .off = UINT64_MAX};
 		if (l->kind == LEAF_RAW) {
 			TRY(encode_raw(l, &it->arena, &v->chunk.data, err));
@@ -265,10 +267,11 @@ static errc copy_locked(struct head_iter *it, const struct wseries *ws, struct r
 		}
 	}
 	if (open) {
-		*v = (struct read_chunk){.chunk = {.mint = ws->cutter.start, .maxt = ws->app.t, .enc = CHUNK_XOR}, .off = UINT64_MAX};
-		v->chunk.data = arena_dup(&it->arena, span_of(ws->bytes, ws->app.n_bytes));
-		if (!v->chunk.data.p)
+		*v = (struct read_chunk){.chunk = {.mint = w->start + ws->start, .maxt = w->start + ws->t, .enc = CHUNK_XOR}, .off = UINT64_MAX};
+		uint8_t *bytes = arena_alloc(&it->arena, ws->n_bytes);
+		if (!bytes)
 			return no_memory(err);
+		v->chunk.data = span_of(bytes, head_open_read(part, ws, bytes));
 	}
 fail:
 	return rc;

@@ -122,8 +122,8 @@ static void part_release(struct window *w, struct shard *sh, struct wpart *part)
 	for (uint32_t i = 0; i < part->n;) {
 		pthread_mutex_lock(&sh->mu);
 		for (uint32_t k = 0; k < HEAD_SLICE && i < part->n; k++, i++) {
-			struct series *s = part->ws[i]->series;
-			if (s->ws == part->ws[i])
+			struct series *s = part_series(part, i);
+			if (s->ws == part_ws(part, i))
 				s->ws = NULL;
 			ASSERT(s->n_windows > 0);
 			if (--s->n_windows == 0 && !h->replay) {
@@ -358,20 +358,57 @@ static bool map_grow(struct wpart *p)
 	return true;
 }
 
-static bool ws_room(struct wpart *p)
+static uint32_t map_key(const struct series *s)
 {
-	if (p->n < p->cap)
+	return (uint32_t)s->hash.lo;
+}
+
+/* The map is for a series that was in a later window meanwhile: most windows never need one. *out NULL: s is not in the part. false: no memory. */
+static bool map_find(struct wpart *p, const struct series *s, struct wseries **out)
+{
+	*out = NULL;
+	for (; p->n_mapped < p->n; p->n_mapped++) {
+		if ((!p->map || p->n_mapped + 1 > p->map_mask / 4 * 3) && !map_grow(p))
+			return false;
+		uint32_t key = map_key(part_series(p, p->n_mapped)), i = spread(key) & p->map_mask;
+		while (p->map[i])
+			i = (i + 1) & p->map_mask;
+		p->map[i] = (uint64_t)key << 32 | (p->n_mapped + 1);
+	}
+	if (!p->map)
 		return true;
-	uint32_t cap = p->cap < 4 ? 4 : p->cap < 4096 ? p->cap * 2 : p->cap + p->cap / 4;
-	struct wseries **v = head_pool_alloc(&p->pool, cap * sizeof(void *));
+	for (uint32_t i = spread(map_key(s)) & p->map_mask; p->map[i]; i = (i + 1) & p->map_mask) {
+		uint32_t local = (uint32_t)p->map[i] - 1;
+		if (p->map[i] >> 32 == map_key(s) && part_series(p, local) == s)
+			*out = part_ws(p, local);
+	}
+	return true;
+}
+
+/* Room for one more series. */
+static bool page_room(struct wpart *p)
+{
+	uint32_t at, page = ws_page_of(p->n, &at);
+	if (page < p->n_pages)
+		return true;
+	if (page == p->cap_pages) {
+		uint32_t cap = p->cap_pages ? p->cap_pages * 2 : 4;
+		struct ws_page *v = head_pool_alloc(&p->pool, cap * sizeof *v);
+		if (!v)
+			return false;
+		if (p->n_pages)
+			memcpy(v, p->pages, p->n_pages * sizeof *v);
+		head_pool_free(&p->pool, p->pages, p->cap_pages * sizeof *v);
+		p->pages = v;
+		p->cap_pages = cap;
+	}
+	uint32_t n = page < WS_PAGES_GROWING ? (uint32_t)WS_PAGE_FIRST << page : (uint32_t)WS_PAGE_LAST;
+	uint8_t *v = head_pool_alloc(&p->pool, n * (sizeof(struct wseries) + sizeof(struct series *)) + 56);
 	if (!v)
 		return false;
-	if (p->n)
-		memcpy(v, p->ws, p->n * sizeof *v);
-	if (p->ws)
-		head_pool_free(&p->pool, p->ws, p->cap * sizeof(void *));
-	p->ws = v;
-	p->cap = cap;
+	uint8_t *aligned = (uint8_t *)(((uintptr_t)v + 63) / 64 * 64);
+	p->pages[page] = (struct ws_page){(void *)aligned, (void *)(aligned + n * sizeof(struct wseries))};
+	p->n_pages = page + 1;
 	return true;
 }
 
@@ -381,7 +418,7 @@ static void index_ahead(const struct wpart *p, uint32_t local)
 {
 	if (local >= p->n || !p->postings)
 		return;
-	const struct series *s = p->ws[local]->series;
+	const struct series *s = part_series(p, local);
 	for (uint32_t i = 0; i < s->n_pairs; i++)
 		__builtin_prefetch(&p->postings[spread(s->pairs[i]) & p->postings_mask], 1);
 }
@@ -398,7 +435,7 @@ errc head_window_index(struct window *w, uint32_t shard, struct err *err)
 			upto = p->n;
 		for (uint32_t k = 0; p && k < INDEX_SLICE && p->n_indexed < upto && room; k++) {
 			index_ahead(p, p->n_indexed + INDEX_AHEAD);
-			const struct series *s = p->ws[p->n_indexed]->series;
+			const struct series *s = part_series(p, p->n_indexed);
 			uint32_t done = 0;
 			while (done < s->n_pairs && posting_add(w->head, p, s->pairs[done], p->n_indexed))
 				done++;
@@ -413,13 +450,6 @@ errc head_window_index(struct window *w, uint32_t shard, struct err *err)
 	return room ? OK : err_set(err, ERR_NOMEM, "no memory for the postings of a window");
 }
 
-void head_window_series_ahead(const struct window *w, uint32_t shard, const struct series *s)
-{
-	const struct wpart *p = w->parts[shard].p;
-	if (p && p->map)
-		__builtin_prefetch(&p->map[spread(s->hash32) & p->map_mask], 1);
-}
-
 struct wseries *head_window_series_locked(struct window *w, struct shard *sh, uint32_t shard, struct series *s, struct err *err)
 {
 	(void)sh;
@@ -430,37 +460,48 @@ struct wseries *head_window_series_locked(struct window *w, struct shard *sh, ui
 			return NULL;
 		w->parts[shard].p = p;
 	}
-	uint32_t key = spread(s->hash32);
-	if (p->map) {
-		for (uint32_t i = key & p->map_mask; p->map[i]; i = (i + 1) & p->map_mask) {
-			if (p->map[i] >> 32 != s->hash32)
-				continue;
-			struct wseries *ws = p->ws[(uint32_t)p->map[i] - 1];
-			if (ws->series == s)
-				return ws;
-		}
-	}
 	struct wseries *ws = NULL;
-	if ((!p->map || p->n + 1 > p->map_mask / 4 * 3) && !map_grow(p))
+	if (s->n_windows > 0 && s->newest_window >= w->serial) {
+		if (!map_find(p, s, &ws))
+			goto nomem;
+		if (ws)
+			return ws;
+	}
+	if (!page_room(p))
 		goto nomem;
-	if (!ws_room(p))
-		goto nomem;
-	ws = head_pool_alloc(&p->pool, sizeof *ws);
-	if (!ws)
-		goto nomem;
-	*ws = (struct wseries){.series = s, .shard = (uint8_t)shard};
-	xor_appender_init(&ws->app);
-	uint32_t i = key & p->map_mask;
-	while (p->map[i])
-		i = (i + 1) & p->map_mask;
-	p->map[i] = (uint64_t)s->hash32 << 32 | (p->n + 1);
-	p->ws[p->n] = ws;
+	uint32_t at, page = ws_page_of(p->n, &at);
+	ws = &p->pages[page].ws[at];
+	*ws = (struct wseries){.shard = (uint8_t)shard, .local = p->n};
+	p->pages[page].series[at] = s;
 	p->n++;
 	s->n_windows++;
+	if (w->serial > s->newest_window)
+		s->newest_window = w->serial;
 	if (!atomic_load_explicit(&w->to_index, memory_order_relaxed))
 		atomic_store_explicit(&w->to_index, true, memory_order_relaxed);
 	return ws;
 nomem:
 	err_set(err, ERR_NOMEM, "no memory for a series in a window");
 	return NULL;
+}
+
+bool head_window_zero_fits_locked(struct tenant *tn, uint32_t shard, const struct series *s, int64_t t, int64_t first)
+{
+	int64_t range = tn->head->cfg.block_range_ms;
+	pthread_mutex_lock(&tn->mu);
+	bool fits = floor_to(t, range) == floor_to(first, range) || head_tenant_window_locked(tn, t);
+	uint32_t seen = 0;
+	for (uint32_t i = tn->n_windows; fits && seen < s->n_windows && i-- > 0;) {
+		struct window *w = tn->windows[i];
+		struct wpart *p = w->parts[shard].p;
+		struct wseries *ws = NULL;
+		if (w->serial > s->newest_window || !p)
+			continue;
+		fits = map_find(p, s, &ws);
+		seen += ws != NULL;
+		if (ws && (ws->n > 0 || ws_leaves(ws) > 0) && head_ws_newest(w, ws) >= t)
+			fits = false;
+	}
+	pthread_mutex_unlock(&tn->mu);
+	return fits;
 }

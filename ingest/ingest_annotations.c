@@ -1,8 +1,9 @@
 /* ingest/ingest_annotations.c - a request's exemplars and metadata, on their way to the head.
  *
- * They ride along: under the request's ticket, behind its samples, durable with the same answer. A sender of 1.0 is never refused for an exemplar, as in
- * the reference: what was not taken is counted by its reason.
+ * They ride along: under the request's ticket, behind its samples, durable with the same answer. What was not taken is counted by its reason. As in the
+ * reference, a sender of 1.0 is never refused for it; one of 2.0 is for exemplars out of order or without their series, but not for those that are too long.
  */
+#include <inttypes.h>
 #include "base/limits.h"
 #include "ingest/ingest_int.h"
 
@@ -76,6 +77,19 @@ errc ingest_annotate(struct ingest *in, const struct wal_ticket *ticket, const s
 uint64_t ingest_exemplars_written(const struct ingest_annotations *x)
 {
 	return x->a.exemplars_by[EXEMPLAR_STORED] + x->a.exemplars_by[EXEMPLAR_DUPLICATE];
+}
+
+struct span ingest_exemplar_refusal(const struct ingest_annotations *x, struct arena *arena, enum errid *id)
+{
+	uint64_t late = x->a.exemplars_by[EXEMPLAR_OUT_OF_ORDER], alone = x->a.exemplars_by[EXEMPLAR_NO_SERIES];
+	if (late + alone == 0)
+		return (struct span){"", 0};
+	*id = late > 0 ? ERRID_EXEMPLAR_OUT_OF_ORDER : ERRID_EXEMPLAR_NO_SERIES;
+	const char *text = arena_printf(arena,
+		"%s: %" PRIu64 " exemplars refused (%" PRIu64 " older than their series' newest, %" PRIu64
+		" of series that nobody sent a sample of), the rest is stored\n",
+		errid_text(*id), late + alone, late, alone);
+	return span_cstr(text ? text : errid_text(*id));
 }
 
 void ingest_annotations_open(struct ingest *in)

@@ -1,7 +1,8 @@
-/* The series table with a hash of 7 bits: thousands of series share an entry's hash, and none mixes with another. The file under test is
+/* The series table with a hash of 7 bits: thousands of series share an entry's hash, and none mixes with another. The files under test are
  * built in with its checking compiled in; the rest of head/ comes from its library.
  */
 #define HEAD_HASH_BITS 7
+#include "head/head_append.c"
 #include "head/head_series.c"
 #include <setjmp.h>
 #include <stdarg.h>
@@ -18,6 +19,7 @@ static void send(struct lab *l, uint64_t *r, int64_t t)
 		struct lab_batch b;
 		struct err err = {0};
 		lab_batch_begin(&b, tenant);
+		b.v2 = lab_random(r) % 2;
 		for (uint32_t k = 0; k < SERIES; k++) {
 			if (lab_random(r) % 3 == 0)
 				continue;
