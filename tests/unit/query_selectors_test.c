@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <cmocka.h>
 #include "query/query_int.h"
+#include "tests/support/fail_alloc.h"
 
 /* "up{job="x"} 3{...}": names and matchers of each selector in one line. */
 static char *found(const char *text, errc *rc, struct err *err)
@@ -181,6 +182,24 @@ static void prefixes(void **state)
 	assert_true(taken > 1);
 }
 
+static void any_allocation_may_fail(void **state)
+{
+	(void)state;
+	for (uint64_t n = 1, hits = 1; hits > 0; n++) {
+		struct arena a;
+		struct matcher_set *sets;
+		size_t n_sets;
+		arena_init(&a, 16 * MIB);
+		fail_alloc_at(n, false);
+		errc rc = selectors_of(SPAN("a{b=~\"c.*d\"} + b{c!~\"(x|y)+\"} + c + d + e + f + g + h + i + j"), &a, &sets, &n_sets, NULL);
+		hits = fail_alloc_off();
+		assert_true(rc == OK || hits > 0);
+		if (rc == OK)
+			matcher_sets_free(sets, n_sets);
+		arena_free(&a);
+	}
+}
+
 static void value_is(double v, const char *want)
 {
 	struct buf b;
@@ -262,6 +281,7 @@ int main(void)
 		cmocka_unit_test(selectors_are_found),
 		cmocka_unit_test(what_is_no_expression_is_refused),
 		cmocka_unit_test(prefixes),
+		cmocka_unit_test(any_allocation_may_fail),
 		cmocka_unit_test(values_as_go_writes_them),
 		cmocka_unit_test(times_as_go_writes_them),
 	};
