@@ -10,6 +10,7 @@
 /* ---- one tenant's exemplars (head_exemplar_ring.c) ---- */
 
 #define EXEMPLAR_WIRE_BYTES (1 * KIB) /* an exemplar's own labels, canonical: 128 characters of 4 bytes, or 64 labels of two, are below */
+#define EXEMPLAR_RING_BYTES (3 * GIB) /* of all labels of a tenant: places in the ring of bytes have 32 bits */
 #define EXEMPLAR_CHARACTERS 128	      /* names and values together, by OpenMetrics */
 enum { EXEMPLAR_NONE = UINT32_MAX };
 
@@ -44,6 +45,7 @@ struct exemplar_ring {
 	uint64_t first_seq; /* exemplars that arrived before the oldest */
 	uint8_t *bytes;
 	size_t bytes_first, bytes_n, bytes_cap;
+	size_t series_bytes;
 	struct exemplar_series **series; /* by id; a free one: (next free id << 1 | 1) */
 	uint32_t n_ids, cap_ids, free_id, n_series, next_serial;
 	uint32_t *slots; /* id + 1, open addressing by hash */
@@ -85,6 +87,10 @@ static inline struct exemplar_series *exemplar_ring_series(const struct exemplar
 	uintptr_t p = (uintptr_t)r->series[id];
 	return p & 1 ? NULL : (struct exemplar_series *)p;
 }
+static inline size_t exemplar_ring_bytes(const struct exemplar_ring *r)
+{
+	return atomic_load_explicit(&r->n, memory_order_relaxed) * sizeof *r->v + r->bytes_n + r->series_bytes;
+}
 bool exemplar_ring_sane(const struct exemplar_ring *r); /* for tests */
 
 /* A labels array of pairs; v has room for n_pairs. */
@@ -93,6 +99,13 @@ static inline struct labels pairs_labels(const struct head *h, const uint32_t *p
 	for (uint32_t i = 0; i < n; i++)
 		v[i] = head_pair_label(head_pair(&h->symbols, pairs[i]));
 	return (struct labels){v, n};
+}
+
+/* Neither exemplars nor metadata of all tenants take more than this part of the head's memory, whatever their own limits are: windows can be cut to make room,
+ * these can't. */
+static inline uint64_t annotations_bytes_max(const struct head *h)
+{
+	return h->cfg.max_memory_bytes / 8;
 }
 
 /* ---- exemplars of all tenants (head_exemplars.c) ---- */

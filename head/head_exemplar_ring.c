@@ -193,6 +193,7 @@ static void series_forget(struct exemplar_ring *r, uint32_t id)
 	r->slots[i] = 0;
 	head_pairs_unref(&r->head->symbols, s->pairs, s->n_pairs);
 	head_memory_sub(r->head, series_bytes(s));
+	r->series_bytes -= series_bytes(s);
 	free(s);
 	r->series[id] = (struct exemplar_series *)((uintptr_t)r->free_id << 1 | 1);
 	r->free_id = id;
@@ -360,6 +361,7 @@ static struct exemplar_series *series_new(struct exemplar_ring *r, struct labels
 	r->slots[i] = id + 1;
 	r->n_series++;
 	head_memory_add(r->head, series_bytes(s));
+	r->series_bytes += series_bytes(s);
 	*out = id;
 	return s;
 }
@@ -416,6 +418,8 @@ enum ring_verdict exemplar_ring_put(
 		return RING_NOMEM;
 	/* The oldest goes first: what it gives back is often all that is needed. */
 	if (drop && count(r) > 0)
+		drop_oldest(r, *id);
+	while (r->bytes_n + x->wire.n >= EXEMPLAR_RING_BYTES)
 		drop_oldest(r, *id);
 	if (!room(r, x->wire.n)) {
 		if (s->n == 0)

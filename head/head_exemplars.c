@@ -4,8 +4,8 @@
  *
  * Exemplars are few beside samples (one a scrape of a histogram's bucket), so this path may decode labels: about a microsecond each.
  *
- * The limit is one for the process, shared fairly: at the limit a tenant above max / tenants replaces its own oldest, one below it grows and the
- * largest tenant shrinks. Eviction is not logged: replay meets the same limit in the order of the log.
+ * The limit, in number and in bytes (an eighth of the head's memory), is one for the process, shared fairly: at the limit a tenant above max / tenants
+ * replaces its own oldest, one below it grows and the largest tenant shrinks. Eviction is not logged: replay meets the same limit in the order of the log.
  *
  * A question looks at each series of the tenant once (a hundred thousand at most where there are a hundred thousand exemplars) and walks the chains of
  * those that match, in steps: writers never wait for more than READ_STEP exemplars.
@@ -60,36 +60,57 @@ static uint32_t ring_count(const struct exemplar_ring *r)
 	return atomic_load_explicit(&r->n, memory_order_relaxed);
 }
 
+/* How many there may be. Where memory is the limit, as many as there are. */
+static uint64_t room_of(const struct head *h, uint64_t n)
+{
+	bool full = atomic_load_explicit(&h->exemplar_bytes, memory_order_relaxed) >= annotations_bytes_max(h);
+	return full && n < h->cfg.max_exemplars ? n : h->cfg.max_exemplars;
+}
+
 static uint64_t share(const struct head *h)
 {
 	uint32_t n = atomic_load_explicit(&h->n_exemplar_rings, memory_order_relaxed);
-	uint64_t each = h->cfg.max_exemplars / (n > 0 ? n : 1);
+	uint64_t each = room_of(h, atomic_load_explicit(&h->n_exemplars, memory_order_relaxed)) / (n > 0 ? n : 1);
 	return each > 0 ? each : 1;
 }
 
-/* The ring had `before` exemplars when it was locked. */
-static void account_locked(struct exemplar_ring *r, uint32_t before)
+/* What a ring had when it was locked. */
+struct had {
+	uint32_t n;
+	size_t bytes;
+};
+
+static struct had had_locked(const struct exemplar_ring *r)
+{
+	return (struct had){ring_count(r), exemplar_ring_bytes(r)};
+}
+
+static void account_locked(const struct exemplar_ring *r, struct had before)
 {
 	struct head *h = r->head;
-	uint32_t after = ring_count(r);
-	atomic_fetch_add_explicit(&h->n_exemplars, (uint64_t)after - before, memory_order_relaxed);
-	if (before == 0 && after > 0)
+	struct had now = had_locked(r);
+	atomic_fetch_add_explicit(&h->n_exemplars, (uint64_t)now.n - before.n, memory_order_relaxed);
+	atomic_fetch_add_explicit(&h->exemplar_bytes, (uint64_t)now.bytes - before.bytes, memory_order_relaxed);
+	if (before.n == 0 && now.n > 0)
 		atomic_fetch_add_explicit(&h->n_exemplar_rings, 1, memory_order_relaxed);
-	if (before > 0 && after == 0)
+	if (before.n > 0 && now.n == 0)
 		atomic_fetch_sub_explicit(&h->n_exemplar_rings, 1, memory_order_relaxed);
 }
 
 static uint64_t too_many(const struct head *h)
 {
-	uint64_t n = atomic_load_explicit(&h->n_exemplars, memory_order_relaxed);
-	return n > h->cfg.max_exemplars ? n - h->cfg.max_exemplars : 0;
+	uint64_t n = atomic_load_explicit(&h->n_exemplars, memory_order_relaxed), max = h->cfg.max_exemplars;
+	uint64_t bytes = atomic_load_explicit(&h->exemplar_bytes, memory_order_relaxed), max_bytes = annotations_bytes_max(h);
+	uint64_t by_number = n > max ? n - max : 0, by_bytes = bytes > max_bytes ? (bytes - max_bytes) / 256 + 1 : 0;
+	return by_number > by_bytes ? by_number : by_bytes;
 }
 
 /* Whether one more exemplar in r takes the place of r's own oldest. */
 static bool full_locked(const struct exemplar_ring *r)
 {
-	return ring_count(r) > 0 && atomic_load_explicit(&r->head->n_exemplars, memory_order_relaxed) >= r->head->cfg.max_exemplars &&
-	       ring_count(r) >= share(r->head);
+	const struct head *h = r->head;
+	uint64_t n = atomic_load_explicit(&h->n_exemplars, memory_order_relaxed);
+	return ring_count(r) > 0 && n >= room_of(h, n) && ring_count(r) >= share(h);
 }
 
 /* Tenants below their share have grown: the largest ones give it. A look over all tenants a request, not an exemplar. */
@@ -110,11 +131,11 @@ static void reclaim(struct head *h)
 		if (!largest)
 			break; /* all are empty: others took them meanwhile */
 		pthread_mutex_lock(&largest->mu);
-		uint32_t n = ring_count(largest);
-		uint64_t above = n > share(h) ? n - share(h) : 1;
+		struct had before = had_locked(largest);
+		uint64_t above = before.n > share(h) ? before.n - share(h) : 1;
 		exemplar_ring_drop(largest, (uint32_t)(above < k ? above : k));
 		exemplar_ring_shrink(largest);
-		account_locked(largest, n);
+		account_locked(largest, before);
 		pthread_mutex_unlock(&largest->mu);
 	}
 	pthread_mutex_unlock(&h->reclaim_mu);
@@ -291,7 +312,8 @@ static errc series_append(struct exemplar_ring *r, struct decoded *d, const stru
 			continue;
 		}
 		pthread_mutex_lock(&r->mu);
-		uint32_t id, before = ring_count(r);
+		uint32_t id;
+		struct had before = had_locked(r);
 		enum ring_verdict v = exemplar_ring_put(r, d->l, hash, &x, RING_NEWEST, full_locked(r), &id);
 		account_locked(r, before);
 		/* What is there was logged under a ticket: a younger one than ours may not be durable when ours is. */
@@ -395,7 +417,7 @@ errc head_exemplars_replay(struct head *h, struct span body, const char **why, s
 	bool ok;
 	uint32_t hash = 0;
 	pthread_mutex_lock(&r->mu);
-	uint32_t before = ring_count(r);
+	struct had before = had_locked(r);
 	while (rc == OK && wal_exemplars_next(&dec, &series, &x, &ok)) {
 		/* A series that the record tells once has its bytes in one place. */
 		if (series.p != known.p) {
@@ -415,7 +437,7 @@ errc head_exemplars_replay(struct head *h, struct span body, const char **why, s
 		if (exemplar_ring_put(r, d->l, hash, &x, RING_ANYWHERE, full_locked(r), &id) == RING_NOMEM)
 			rc = err_set(err, ERR_NOMEM, "replay: no memory for %" PRIu32 " exemplars", ring_count(r));
 		account_locked(r, before);
-		before = ring_count(r);
+		before = had_locked(r);
 	}
 	pthread_mutex_unlock(&r->mu);
 	if (rc == OK && !ok)

@@ -641,7 +641,8 @@ struct head {
 	struct window *windows, *windows_tail;
 	bool woken, announced;
 	/* exemplars and metadata */
-	_Atomic uint64_t n_exemplars, n_metadata; /* kept, all tenants */
+	_Atomic uint64_t n_exemplars, n_metadata;	  /* kept, all tenants */
+	_Atomic uint64_t exemplar_bytes, metadata_bytes; /* what they take, without what is allocated ahead */
 	_Atomic uint32_t n_exemplar_rings;	  /* tenants that have any */
 	pthread_mutex_t reclaim_mu;		  /* who takes exemplars from the largest tenant */
 	/* request contexts */

@@ -11,7 +11,8 @@
  * tenants with the same exporters keep each text once, and a tenant pays some 50 bytes a family. An entry is recognised by 64 bits of a keyed hash over all
  * of it, a family by its name.
  *
- * Above four fifths of the head's memory limit a new family takes the place of its tenant's oldest, as if the limit was reached.
+ * When all tenants' entries, as if their texts were not shared, take an eighth of the head's memory, what a new one takes is given back by its tenant's oldest
+ * families.
  */
 #include <xxhash.h>
 #include "base/tenant.h"
@@ -207,9 +208,16 @@ static void order_front(struct metadata_table *t, uint32_t at)
 	t->newest = at;
 }
 
+static uint64_t entry_bytes(const struct metadata_table *t, const struct entry *e)
+{
+	struct label text = entry_text(t, e);
+	return sizeof *e + sizeof *t->slots + text.name.n + text.value.n;
+}
+
 static void entry_free(struct metadata_table *t, uint32_t at)
 {
 	struct entry *e = &t->v[at];
+	atomic_fetch_sub_explicit(&t->head->metadata_bytes, entry_bytes(t, e), memory_order_relaxed);
 	head_pairs_unref(&t->head->symbols, &e->pair, 1);
 	*e = (struct entry){.more = t->free};
 	t->free = at;
@@ -217,15 +225,32 @@ static void entry_free(struct metadata_table *t, uint32_t at)
 	atomic_fetch_sub_explicit(&t->head->n_metadata, 1, memory_order_relaxed);
 }
 
-static void family_forget(struct metadata_table *t, uint32_t at)
+static uint64_t family_forget(struct metadata_table *t, uint32_t at)
 {
+	uint64_t bytes = 0;
 	slot_remove(t, at);
 	order_remove(t, at);
 	for (uint32_t more; at != NONE; at = more) {
 		more = t->v[at].more;
+		bytes += entry_bytes(t, &t->v[at]);
 		entry_free(t, at);
 	}
 	t->n_families--;
+	return bytes;
+}
+
+static bool bytes_full(const struct head *h)
+{
+	return atomic_load_explicit(&h->metadata_bytes, memory_order_relaxed) >= annotations_bytes_max(h);
+}
+
+/* What a new entry takes, its tenant's oldest families give back. The newest one stays. */
+static void repay(struct metadata_table *t, uint64_t bytes)
+{
+	while (bytes > 0 && bytes_full(t->head) && t->n_families > 1) {
+		uint64_t back = family_forget(t, t->oldest);
+		bytes -= back < bytes ? back : bytes;
+	}
 }
 
 static bool earlier(const struct entry *a, const struct entry *b)
@@ -242,7 +267,7 @@ static void entry_make_room(struct metadata_table *t, uint32_t first)
 			oldest = at;
 			before = prev;
 		}
-	if (n < METADATA_PER_FAMILY)
+	if (n < (bytes_full(t->head) ? 2 : METADATA_PER_FAMILY))
 		return;
 	if (oldest == first) {
 		/* The places change content: links of the family's order stay with the first place. */
@@ -280,14 +305,9 @@ static uint32_t entry_new(struct metadata_table *t, uint32_t pair, uint64_t prin
 		.hash = hash,
 		.used = true};
 	t->n_entries++;
+	atomic_fetch_add_explicit(&t->head->metadata_bytes, entry_bytes(t, &t->v[at]), memory_order_relaxed);
 	atomic_fetch_add_explicit(&t->head->n_metadata, 1, memory_order_relaxed);
 	return at;
-}
-
-static bool full(const struct metadata_table *t)
-{
-	const struct head *h = t->head;
-	return t->n_families >= h->cfg.max_metadata || (t->n_families > 0 && head_memory(h) > h->cfg.max_memory_bytes / 5 * 4);
 }
 
 enum said { SAID_KNOWN, SAID_NEW, SAID_WRONG, SAID_NOMEM };
@@ -316,10 +336,11 @@ static enum said entry_add(struct metadata_table *t, const struct metadata *m, u
 		uint32_t at = entry_new(t, pair, print, hash, stamp);
 		t->v[at].more = t->v[first].more;
 		t->v[first].more = at;
+		repay(t, entry_bytes(t, &t->v[at]));
 		return SAID_NEW;
 	}
-	if (full(t))
-		family_forget(t, t->oldest);
+	if (t->n_families >= t->head->cfg.max_metadata)
+		(void)family_forget(t, t->oldest);
 	uint32_t at = entry_new(t, pair, print, hash, stamp);
 	t->v[at].first = true;
 	uint32_t i = hash & t->mask;
@@ -328,6 +349,7 @@ static enum said entry_add(struct metadata_table *t, const struct metadata *m, u
 	t->slots[i] = at + 1;
 	order_front(t, at);
 	t->n_families++;
+	repay(t, entry_bytes(t, &t->v[at]));
 	return SAID_NEW;
 }
 

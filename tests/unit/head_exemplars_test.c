@@ -104,7 +104,9 @@ static void random_exemplar(uint64_t *r, int64_t now, int64_t *t, uint64_t *v, c
 	uint64_t x = lab_random(r);
 	*t = now + (int64_t)(x % 7) * 100;
 	*v = x % 19 == 0 ? NORMAL_NAN_BITS : f64_bits(values[x >> 8 & 7]);
-	snprintf(trace, 40, x >> 16 & 3 ? "%.*x" : "", 8 << (x >> 18 & 1), (unsigned)(x >> 20 & 3));
+	trace[0] = 0;
+	if (x >> 16 & 3)
+		snprintf(trace, 40, "%.*x", 8 << (x >> 18 & 1), (unsigned)(x >> 20 & 3));
 }
 
 static void as_a_plain_list(void **state)
@@ -401,6 +403,48 @@ static void tenants_share_the_room(void **state)
 	lab_free(&l);
 }
 
+/* A head with little memory keeps fewer than it may: an eighth of it, shared as well. */
+static void memory_is_a_limit_too(void **state)
+{
+	(void)state;
+	struct lab l;
+	lab_open(&l, 1, RANGE, 4 * MIB);
+	l.quiet_model = true;
+	l.cfg.max_exemplars = 1000000;
+	l.cfg.max_memory_bytes = 2 * MIB;
+	must_start(&l);
+	struct annot_request *r = malloc(sizeof *r);
+	for (uint32_t i = 0; i < 60; i++)
+		for (uint32_t tenant = 0; tenant < (i < 30 ? 1 : 2); tenant++) {
+			struct err err = {0};
+			annot_begin(r, tenant);
+			for (uint32_t k = 0; k < 100; k++) {
+				char trace[40];
+				snprintf(trace, sizeof trace, "%032x", i * 100 + k);
+				lab_batch_series(&r->b, k, 0);
+				lab_batch_sample(&r->b, T0 + k, 1);
+				annot_exemplar(r, T0 + i * 100 + k, k, trace);
+			}
+			if (annot_send(&l, r, &err) != OK)
+				fail_msg("send: %s", err.msg);
+			annot_free(r);
+			assert_true(atomic_load(&l.head->exemplar_bytes) <= 2 * MIB / 8);
+			annot_sane(&l, tenant);
+		}
+	uint32_t a = kept(&l, 0), b = kept(&l, 1);
+	printf("%u and %u kept in %u kB\n", a, b, (unsigned)(2 * MIB / 8 / KIB));
+	assert_true(a + b > 2000 && a + b < 4000 && a > b / 10 * 9 && b > a / 10 * 9);
+	struct annot_list got = annot_read(&l, 0, INT64_MIN, T0 + 6000 - a - 1);
+	assert_int_equal(got.n, 0); /* the newest */
+	free(got.v);
+	lab_crash(&l, SIM_KEEP_ALL);
+	must_start(&l);
+	assert_true(atomic_load(&l.head->exemplar_bytes) <= 2 * MIB / 8);
+	assert_true(kept(&l, 0) + kept(&l, 1) > 2000);
+	free(r);
+	lab_free(&l);
+}
+
 /* What the ring says it holds is what it took from the head's memory, and all of it comes back. */
 static void memory_is_accounted(void **state)
 {
@@ -681,6 +725,7 @@ int main(void)
 		cmocka_unit_test(off_is_off),
 		cmocka_unit_test(not_from_the_future),
 		cmocka_unit_test(tenants_share_the_room),
+		cmocka_unit_test(memory_is_a_limit_too),
 		cmocka_unit_test(memory_is_accounted),
 		cmocka_unit_test(the_order_in_the_log_does_not_matter),
 		cmocka_unit_test(segments_go_and_exemplars_stay),

@@ -195,6 +195,41 @@ static void families_are_bounded(void **state)
 	lab_free(&l);
 }
 
+/* A head with little memory keeps fewer than it may: an eighth of it. */
+static void memory_is_a_limit_too(void **state)
+{
+	(void)state;
+	struct lab l;
+	lab_open(&l, 1, RANGE, 4 * MIB);
+	l.quiet_model = true;
+	l.cfg.max_metadata = 100000;
+	l.cfg.max_memory_bytes = MIB;
+	must_start(&l);
+	struct annot_request *r = malloc(sizeof *r);
+	char name[32], help[48];
+	for (uint32_t i = 0; i < 40; i++) {
+		struct err err = {0};
+		annot_begin(r, i % 2);
+		for (uint32_t k = 0; k < 100; k++) {
+			snprintf(name, sizeof name, "family_%u", i * 50 + k / 2);
+			snprintf(help, sizeof help, "help %u", i * 100 + k);
+			annot_metadata(r, name, METRIC_GAUGE, help, "");
+			if (k % 10 == 0)
+				annot_metadata(r, "many", METRIC_GAUGE, help, "");
+		}
+		if (annot_send(&l, r, &err) != OK)
+			fail_msg("send: %s", err.msg);
+		annot_free(r);
+		assert_true(atomic_load(&l.head->metadata_bytes) <= MIB / 8 + 1024);
+	}
+	assert_true(atomic_load(&l.head->metadata_bytes) > MIB / 8 / 2);
+	struct annot_meta_list got = annot_read_meta(&l, 1, "family_1999");
+	assert_true(got.n >= 1 && strcmp(got.v[0].help, "help 3999") == 0);
+	free(got.v);
+	free(r);
+	lab_free(&l);
+}
+
 static void what_does_not_fit_is_refused(void **state)
 {
 	(void)state;
@@ -397,6 +432,7 @@ int main(void)
 		cmocka_unit_test(the_last_word_counts_and_repetitions_cost_nothing),
 		cmocka_unit_test(a_family_keeps_sixteen),
 		cmocka_unit_test(families_are_bounded),
+		cmocka_unit_test(memory_is_a_limit_too),
 		cmocka_unit_test(what_does_not_fit_is_refused),
 		cmocka_unit_test(a_request_may_repeat_itself),
 		cmocka_unit_test(segments_go_and_metadata_stays),
