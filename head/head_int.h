@@ -641,10 +641,10 @@ struct head {
 	struct window *windows, *windows_tail;
 	bool woken, announced;
 	/* exemplars and metadata */
-	_Atomic uint64_t n_exemplars, n_metadata;	  /* kept, all tenants */
+	_Atomic uint64_t n_exemplars, n_metadata;	 /* kept, all tenants */
 	_Atomic uint64_t exemplar_bytes, metadata_bytes; /* what they take, without what is allocated ahead */
-	_Atomic uint32_t n_exemplar_rings;	  /* tenants that have any */
-	pthread_mutex_t reclaim_mu;		  /* who takes exemplars from the largest tenant */
+	_Atomic uint32_t n_exemplar_rings;		 /* tenants that have any */
+	pthread_mutex_t reclaim_mu;			 /* who takes exemplars from the largest tenant */
 	/* request contexts */
 	pthread_mutex_t ctx_mu;
 	struct append_ctx *ctxs;
