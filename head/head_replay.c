@@ -637,6 +637,7 @@ static errc replay_records(struct place *p, struct span body, bool group, struct
 	bool ok;
 	while (rc == OK && wal_record_next(&rd, &rec, &ok)) {
 		struct wal_cut cut;
+		const char *why = NULL;
 		switch (rec.kind) {
 		case WAL_SERIES:
 			rc = replay_series(p, rec.body, err);
@@ -653,6 +654,12 @@ static errc replay_records(struct place *p, struct span body, bool group, struct
 			else
 				damage(p, "a cut that is none");
 			break;
+		case WAL_EXEMPLARS:
+			rc = head_exemplars_replay(p->head, rec.body, &why, err);
+			break;
+		case WAL_METADATA:
+			rc = head_metadata_replay(p->head, rec.body, &why, err);
+			break;
 		case WAL_GROUP:
 			if (group)
 				damage(p, "a group in a group");
@@ -662,6 +669,8 @@ static errc replay_records(struct place *p, struct span body, bool group, struct
 		default:
 			break;
 		}
+		if (why)
+			damage(p, why);
 	}
 	if (rc == OK && !ok)
 		damage(p, "a record cut short");
