@@ -164,9 +164,10 @@ static void front(void *arg, struct http_request *r)
 	(void)arg;
 	http_answer(r, 200, NULL,
 		SPAN("varve " VARVE_VERSION ": long-term storage for Prometheus metrics\n\n"
-		     "POST /api/v1/write (also /api/v1/receive, /api/v1/push)   remote write 1.0\n"
+		     "POST /api/v1/write (also /api/v1/receive, /api/v1/push)   remote write 1.0, 2.0\n"
 		     "POST /api/v1/read                                         remote read\n"
 		     "GET  /api/v1/series /api/v1/labels /api/v1/label/NAME/values\n"
+		     "GET  /api/v1/query_exemplars /api/v1/metadata\n"
 		     "GET  /api/v1/status/tsdb /api/v1/status/blocks /api/v1/status/walreplay /api/v1/status/buildinfo\n"
 		     "GET  /metrics /-/healthy /-/ready /-/tenants      POST /-/flush /-/reload\n"));
 }
@@ -183,6 +184,8 @@ errc server_listen(struct server *s, struct err *err)
 		{HTTP_GET | HTTP_POST, "/api/v1/series", HTTP_WORKER | HTTP_GZIP, LIMIT_HTTP_FORM_BYTES, query_series, s->query},
 		{HTTP_GET | HTTP_POST, "/api/v1/labels", HTTP_WORKER | HTTP_GZIP, LIMIT_HTTP_FORM_BYTES, query_labels, s->query},
 		{HTTP_GET, "/api/v1/label/*/values", HTTP_WORKER | HTTP_GZIP, 0, query_label_values, s->query},
+		{HTTP_GET | HTTP_POST, "/api/v1/query_exemplars", HTTP_WORKER | HTTP_GZIP, LIMIT_HTTP_FORM_BYTES, query_exemplars, s->query},
+		{HTTP_GET, "/api/v1/metadata", HTTP_WORKER | HTTP_GZIP, 0, query_metadata, s->query},
 		{HTTP_GET, "/api/v1/status/walreplay", HTTP_NO_BUDGET, 0, walreplay, s},
 		{HTTP_GET, "/api/v1/status/buildinfo", HTTP_NO_BUDGET, 0, buildinfo, s},
 		{HTTP_GET, "/api/v1/status/blocks", HTTP_WORKER | HTTP_GZIP, 0, blocks, s},

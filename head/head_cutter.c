@@ -358,7 +358,7 @@ static void destroy_dead(struct head *h)
 	if (freed == 0)
 		return;
 	for (uint32_t i = 0; i < h->n_shards; i++)
-		for (uint32_t at = 0; head_alias_sweep(&h->shards[i], &at);)
+		for (uint64_t at = 0; head_alias_sweep(&h->shards[i], &at);)
 			;
 	if (freed > 16 * MIB)
 		malloc_trim(0);
@@ -369,6 +369,8 @@ void head_gauges(struct head *h)
 	metric_set(h->m.series, (double)atomic_load(&h->n_series));
 	metric_set(h->m.windows, (double)atomic_load(&h->n_windows));
 	metric_set(h->m.memory, (double)head_memory(h));
+	metric_set(h->m.exemplars, (double)atomic_load(&h->n_exemplars));
+	metric_set(h->m.metadata, (double)atomic_load(&h->n_metadata));
 }
 
 static void wait_tick(struct head *h)

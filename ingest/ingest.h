@@ -1,7 +1,7 @@
 /* ingest/ingest.h - the write endpoints: decode, tenant, validate, limit, log, append, answer.
  *
- *      POST body ─▶ headers judged ─▶ tenant's limits ─▶ budget ─▶ snappy ─▶ rw1_decode ─▶ tenant's limits ─▶ wal_reserve ...
- *                   415, 400          429                503       400, 413   400, 413      429                 503
+ *      POST body ─▶ headers judged ─▶ tenant's limits ─▶ budget ─▶ snappy ─▶ rw1_decode, rw2_decode ─▶ tenant's limits ─▶ wal_reserve ...
+ *                   415, 400          429                503       400, 413   400, 413                  429                 503
  *      ... ─▶ head_append ─▶ wal_commit ╌╌▶ answer
  *             verdicts                      204 | 400 | 429 | 503
  *
@@ -25,6 +25,7 @@ struct ingest_config {
 	uint32_t max_series_per_request; /* --ingest.max-series-per-request */
 	uint32_t max_samples_per_request;
 	int64_t oldest_ms, future_ms; /* --ingest.oldest, --ingest.future; oldest 0 = no bound */
+	bool created_zero;	      /* --ingest.created-timestamp-zero */
 	struct labels_limits labels;  /* for messages */
 	const char *limits_file;      /* --limits.file, NULL = none; borrowed. A bad one: ERR_INVALID */
 };

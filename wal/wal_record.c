@@ -6,7 +6,7 @@
  *   WAL_CUT      16 bytes window, 16 bytes block, uvarint upto_seq
  *   WAL_GROUP    records, none of them a group: frames end at record borders, so these stay together
  *
- *   keys         u8 (bit 0: which of the two is in use, 1: the first is not 0, 2: the second is not 0), then 8 bytes of each that is not 0
+ *   keys         u8 (bit 0: which of the two is in use, 1: the first is not 0, 2: the second is not 0, 3: both were used), then 8 bytes of each that is not 0
  *   refs         runs { varint first - (last of the run before + 1), uvarint (count - 1) << 1 | step }, step 0 or 1
  *   times        runs { varint first - last of the run before, uvarint count - 1, varint step if count > 1 }
  *   values       blocks of 128: a code of 4 bits each (the even one in the low half), what the codes ask for, u32 crc32c of the values' bits
@@ -22,7 +22,8 @@
  *
  * Most values of a scrape are those of the scrape before, or whole numbers a little above. But what refers to the frame before is lost with it. So a value is told
  * against its series' key, which stands in two frames far apart (like the definition, which carries it) before it is used alone; head_append.c says when it
- * changes. Two keys, because a request that was judged before a change may be written after it. Should both copies of a key be lost, its values are not wrong
+ * changes. Two keys, because a request that was judged before a change may be written after it, and because a checkpoint has the keys of its own time, while the
+ * log that is kept began before: so a key changes only when all that is kept was written after the change before. Should both copies of a key be lost, its values are not wrong
  * but missing: the checksum is over the values themselves.
  */
 #include "wal/wal_int.h"
@@ -88,7 +89,7 @@ void wal_series_end(struct wal_series_enc *e)
 
 static void keys_put(struct buf *out, const struct wal_keys *k)
 {
-	buf_u8(out, (uint8_t)(k->now | (k->v[0] != 0) << 1 | (k->v[1] != 0) << 2));
+	buf_u8(out, (uint8_t)(k->now | (k->v[0] != 0) << 1 | (k->v[1] != 0) << 2 | k->changed << 3));
 	for (int i = 0; i < 2; i++)
 		if (k->v[i]) {
 			uint8_t le[8];
@@ -101,9 +102,10 @@ static bool keys_get(struct rd *r, struct wal_keys *k)
 {
 	uint8_t flags = rd_u8(r);
 	k->now = flags & 1;
+	k->changed = flags & 8;
 	k->v[0] = flags & 2 ? rd_le64(r) : 0;
 	k->v[1] = flags & 4 ? rd_le64(r) : 0;
-	return r->ok && flags < 8;
+	return r->ok && flags < 16;
 }
 
 void wal_series_put(struct wal_series_enc *e, uint64_t ref, struct span wire, const struct wal_keys *keys)

@@ -7,7 +7,7 @@ import signal
 import time
 
 import pytest
-from lib import procs, remote
+from lib import procs, remote, remote2
 from lib.remote import labels
 from lib.wire import bits, snappy
 
@@ -311,6 +311,52 @@ def test_known_series_are_stored_and_new_ones_refused(limited):
     procs.wait_for(lambda: tenants(server)["a"]["series"] == 0, 20, "the head lets the series go")
     assert a.write(series(50, t + 3, first=1000)).status == 204
     refused(a.write(series(1, t + 3)), "tenant-series")
+
+
+def test_answers_to_remote_write_2_say_what_was_written(limited):
+    """Over a limit too: nothing of a request that is refused whole, exemplars and metadata included; known series' of one that is refused for its new ones."""
+    server = limited("write: {tenants: {a: {request: {series_limit: 10, size_bytes_limit: 4000}, head_series_limit: 3}, "
+                     "r: {samples_per_second: 1, samples_burst: 1}}}")
+    a, r, t = server.client("a"), server.client("r"), now()
+
+    def send(c, n, t, first=0, exemplars=False, **pad):
+        return remote2.write(c, [remote2.series(labels("m", i=str(i), **pad), [(t, bits(float(i)))], metadata=(remote2.GAUGE, f"help {t}", ""),
+                                                exemplars=[((("trace_id", f"{t}-{i}"),), bits(1.0), t)] if exemplars else ()) for i in range(first, first + n)])
+
+    def exemplars(tenant):
+        answer = server.client(tenant).get(f"/api/v1/query_exemplars?query=m&start=0&end={t // 1000 + 100}")
+        return {(s["seriesLabels"]["i"], e["labels"]["trace_id"]) for s in answer.json()["data"] for e in s["exemplars"]}
+
+    def metadata(tenant):
+        return [m["help"] for m in server.client(tenant).get("/api/v1/metadata").json()["data"].get("m", [])]
+
+    for answer, words in ((send(a, 11, t, exemplars=True), "11 series"), (send(a, 1, t, exemplars=True, x=os.urandom(4000).hex()), "bytes as sent")):
+        refused(answer, "tenant-request-limit", words)
+        assert remote2.written(answer) == (0, 0, 0)
+    assert stored(server, "a") == {} and exemplars("a") == set() and metadata("a") == []
+
+    answer = send(a, 2, t, exemplars=True)
+    assert answer.status == 204 and remote2.written(answer) == (2, 0, 2)
+    answer = send(a, 5, t + 1, exemplars=True)
+    refused(answer, "tenant-series", "2 of 5 samples refused (tenant-series 2)", "2 of the request's 5 series are new", 'first: {__name__="m", i="3"}')
+    assert remote2.written(answer) == (3, 0, 3)
+    again = send(a, 5, t + 1, exemplars=True)  # the same verdict, and what is there counts as written
+    assert (again.status, again.text, remote2.written(again)) == (answer.status, answer.text, remote2.written(answer))
+    assert {k: len(v) for k, v in stored(server, "a").items()} == {labels("m", i="0"): 2, labels("m", i="1"): 2, labels("m", i="2"): 1}
+    assert exemplars("a") == {(str(i), f"{at}-{i}") for i, at in ((0, t), (1, t), (0, t + 1), (1, t + 1), (2, t + 1))}
+    # Known by 2.0 is known by 1.0, and the other way around.
+    assert a.write(series(3, t + 2)).status == 204
+    refused(a.write(series(4, t + 3)), "tenant-series", "1 of the request's 4 series are new")
+    # TENANT_SERIES stands before what is refused for good, wherever that is.
+    answer = remote2.write(a, [remote2.series(labels(job="nameless"), [(t, bits(1.0))]), remote2.series(labels("empty")),
+                               remote2.series(labels("m", i="9"), [(t, bits(1.0))]), remote2.series(labels("m", i="0"), [(t + 4, bits(1.0))])])
+    refused(answer, "tenant-series", "3 of 4 samples refused", "no-metric-name 1", "no-samples 1", "tenant-series 1", 'first: {__name__="m", i="9"}')
+    assert remote2.written(answer) == (1, 0, 0)
+
+    assert remote2.written(send(r, 100, t)) == (100, 0, 0)
+    answer = send(r, 1, t + 1, exemplars=True)
+    refused(answer, "tenant-rate")
+    assert remote2.written(answer) == (0, 0, 0) and exemplars("r") == set() and metadata("r") == [f"help {t}"]
 
 
 def test_a_limit_that_is_lowered_takes_nothing_away_and_one_after_a_restart_neither(limited):

@@ -1,5 +1,5 @@
 /* A tenant has as many series as it may and never one more, whoever else makes some at the same time; what is known is stored whatever the limit says;
- * replay refuses nothing. And what the head says of a tenant's series is what a plain count of them says.
+ * replay refuses nothing; by remote write 1.0 and 2.0 alike. And what the head says of a tenant's series is what a plain count of them says.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -23,16 +23,22 @@ static void open_lab(struct lab *l, uint32_t shards)
 	assert_int_equal(lab_start(l, &err), OK);
 }
 
-/* Series [first, first + n) of a tenant, one sample each. */
-static void put(struct lab *l, struct lab_batch *b, uint32_t tenant, uint32_t first, uint32_t n, int64_t t)
+/* Series [first, first + n) of a tenant, one sample each; v2: by remote write 2.0. */
+static void put_as(struct lab *l, struct lab_batch *b, bool v2, uint32_t tenant, uint32_t first, uint32_t n, int64_t t)
 {
 	struct err err = {0};
 	lab_batch_begin(b, tenant);
+	b->v2 = v2;
 	for (uint32_t k = first; k < first + n; k++) {
 		lab_batch_series(b, k, 0);
 		lab_batch_sample(b, t, f64_bits((double)k + (double)t));
 	}
 	assert_int_equal(lab_send(l, b, &err), OK);
+}
+
+static void put(struct lab *l, struct lab_batch *b, uint32_t tenant, uint32_t first, uint32_t n, int64_t t)
+{
+	put_as(l, b, false, tenant, first, n, t);
 }
 
 static uint64_t sum(const struct lab_batch *b, uint32_t *refused)
@@ -56,24 +62,23 @@ static struct head_usage usage(struct lab *l, uint32_t tenant)
 	return u;
 }
 
-static void known_series_are_stored_and_new_ones_are_not(void **state)
+static void known_and_new(bool v2)
 {
-	(void)state;
 	struct lab l;
 	struct lab_batch b;
 	uint32_t refused;
 	open_lab(&l, 4);
-	put(&l, &b, 0, 0, 60, T0);
+	put_as(&l, &b, false, 0, 0, 60, T0);
 	lab_batch_free(&b);
 	l.max_series = 100;
-	put(&l, &b, 0, 20, 120, T0 + 1000); /* 40 known, 80 new, room for 40 */
+	put_as(&l, &b, v2, 0, 20, 120, T0 + 1000); /* 40 known, 80 new, room for 40 */
 	assert_int_equal(sum(&b, &refused), 80);
 	assert_int_equal(refused, 40);
 	assert_int_equal(b.b.tenant_series, 100);
 	assert_int_equal(usage(&l, 0).series, 100);
 	/* The same again: the same verdicts, and nothing twice. */
 	struct lab_batch again;
-	put(&l, &again, 0, 20, 120, T0 + 1000);
+	put_as(&l, &again, v2, 0, 20, 120, T0 + 1000);
 	assert_int_equal(sum(&again, &refused), 0);
 	assert_int_equal(refused, 40);
 	for (size_t i = 0; i < b.n; i++)
@@ -83,6 +88,7 @@ static void known_series_are_stored_and_new_ones_are_not(void **state)
 	/* Another spelling of a known series is that series. */
 	struct err err = {0};
 	lab_batch_begin(&b, 0);
+	b.v2 = v2;
 	lab_batch_series(&b, 0, 5);
 	lab_batch_sample(&b, T0 + 2000, 1);
 	assert_int_equal(lab_send(&l, &b, &err), OK);
@@ -90,20 +96,27 @@ static void known_series_are_stored_and_new_ones_are_not(void **state)
 	lab_batch_free(&b);
 	/* A limit below what there is takes nothing away. */
 	l.max_series = 10;
-	put(&l, &b, 0, 0, 61, T0 + 3000);
+	put_as(&l, &b, v2, 0, 0, 61, T0 + 3000);
 	assert_int_equal(sum(&b, &refused), 61);
 	lab_batch_free(&b);
-	put(&l, &b, 0, 1000, 5, T0 + 3000);
+	put_as(&l, &b, v2, 0, 1000, 5, T0 + 3000);
 	assert_int_equal(sum(&b, &refused), 0);
 	assert_int_equal(refused, 5);
 	lab_batch_free(&b);
 	/* Another tenant has a count of its own. */
-	put(&l, &b, 1, 0, 12, T0);
+	put_as(&l, &b, v2, 1, 0, 12, T0);
 	assert_int_equal(sum(&b, &refused), 10);
 	assert_int_equal(usage(&l, 1).series, 10);
 	lab_batch_free(&b);
 	lab_stop(&l);
 	lab_free(&l);
+}
+
+static void known_series_are_stored_and_new_ones_are_not(void **state)
+{
+	(void)state;
+	known_and_new(false);
+	known_and_new(true);
 }
 
 /* What is out of bounds is refused for that, makes no series and takes no place. */
@@ -142,11 +155,25 @@ static void raw_label(struct buf *out, const char *name, const char *value)
 	buf_str(out, span_cstr(value));
 }
 
-/* One sample of a series of these bytes at T0; its verdict, and the call's error id when nothing was stored. */
-static enum errid verdict_of(struct lab *l, const struct buf *wire, uint32_t n_labels)
+enum how { BY_1, BY_1_CUT, BY_2 };
+static uint64_t fail_at, failed; /* which allocation of the append, and whether it was asked for */
+
+/* One sample at T0 of a series with these names and values, up to the first NULL; its verdict, and the call's error id when nothing was stored; OVERLOADED
+ * without memory. */
+static enum errid verdict_of(struct lab *l, const char *const *labels, enum how how)
 {
+	struct buf wire, records;
+	struct span symbols[7] = {{"", 0}};
+	const uint32_t refs[6] = {1, 2, 3, 4, 5, 6};
+	uint32_t n = 0, n_logged = 0;
+	buf_init(&wire, MIB);
+	for (; n < 3 && labels[2 * n]; n++) {
+		raw_label(&wire, labels[2 * n], labels[2 * n + 1]);
+		symbols[2 * n + 1] = span_cstr(labels[2 * n]);
+		symbols[2 * n + 2] = span_cstr(labels[2 * n + 1]);
+	}
 	struct head_sample sample = {T0, 1};
-	struct head_series s = {.wire = span_of(wire->p, wire->n), .n_labels = n_labels, .n = 1};
+	struct head_series s = {.wire = span_of(wire.p, wire.n - (how == BY_1_CUT)), .n_labels = n, .n = 1};
 	struct head_batch b = {.tenant = span_cstr(lab_tenant(0)),
 		.series = &s,
 		.n_series = 1,
@@ -156,17 +183,25 @@ static enum errid verdict_of(struct lab *l, const struct buf *wire, uint32_t n_l
 		.max_t = INT64_MAX,
 		.now_ms = T0,
 		.max_series = l->max_series};
+	if (how == BY_2) {
+		s.wire.p = NULL;
+		s.refs = refs;
+		b.symbols = symbols;
+		b.n_symbols = 2 * n + 1;
+	}
 	struct wal_ticket ticket;
-	struct buf records;
-	uint32_t n_logged = 0;
 	struct err err = {0}, wal_err = {0};
 	size_t bound = head_batch_bound(l->head, &b);
 	assert_int_equal(wal_reserve(l->wal, bound, &ticket, &err), OK);
 	buf_init(&records, bound + 1);
+	if (fail_at)
+		fail_alloc_at(fail_at, false);
 	errc rc = head_append(l->head, &ticket, &b, &records, &n_logged, &err);
+	failed = fail_alloc_off();
 	assert_int_equal(wal_commit_wait(l->wal, &ticket, span_of(records.p, records.n), n_logged, &wal_err), OK);
 	buf_free(&records);
-	return rc == OK ? s.refused_id : errid_of(err.id);
+	buf_free(&wire);
+	return rc == OK ? s.refused_id : rc == ERR_NOMEM ? ERRID_OVERLOADED : errid_of(err.id);
 }
 
 /* A full tenant is told what is wrong with its series for good, and only else that it is full; the first time and, once remembered, every time. */
@@ -175,14 +210,10 @@ static void a_full_tenant_is_told_the_same_every_time(void **state)
 	(void)state;
 	struct lab l;
 	struct lab_batch b;
-	struct buf wire;
-	char longest[200];
 	open_lab(&l, 4);
 	l.max_series = 4;
 	put(&l, &b, 0, 0, 4, T0);
 	lab_batch_free(&b);
-	memset(longest, 'x', sizeof longest - 1);
-	longest[sizeof longest - 1] = 0;
 	static const struct {
 		const char *labels[6];
 		enum errid id;
@@ -198,47 +229,105 @@ static void a_full_tenant_is_told_the_same_every_time(void **state)
 	};
 	for (int again = 0; again < 3; again++) {
 		for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
-			uint32_t n = 0;
-			buf_init(&wire, MIB);
-			for (; n < 3 && t[i].labels[2 * n]; n++)
-				raw_label(&wire, t[i].labels[2 * n], t[i].labels[2 * n + 1]);
-			assert_int_equal(verdict_of(&l, &wire, n), t[i].id);
+			assert_int_equal(verdict_of(&l, t[i].labels, BY_1), t[i].id);
+			assert_int_equal(verdict_of(&l, t[i].labels, BY_2), t[i].id);
 			/* Cut short it is no label set at all. */
-			wire.n--;
-			assert_int_equal(verdict_of(&l, &wire, n), ERRID_PROTOBUF);
-			buf_free(&wire);
+			assert_int_equal(verdict_of(&l, t[i].labels, BY_1_CUT), ERRID_PROTOBUF);
 		}
 		assert_int_equal(usage(&l, 0).series, 4);
 	}
-	/* What was remembered while it was full is taken when it is not, and then known for good. */
-	buf_init(&wire, MIB);
-	raw_label(&wire, "__name__", "new");
-	raw_label(&wire, "a", "b");
+	/* What was remembered while it was full is taken when it is not, and then known for good, by whichever version it is asked for. */
 	l.max_series = 5;
-	assert_int_equal(verdict_of(&l, &wire, 2), ERRID_NONE);
-	assert_int_equal(verdict_of(&l, &wire, 2), ERRID_NONE);
+	assert_int_equal(verdict_of(&l, t[0].labels, BY_1), ERRID_NONE);
+	for (int again = 0; again < 2; again++)
+		for (size_t i = 0; i < 3; i++) {
+			assert_int_equal(verdict_of(&l, t[i].labels, BY_2), ERRID_NONE);
+			assert_int_equal(verdict_of(&l, t[i].labels, BY_1), ERRID_NONE);
+		}
 	assert_int_equal(usage(&l, 0).series, 5);
-	buf_free(&wire);
 	lab_stop(&l);
 	lab_free(&l);
 }
 
-/* The last place is taken by a series that the same request names again: both are stored, the first time and when the request comes again. */
-static void twice_in_one_request(void **state)
+/* Each allocation on the way to a refusal fails: it is refused all the same, or told to come again. */
+static void refused_without_memory(void **state)
 {
 	(void)state;
+	static const char *const labels[] = {"__name__", "new", "a", "b", NULL};
+	for (enum how how = BY_1; how <= BY_2; how += BY_2)
+		for (failed = 1, fail_at = 1; failed; fail_at++) {
+			struct lab l;
+			struct lab_batch b;
+			open_lab(&l, 4);
+			l.max_series = 4;
+			put(&l, &b, 0, 0, 4, T0);
+			lab_batch_free(&b);
+			enum errid id = verdict_of(&l, labels, how);
+			uint64_t hits = failed, nth = fail_at;
+			assert_true(id == ERRID_TENANT_SERIES || (hits > 0 && id == ERRID_OVERLOADED));
+			fail_at = 0;
+			assert_int_equal(verdict_of(&l, labels, how), ERRID_TENANT_SERIES);
+			assert_int_equal(usage(&l, 0).series, 4);
+			lab_stop(&l);
+			lab_free(&l);
+			fail_at = nth;
+			failed = hits;
+		}
+	fail_at = 0;
+}
+
+/* Remembered while it was new, by one version, and made by the other: it is known, though its spelling is not; what is new beside it is still refused. */
+static void remembered_by_one_version_made_by_the_other(void **state)
+{
+	(void)state;
+	for (int v2 = 0; v2 < 2; v2++) {
+		struct lab l;
+		struct lab_batch b;
+		uint32_t refused;
+		open_lab(&l, 4);
+		put(&l, &b, 0, 0, 4, T0);
+		lab_batch_free(&b);
+		l.max_series = 4;
+		for (int i = 0; i < 3; i++) {
+			put_as(&l, &b, v2, 0, 20, 10, T0 + i);
+			assert_int_equal(sum(&b, &refused), 0);
+			assert_int_equal(refused, 10);
+			lab_batch_free(&b);
+		}
+		l.max_series = 7;
+		put_as(&l, &b, !v2, 0, 22, 3, T0 + 10);
+		assert_int_equal(sum(&b, &refused), 3);
+		lab_batch_free(&b);
+		for (int i = 0; i < 3; i++) {
+			put_as(&l, &b, v2, 0, 20, 10, T0 + 20 + i);
+			assert_int_equal(sum(&b, &refused), 3);
+			assert_int_equal(refused, 7);
+			for (size_t k = 0; k < b.n; k++)
+				assert_int_equal(b.hs[k].stored, k >= 2 && k < 5);
+			lab_batch_free(&b);
+		}
+		assert_int_equal(usage(&l, 0).series, 7);
+		lab_stop(&l);
+		lab_free(&l);
+	}
+}
+
+/* The last place is taken by a series that the same request names again: both are stored, the first time and when the request comes again. */
+static void twice(bool v2)
+{
 	struct lab l;
 	struct lab_batch b;
 	struct err err = {0};
 	open_lab(&l, 4);
-	put(&l, &b, 0, 0, 4, T0);
+	put_as(&l, &b, v2, 0, 0, 4, T0);
 	lab_batch_free(&b);
 	l.max_series = 4;
-	put(&l, &b, 0, 0, 40, T0 + 1); /* all that is new is remembered */
+	put_as(&l, &b, v2, 0, 0, 40, T0 + 1); /* all that is new is remembered */
 	lab_batch_free(&b);
 	l.max_series = 5;
 	for (int again = 0; again < 3; again++) {
 		lab_batch_begin(&b, 0);
+		b.v2 = v2;
 		for (int i = 0; i < 6; i++) {
 			lab_batch_series(&b, i < 2 ? 20 : i < 4 ? 21 : 20, i == 5 ? 5 : 0);
 			lab_batch_sample(&b, T0 + 10 + i, 1);
@@ -252,6 +341,13 @@ static void twice_in_one_request(void **state)
 	}
 	lab_stop(&l);
 	lab_free(&l);
+}
+
+static void twice_in_one_request(void **state)
+{
+	(void)state;
+	twice(false);
+	twice(true);
 }
 
 static void series_leave_with_their_last_window(void **state)
@@ -324,7 +420,7 @@ static void *maker_main(void *arg)
 	for (uint32_t i = 0; i < ROUNDS; i++) {
 		struct lab_batch b;
 		uint32_t refused;
-		put(m->l, &b, 0, (m->no + i * MAKERS) * EACH, EACH, T0 + i);
+		put_as(m->l, &b, (m->no + i) % 2, 0, (m->no + i * MAKERS) * EACH, EACH, T0 + i);
 		m->stored += sum(&b, &refused);
 		m->refused += refused;
 		assert_true(b.b.tenant_series <= MOST);
@@ -589,6 +685,8 @@ int main(void)
 		cmocka_unit_test(known_series_are_stored_and_new_ones_are_not),
 		cmocka_unit_test(what_is_refused_for_good_takes_no_place),
 		cmocka_unit_test(a_full_tenant_is_told_the_same_every_time),
+		cmocka_unit_test(refused_without_memory),
+		cmocka_unit_test(remembered_by_one_version_made_by_the_other),
 		cmocka_unit_test(twice_in_one_request),
 		cmocka_unit_test(series_leave_with_their_last_window),
 		cmocka_unit_test(replay_refuses_nothing),
