@@ -340,12 +340,12 @@ static errc define(struct place *p, struct tenant *tn, const struct definition *
 	return rc;
 }
 
-static errc replay_series(struct place *p, struct span body, struct err *err)
+static errc replay_series(struct place *p, uint8_t kind, struct span body, struct err *err)
 {
 	errc rc = OK;
 	struct wal_series_dec d;
 	struct tenant *tn;
-	if (!wal_series_open(body, &d) || !tenant_valid(d.tenant)) {
+	if (!wal_series_open(kind, body, &d) || !tenant_valid(d.tenant)) {
 		damage(p, "definitions of no tenant");
 		return OK;
 	}
@@ -566,7 +566,7 @@ static errc items_insert(struct head *h, struct window *w, const struct wal_samp
 	return rc;
 }
 
-static errc replay_samples(struct place *p, struct span body, struct err *err)
+static errc replay_samples(struct place *p, uint8_t kind, struct span body, struct err *err)
 {
 	errc rc = OK;
 	struct head *h = p->head;
@@ -574,7 +574,7 @@ static errc replay_samples(struct place *p, struct span body, struct err *err)
 	struct wal_samples_dec d;
 	struct tenant *tn;
 	struct window_slot *e;
-	if (!wal_samples_open(body, &d) || !window_fits(&d.w)) {
+	if (!wal_samples_open(kind, body, &d) || !window_fits(&d.w)) {
 		damage(p, "samples of no window");
 		return OK;
 	}
@@ -642,13 +642,15 @@ static errc replay_records(struct place *p, struct span body, bool group, struct
 		const char *why = NULL;
 		switch (rec.kind) {
 		case WAL_SERIES:
-			rc = replay_series(p, rec.body, err);
+		case WAL_SERIES_1:
+			rc = replay_series(p, rec.kind, rec.body, err);
 			break;
 		case WAL_KEYS:
 			rc = replay_keys(p, rec.body, err);
 			break;
 		case WAL_SAMPLES:
-			rc = replay_samples(p, rec.body, err);
+		case WAL_SAMPLES_1:
+			rc = replay_samples(p, rec.kind, rec.body, err);
 			break;
 		case WAL_CUT:
 			if (wal_cut_get(rec.body, &cut))

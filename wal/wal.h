@@ -152,11 +152,13 @@ CHECKED errc wal_inspect(const char *dir, const struct wal_inspect_options *opt,
  * { u8 kind, uvarint length, body }*. Unknown kinds are skipped by length, so an older binary survives a newer log's additions.
  */
 enum wal_kind {
-	WAL_SERIES = 1,	 /* definitions */
-	WAL_SAMPLES = 2, /* float samples of one window */
-	WAL_CUT = 3,	 /* a window, or a part of its log range, is a block now */
-	WAL_KEYS = 8,	 /* keys of series that changed */
-	WAL_GROUP = 4,	 /* records that stand in one frame: definitions and the samples that need them; its body is records, no groups */
+	WAL_SERIES_1 = 1,  /* as version 0.1.0 wrote them: without keys, read still */
+	WAL_SAMPLES_1 = 2, /* the same: values as they are, in planes */
+	WAL_SERIES = 9,	   /* definitions */
+	WAL_SAMPLES = 10,  /* float samples of one window */
+	WAL_CUT = 3,	   /* a window, or a part of its log range, is a block now */
+	WAL_KEYS = 8,	   /* keys of series that changed */
+	WAL_GROUP = 4,	   /* records that stand in one frame: definitions and the samples that need them; its body is records, no groups */
 	WAL_EXEMPLARS = 5,
 	WAL_METADATA = 6,
 };
@@ -233,8 +235,9 @@ struct wal_series_dec {
 	struct rd r;
 	struct span tenant;
 	uint64_t last_ref;
+	bool v1; /* without keys */
 };
-bool wal_series_open(struct span body, struct wal_series_dec *d);
+bool wal_series_open(uint8_t kind, struct span body, struct wal_series_dec *d); /* WAL_SERIES or WAL_SERIES_1 */
 bool wal_series_next(struct wal_series_dec *d, uint64_t *ref, struct span *wire, struct wal_keys *keys, bool *ok);
 /* Over the body; c->ref is 0 before the first. */
 bool wal_keys_next(struct rd *body, struct wal_key_change *c, bool *ok);
@@ -245,11 +248,12 @@ struct wal_samples_dec {
 	size_t n;
 	struct rd refs, times, values; /* private, as all that follows */
 	const uint8_t *codes;
+	bool v1;
 	size_t i, at, in_block;
 	uint64_t ref, ref_run, ref_step, t, time_run, t_step;
 	struct wal_sample block[WAL_BLOCK_SAMPLES];
 };
-bool wal_samples_open(struct span body, struct wal_samples_dec *d);
+bool wal_samples_open(uint8_t kind, struct span body, struct wal_samples_dec *d); /* WAL_SAMPLES or WAL_SAMPLES_1 */
 /* A block at a time, WAL_BLOCK_SAMPLES at most, in two steps: refs, times and key_no into s (0: the end, or *ok = false: damaged); then, with the keys filled in,
  * the values. values returns false when they are not those that were written (a key is not the right one): only the exact ones are to be used. */
 size_t wal_samples_block(struct wal_samples_dec *d, struct wal_sample *s, bool *ok);

@@ -10,7 +10,7 @@
 
 /* ---- files: wal_segment.c ---- */
 
-enum { WAL_VERSION = 1, WAL_HEADER_BYTES = 80, WAL_PATH_BYTES = 4096 };
+enum { WAL_VERSION = 2, WAL_HEADER_BYTES = 80, WAL_PATH_BYTES = 4096 };
 
 /* Opens a segment or a checkpoint. */
 struct wal_header {

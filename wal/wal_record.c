@@ -153,9 +153,9 @@ bool wal_keys_next(struct rd *r, struct wal_key_change *c, bool *ok)
 	return *ok;
 }
 
-bool wal_series_open(struct span body, struct wal_series_dec *d)
+bool wal_series_open(uint8_t kind, struct span body, struct wal_series_dec *d)
 {
-	*d = (struct wal_series_dec){.r = rd_of(body.p, body.n)};
+	*d = (struct wal_series_dec){.r = rd_of(body.p, body.n), .v1 = kind == WAL_SERIES_1};
 	d->tenant = rd_str(&d->r);
 	return d->r.ok;
 }
@@ -168,7 +168,8 @@ bool wal_series_next(struct wal_series_dec *d, uint64_t *ref, struct span *wire,
 	d->last_ref += (uint64_t)rd_varint(&d->r);
 	*ref = d->last_ref;
 	*wire = rd_str(&d->r);
-	*ok = keys_get(&d->r, keys);
+	*keys = (struct wal_keys){0};
+	*ok = d->r.ok && (d->v1 || keys_get(&d->r, keys));
 	return *ok;
 }
 
@@ -323,7 +324,7 @@ void wal_samples_put(struct buf *out, const struct wal_window *w, const struct w
 		samples_put_one(out, w, s + i, n - i < SAMPLES_PER_RECORD ? n - i : SAMPLES_PER_RECORD);
 }
 
-bool wal_samples_open(struct span body, struct wal_samples_dec *d)
+bool wal_samples_open(uint8_t kind, struct span body, struct wal_samples_dec *d)
 {
 	memset(d, 0, offsetof(struct wal_samples_dec, block));
 	struct rd r = rd_of(body.p, body.n);
@@ -334,8 +335,9 @@ bool wal_samples_open(struct span body, struct wal_samples_dec *d)
 	uint64_t range = rd_uvarint(&r);
 	uint64_t ref_bytes = rd_uvarint(&r), time_bytes = rd_uvarint(&r);
 	struct span refs = rd_bytes(&r, ref_bytes), times = rd_bytes(&r, time_bytes);
-	/* a code takes half a byte */
-	if (!r.ok || n / 2 > rd_left(&r) || range > INT64_MAX)
+	d->v1 = kind == WAL_SAMPLES_1;
+	/* a code takes half a byte; values as they are take eight */
+	if (!r.ok || n / 2 > rd_left(&r) || (d->v1 && (n > rd_left(&r) / 8 || rd_left(&r) != n * 8)) || range > INT64_MAX)
 		return false;
 	memcpy(d->w.window.b, window.p, 16);
 	d->w.range_ms = (int64_t)range;
@@ -384,8 +386,29 @@ static bool times_get(struct wal_samples_dec *d, struct wal_sample *s, size_t n)
 	return true;
 }
 
+/* Version 0.1.0: n varints ref - ref before it, n varints t - t before it, and the values' bits as 8 planes of n bytes, least significant plane first. */
+static size_t block_v1(struct wal_samples_dec *d, struct wal_sample *s, bool *ok)
+{
+	const uint8_t *planes = d->values.p;
+	size_t n = d->n - d->i < WAL_BLOCK_SAMPLES ? d->n - d->i : WAL_BLOCK_SAMPLES;
+	if (d->i == 0)
+		d->ref = 0;
+	for (size_t i = 0; i < n; i++) {
+		d->ref += (uint64_t)rd_varint(&d->refs);
+		d->t += (uint64_t)rd_varint(&d->times);
+		s[i] = (struct wal_sample){.ref = d->ref, .t = (int64_t)d->t, .exact = true};
+		for (size_t k = 0; k < 8; k++)
+			s[i].v |= (uint64_t)planes[k * d->n + d->i + i] << (8 * k);
+	}
+	*ok = d->refs.ok && d->times.ok && (n > 0 || (d->refs.p == d->refs.end && d->times.p == d->times.end));
+	d->i += n;
+	return *ok ? n : 0;
+}
+
 size_t wal_samples_block(struct wal_samples_dec *d, struct wal_sample *s, bool *ok)
 {
+	if (d->v1)
+		return block_v1(d, s, ok);
 	size_t n = d->n - d->i < WAL_BLOCK_SAMPLES ? d->n - d->i : WAL_BLOCK_SAMPLES;
 	*ok = d->values.ok;
 	if (!*ok)
@@ -413,6 +436,9 @@ size_t wal_samples_block(struct wal_samples_dec *d, struct wal_sample *s, bool *
 
 bool wal_samples_values(struct wal_samples_dec *d, struct wal_sample *s, size_t n, bool *ok)
 {
+	*ok = true;
+	if (d->v1)
+		return true;
 	uint64_t before = ~s[0].ref;
 	uint8_t le[WAL_BLOCK_SAMPLES * 8];
 	bool fits = true;

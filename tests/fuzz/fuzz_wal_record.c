@@ -19,7 +19,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 static void samples_check(struct span body)
 {
 	struct wal_samples_dec d;
-	if (!wal_samples_open(body, &d) || d.n > 200000)
+	if (!wal_samples_open(WAL_SAMPLES, body, &d) || d.n > 200000)
 		return;
 	MUST(d.n <= body.n / 8);
 	struct wal_sample *s = calloc(d.n + 1, sizeof *s);
@@ -39,7 +39,7 @@ static void samples_check(struct span body)
 		while (wal_record_next(&r, &rec, &ok)) {
 			struct wal_samples_dec again;
 			struct wal_sample x;
-			MUST(wal_samples_open(rec.body, &again));
+			MUST(wal_samples_open(rec.kind, rec.body, &again));
 			while (wal_samples_next(&again, &x, &ok)) {
 				MUST(i < n && x.ref == s[i].ref && x.t == s[i].t && x.v == s[i].v);
 				i++;
@@ -142,7 +142,7 @@ static void records_check(struct span bytes, int depth)
 		struct wal_cut cut;
 		uint64_t ref, bytes_seen = 0;
 		struct span wire;
-		if (wal_series_open(rec.body, &sd)) {
+		if (wal_series_open(rec.kind, rec.body, &sd)) {
 			while (wal_series_next(&sd, &ref, &wire, &(struct wal_keys){0}, &ok))
 				bytes_seen += wire.n;
 			MUST(bytes_seen <= rec.body.n);

@@ -124,14 +124,14 @@ static errc seen_frame(void *arg, const struct wal_frame *f, struct err *err)
 		switch (rec.kind) {
 		case WAL_SERIES:
 			assert_int_equal(f->seq, 42);
-			assert_true(wal_series_open(rec.body, &sd) && wal_series_next(&sd, &ref, &wire, &keys, &ok));
+			assert_true(wal_series_open(rec.kind, rec.body, &sd) && wal_series_next(&sd, &ref, &wire, &keys, &ok));
 			assert_int_equal(ref, 5);
 			assert_true(keys.v[0] == f64_bits(1) && keys.v[1] == 0 && keys.now == 0);
 			assert_int_equal(wire.n, 16);
 			x->series++;
 			break;
 		case WAL_SAMPLES:
-			assert_true(wal_samples_open(rec.body, &d));
+			assert_true(wal_samples_open(rec.kind, rec.body, &d));
 			assert_int_equal(d.w.start_ms, 1700006400000);
 			assert_int_equal(d.w.range_ms, 7200000);
 			assert_int_equal(wal_samples_block(&d, s, &ok), 2);
