@@ -763,7 +763,8 @@ static errc judge(struct append_ctx *c, struct err *err)
 	errc rc = OK;
 	struct head_batch *b = c->batch;
 	uint32_t n = 0, n_bare = 0, n_aliases = 0;
-	memset(c->meta, 0xff, b->n_samples * sizeof *c->meta);
+	if (b->n_samples > 0)
+		memset(c->meta, 0xff, b->n_samples * sizeof *c->meta);
 	if (b->symbols)
 		TRY(head_spelling_begin(c, err));
 #ifdef HEAD_VERIFY
