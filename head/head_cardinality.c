@@ -140,7 +140,7 @@ static errc walk_part(struct walk *wk, struct window *w, uint32_t shard, struct 
 		for (; n < HEAD_SLICE && at + n < upto; n++) {
 			const struct wseries *ws = part_ws(p, at + n);
 			series[n] = part_series(p, at + n);
-			__builtin_prefetch(&series[n]->n_windows);
+			__builtin_prefetch(&series[n]->n_pairs);
 			if (ws->leaves)
 				__builtin_prefetch(ws->leaves);
 			out->chunks += ws->n > 0;

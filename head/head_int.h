@@ -149,8 +149,8 @@ struct series {
 	uint32_t newest_window; /* the greatest serial of a window it was ever in */
 	uint32_t tenant;
 	uint32_t checkpoint; /* number of the last checkpoint that holds it */
-	uint32_t n_windows;
-	uint16_t n_pairs : 15, key_changed : 1;
+	uint32_t n_windows : 31, key_changed : 1;
+	uint16_t n_pairs; /* constant, read without the lock: beside no bit-field */
 	uint8_t n_aliases : 4, def_state : 3, key_no : 1;
 	uint8_t shard;
 	uint32_t pairs[]; /* in name order */

@@ -269,7 +269,7 @@ errc head_series_new_locked(struct head *h, struct shard *sh, struct tenant *tn,
 	s->tenant = tn->idx;
 	s->checkpoint = 0;
 	s->n_windows = 0;
-	s->n_pairs = l.n & 0x7fff;
+	s->n_pairs = (uint16_t)l.n;
 	s->n_aliases = 0;
 	atomic_store_explicit(&s->ref, atomic_fetch_add_explicit(&h->next_ref, 1, memory_order_relaxed), memory_order_relaxed);
 	sh->n_series++;
