@@ -4,6 +4,7 @@
  * docs/format/remote.md.
  */
 #pragma once
+#include "base/arena.h"
 #include "base/bytes.h"
 #include "base/err.h"
 
@@ -38,3 +39,15 @@ struct histogram {
 /* Canonical encoding (kind, schema, threshold, counts, sum, spans, buckets, bounds; without hint), appended to out: equality and the
  * order-free winner compare these bytes. */
 void histogram_canonical(enum sample_kind kind, const struct histogram *h, struct buf *out);
+
+/* ---- packed: as the log holds it, and the head until a chunk is made of it (base_histogram_pack.c) ---- */
+
+/* Appends. h was judged. Of a hint only "reset" and "gauge" are kept, of a staleness marker only that it is one, and its hint. */
+void histogram_pack(enum sample_kind kind, const struct histogram *h, struct buf *out);
+size_t histogram_pack_bound(const struct histogram *h);
+/* h's arrays are the arena's. ERR_CORRUPT: not a packed histogram. */
+CHECKED errc histogram_unpack(struct span packed, struct arena *arena, enum sample_kind *kind, struct histogram *h, struct err *err);
+enum sample_kind histogram_packed_kind(struct span packed);
+/* Of two at one time. *same: canonical encoding and hint are equal. *order: > 0, a is the one that stays whatever came first: by the canonical encoding,
+ * else by the packed bytes. */
+CHECKED errc histogram_packed_cmp(struct span a, struct span b, bool *same, int *order, struct err *err);

@@ -23,10 +23,11 @@ struct inspect {
 	uint64_t records[KINDS], record_bytes[KINDS], undecodable, series, torn_bytes;
 };
 
+/* NULL: not one that is counted by itself. */
 static const char *kind_name(size_t kind)
 {
-	static const char *const names[KINDS] = {"other", "series", "samples", "cut", [WAL_KEYS] = "keys"};
-	return kind < KINDS && names[kind] ? names[kind] : names[0];
+	static const char *const names[KINDS] = {"other", "series", "samples", "cut", [WAL_HISTOGRAMS] = "histograms", [WAL_KEYS] = "keys"};
+	return names[kind];
 }
 
 static const char *event_name(enum wal_event_kind kind)
@@ -156,7 +157,7 @@ static bool inspect_records(struct inspect *x, struct span records, size_t *n)
 			++*n;
 			continue;
 		}
-		size_t k = rec.kind < KINDS ? rec.kind : 0;
+		size_t k = rec.kind < KINDS && kind_name(rec.kind) ? rec.kind : 0;
 		x->records[k]++;
 		x->record_bytes[k] += rec.body.n;
 		if (n)
@@ -173,6 +174,12 @@ static bool inspect_records(struct inspect *x, struct span records, size_t *n)
 		} else if (rec.kind == WAL_SAMPLES) {
 			struct wal_samples_dec d;
 			fine = wal_samples_open(rec.body, &d);
+		} else if (rec.kind == WAL_HISTOGRAMS) {
+			struct wal_histograms_dec d;
+			struct wal_histogram h;
+			fine = wal_histograms_open(rec.body, &d);
+			while (fine && wal_histograms_next(&d, &h, &fine))
+				;
 		} else if (rec.kind == WAL_KEYS) {
 			struct rd keys = rd_of(rec.body.p, rec.body.n);
 			struct wal_key_change c = {0};
@@ -254,16 +261,18 @@ errc wal_inspect(const char *dir, const struct wal_inspect_options *opt, struct 
 			",\"definitions\":%" PRIu64 ",\"clean_end\":%s,\"records\":{",
 			w.frames, w.samples, w.frames_lost, w.samples_lost, w.frames_torn, w.samples_torn, w.damaged_ranges, x.series,
 			w.end.clean ? "true" : "false");
-		for (size_t k = 0, first = 1; k <= WAL_CUT; k++, first = 0)
-			buf_printf(out, "%s\"%s\":{\"count\":%" PRIu64 ",\"bytes\":%" PRIu64 "}", first ? "" : ",", kind_name(k), x.records[k],
-				x.record_bytes[k]);
+		for (size_t k = 0; k < KINDS; k++)
+			if (kind_name(k))
+				buf_printf(out, "%s\"%s\":{\"count\":%" PRIu64 ",\"bytes\":%" PRIu64 "}", k == 0 ? "" : ",", kind_name(k),
+					x.records[k], x.record_bytes[k]);
 		buf_printf(out, "}}\n");
 	} else {
 		buf_printf(out, "\nrecords:");
-		for (size_t k = 0; k <= WAL_CUT; k++)
-			buf_printf(out, " %s %" PRIu64 " (%" PRIu64 " bytes)%s", kind_name(k), x.records[k], x.record_bytes[k],
-				k < WAL_CUT ? "," : "\n");
-		buf_printf(out, "definitions: %" PRIu64 "\nend: %s\n", x.series,
+		for (size_t k = 0; k < KINDS; k++)
+			if (kind_name(k))
+				buf_printf(out, "%s %s %" PRIu64 " (%" PRIu64 " bytes)", k == 0 ? "" : ",", kind_name(k), x.records[k],
+					x.record_bytes[k]);
+		buf_printf(out, "\ndefinitions: %" PRIu64 "\nend: %s\n", x.series,
 			w.end.clean ? "closed in order" : "not closed (running, or it crashed)");
 		buf_put(out, x.findings.p, x.findings.n);
 		buf_printf(out,
