@@ -34,6 +34,7 @@
 	ERRID(TOO_FAR_AHEAD, 400, "too-far-ahead")                                                                                                   \
 	ERRID(DUPLICATE_TIMESTAMP, 400, "duplicate-timestamp")                                                                                       \
 	ERRID(HISTOGRAMS, 400, "histograms")                                                                                                         \
+	ERRID(HISTOGRAM_TOO_LARGE, 400, "histogram-too-large")                                                                                       \
 	/* try again later */                                                                                                                        \
 	ERRID(NOT_READY, 503, "not-ready")                                                                                                           \
 	ERRID(OVERLOADED, 503, "overloaded")                                                                                                         \

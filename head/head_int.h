@@ -1,5 +1,5 @@
 /* head/head_int.h - what the files of head/ share. Reading order: head_pool.c, head_symbols.c, head_series.c, head_chunkfile.c,
- * head_piece.c, head_open.c, head_leaf.c, head_window.c, head_postings.c, head_tenant.c, head_append.c, head_log.c, head_replay.c, head_cut.c, head_cutter.c, head_checkpoint.c,
+ * head_piece.c, head_open.c, head_leaf.c, head_hist.c, head_hist_chunks.c, head_window.c, head_postings.c, head_tenant.c, head_append.c, head_append_hist.c, head_log.c, head_replay.c, head_cut.c, head_cutter.c, head_checkpoint.c,
  * head_source.c, head.c.
  *
  * Locks, outermost first; a function that ends in _locked needs the one its comment names:
@@ -180,6 +180,7 @@ struct shard {
 	uint8_t *scratch_bytes;
 };
 enum { HEAD_CHUNK_MAX_BYTES = 8192 }; /* 240 samples of 20 bytes, record header and checksum */
+#define HEAD_RECORD_MAX_BYTES (MIB)   /* in the chunk file: histograms are up to LIMIT_HISTOGRAM_PACKED_BYTES each */
 
 struct tenant;
 struct hash128 head_hash(const struct head *h, const struct tenant *tn, struct span wire);
@@ -298,7 +299,8 @@ struct wseries {
 	uint8_t shard;
 	uint32_t local; /* number in its part */
 	uint8_t fill;	/* bytes used of the last piece */
-	uint8_t unused[11];
+	uint8_t unused[3];
+	struct hist_series *hist; /* NULL: it has no histograms */
 };
 _Static_assert(sizeof(struct wseries) == 64, "one cache line");
 
@@ -311,7 +313,8 @@ static inline bool ws_touched(const struct wseries *ws)
 	return ws->leaves && ws->leaves->touched;
 }
 
-enum insert_verdict { INSERT_STORED, INSERT_DUPLICATE, INSERT_CONFLICT, INSERT_FAILED };
+/* REPLACED: the same histogram in another layout, which stays; a duplicate that must be logged. */
+enum insert_verdict { INSERT_STORED, INSERT_DUPLICATE, INSERT_CONFLICT, INSERT_FAILED, INSERT_REPLACED };
 struct window;
 struct wpart;
 /* The open chunk (head_open.c), under the shard's lock. append: t is behind its last sample, or it is empty; false: no memory, nothing was changed. read: the payload
@@ -327,10 +330,66 @@ enum insert_verdict head_leaf_insert_locked(
 /* The samples of a leaf into out (HEAD_RAW_SAMPLES + 1 entries). bytes: room for a chunk's record. */
 CHECKED errc head_leaf_decode(struct window *w, const struct leaf *l, struct chunk_sample *out, uint8_t *bytes, size_t *n, struct err *err);
 
+/* Whether a float of time t is there. */
+CHECKED errc head_leaf_has_locked(
+	struct window *w, struct shard *sh, const struct wpart *part, const struct wseries *ws, int64_t t, bool *has, struct err *err);
+
 /* Pieces (head_piece.c). new: 0 is no memory, or what reserve granted; its `next` is 0. free: a list of n. */
 uint32_t head_piece_new(struct wpart *p);
 void head_pieces_free(struct wpart *p, uint32_t first, uint32_t last, uint32_t n);
 bool head_pieces_reserve(struct wpart *p, uint32_t n);
+
+/* ---- its histograms (head_hist.c, head_hist_chunks.c) ---- */
+
+struct hist_sample {
+	uint32_t t; /* from the window's start */
+	uint32_t n;
+	uint8_t *bytes; /* packed (base/histogram.h), from the part's pool */
+};
+struct hist_leaf {
+	uint32_t mint, maxt;
+	union {
+		struct hist_sample *raw; /* cap > 0 */
+		uint64_t off;		 /* in the chunk file */
+	};
+	uint32_t bytes; /* raw: packed ones together; else of the payload */
+	uint16_t n, cap;
+};
+/* Leaves are disjoint and ascend. */
+struct hist_series {
+	uint32_t n, cap, n_raw;
+	struct hist_leaf v[];
+};
+static inline bool ws_empty(const struct wseries *ws)
+{
+	return ws->n == 0 && ws_leaves(ws) == 0 && !(ws->hist && ws->hist->n > 0);
+}
+enum { HEAD_HIST_LEAF = 250 /* in place of an encoding, in the chunk file */, HIST_SAMPLE_HEADER = 8 };
+
+/* As head_leaf_insert_locked; packed is copied. A winner over a float at its time leaves it in place: readers and the cut prefer the histogram. */
+enum insert_verdict head_hist_insert_locked(struct window *w, struct shard *sh, struct wpart *part, struct wseries *ws, int64_t t, struct span packed,
+	bool winner, bool *late, struct err *err);
+CHECKED errc head_hist_has_locked(struct window *w, const struct wseries *ws, int64_t t, bool *has, struct err *err);
+/* A leaf as the chunk file has it: its size, a raw one's bytes, and going through them; false at the end or (*ok = false) at damage. */
+uint32_t head_hist_leaf_bytes(const struct hist_leaf *l);
+void head_hist_leaf_copy(const struct hist_leaf *l, uint8_t *out);
+bool head_hist_leaf_next(struct rd *r, uint32_t *t, struct span *packed, bool *ok);
+
+/* All samples of a series in a frozen window, floats too, into e, and their end. */
+CHECKED errc head_hist_cut(struct window *w, const struct wpart *part, const struct wseries *ws, struct chunk_encoder *e, struct err *err);
+/* For readers: the leaves that overlap, copied under the lock; then, without it, as chunks. skip: only how many. */
+struct hist_copied {
+	const uint8_t *bytes; /* NULL: in the chunk file */
+	uint64_t off;
+	uint32_t len;
+};
+struct hist_copy {
+	struct hist_copied *v;
+	uint32_t n;
+};
+CHECKED errc head_hist_copy_locked(struct window *w, const struct wseries *ws, int64_t mint, int64_t maxt, bool skip, struct arena *arena,
+	struct hist_copy *out, struct err *err);
+CHECKED errc head_hist_view(struct window *w, const struct hist_copy *copy, struct arena *arena, struct chunk **out, size_t *n, struct err *err);
 
 static inline uint32_t head_spread(uint64_t x)
 {
@@ -517,6 +576,7 @@ struct append_window {
 	struct window *w;
 	uint32_t next; /* older entry of the same hash slot, + 1 */
 	uint32_t n;    /* logged samples */
+	uint32_t n_hists;
 };
 /* A known spelling's series, as it was when it was looked up. */
 struct found {
@@ -537,6 +597,10 @@ struct append_ctx {
 	struct wal_sample *sorted;
 	struct log_meta *meta, *sorted_meta;
 	size_t cap_samples;
+	struct wal_histogram *hists; /* packed; at the places that they have in the batch */
+	struct wal_histogram *sorted_hists;
+	struct log_meta *hist_meta, *sorted_hist_meta;
+	size_t cap_hists, n_hists_logged;
 	struct append_window *wins;
 	uint32_t n_wins, cap_wins, cur;
 	uint32_t *win_slots;
@@ -554,6 +618,18 @@ struct append_ctx {
 	uint64_t *refused; /* by errid */
 };
 void head_append_close(struct head *h); /* frees the contexts */
+/* For head_append_hist.c. place: the window that takes t is c->cur then, and *ws the series in it. def: what the log must know of a young series, as an index. */
+enum errid head_append_bounds(const struct append_ctx *c, int64_t t);
+CHECKED errc head_append_place_locked(
+	struct append_ctx *c, struct shard *sh, uint32_t shard, struct series *s, int64_t t, struct wseries **ws, struct err *err);
+uint32_t head_append_def_locked(struct append_ctx *c, struct series *s, struct span wire);
+/* The histograms of a request, all of them packed; of a series: how many are within bounds; all refused (NONE: each by its bounds); judged, as append_series_locked
+ * does: def and young are what the floats left. */
+CHECKED errc head_append_hists_pack(struct append_ctx *c, struct err *err);
+uint32_t head_append_hists_inside(const struct append_ctx *c, const struct head_series *s);
+void head_append_hists_refuse(struct append_ctx *c, struct head_series *out, enum errid id);
+CHECKED errc head_append_hists_locked(struct append_ctx *c, struct shard *sh, uint32_t shard, struct series *s, struct head_series *out,
+	struct span wire, bool young, uint32_t def, struct err *err);
 /* Encodes what ctx holds; never fails: room was made before the verdicts. */
 void head_log_encode(struct append_ctx *ctx, struct buf *out);
 

@@ -27,7 +27,6 @@
 #pragma once
 #include "base/bytes.h"
 #include "base/err.h"
-#include "base/limits.h"
 #include "base/ulid.h"
 
 struct wal; /* opaque; owned by whoever called wal_open */
@@ -209,9 +208,8 @@ void wal_samples_put(struct buf *out, const struct wal_window *w, const struct w
 struct wal_histogram {
 	uint64_t ref;
 	int64_t t;
-	struct span packed; /* base/histogram.h; WAL_HISTOGRAM_MAX_BYTES at most, not empty */
+	struct span packed; /* base/histogram.h; LIMIT_HISTOGRAM_PACKED_BYTES at most, not empty */
 };
-#define WAL_HISTOGRAM_MAX_BYTES (1 * MIB)
 /* n of them whose packed forms are so long together. */
 size_t wal_histograms_bound(size_t tenant_bytes, size_t n, size_t packed_bytes);
 void wal_histograms_put(struct buf *out, const struct wal_window *w, const struct wal_histogram *h, size_t n);

@@ -489,7 +489,7 @@ void wal_histograms_put(struct buf *out, const struct wal_window *w, const struc
 	for (size_t i = 0; i < n;) {
 		size_t end = i, bytes = 0;
 		while (end < n && bytes < HISTOGRAMS_RECORD_BYTES) {
-			ASSERT(h[end].packed.n > 0 && h[end].packed.n <= WAL_HISTOGRAM_MAX_BYTES);
+			ASSERT(h[end].packed.n > 0 && h[end].packed.n <= LIMIT_HISTOGRAM_PACKED_BYTES);
 			bytes += HISTOGRAM_MAX_BYTES + h[end++].packed.n;
 		}
 		size_t start = out->n;
