@@ -40,6 +40,10 @@ struct histogram {
  * order-free winner compare these bytes. */
 void histogram_canonical(enum sample_kind kind, const struct histogram *h, struct buf *out);
 
+/* Whether h can be stored, by the reference's rules (docs/format/remote.md): ERR_INVALID (HISTOGRAM_INVALID) says why not. Schemas 9..52 are reduced to 8 by
+ * merging neighbours; h's arrays are then the arena's. Never more memory than h has; the rest of h is left as it is. */
+CHECKED errc histogram_judge(enum sample_kind kind, struct histogram *h, struct arena *arena, struct err *err);
+
 /* ---- packed: as the log holds it, and the head until a chunk is made of it (base_histogram_pack.c) ---- */
 
 /* Appends. h was judged. Of a hint only "reset" and "gauge" are kept, of a staleness marker only that it is one, and its hint. */

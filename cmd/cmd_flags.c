@@ -42,6 +42,8 @@ struct flag *server_flag_table(struct server_flags *f, size_t *n)
 		F("ingest.oldest", FLAG_DURATION_MS, ingest_oldest_ms, "30d", "DURATION", true,
 			"Samples older than this are refused; 0 accepts any age."),
 		F("ingest.future", FLAG_DURATION_MS, ingest_future_ms, "10m", "DURATION", true, "Samples further ahead than this are refused."),
+		F("ingest.created-timestamp-zero", FLAG_BOOL, ingest_created_zero, "false", "BOOL", true,
+			"Store a 0 at the start timestamps that remote write 2.0 says, where a series has no samples yet."),
 		F("ingest.max-body", FLAG_SIZE, ingest_max_body, "32MiB", "SIZE", true,
 			"Largest write request as sent; decompressed at most 4 times this."),
 		F("ingest.max-series-per-request", FLAG_U64, ingest_max_series, "200000", "COUNT", true, "Series in one write request."),

@@ -261,6 +261,7 @@ static errc open_parts(struct server *s, struct err *err)
 		.max_series_per_request = (uint32_t)f->ingest_max_series,
 		.max_samples_per_request = (uint32_t)f->ingest_max_samples,
 		.oldest_ms = f->ingest_oldest_ms,
+		.created_zero = f->ingest_created_zero,
 		.future_ms = f->ingest_future_ms,
 		.labels = limits,
 	};

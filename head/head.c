@@ -128,6 +128,7 @@ errc head_open(const struct head_config *cfg, struct head **out, struct err *err
 	CHECK(cfg->cut_delay_ms >= 0 && cfg->max_age_ms > 0, ERR_INVALID, "cut delay or maximum age is negative");
 	metrics_open(&h->m);
 	io_random(h->secret, sizeof h->secret);
+	io_random(h->refs_secret, sizeof h->refs_secret);
 	atomic_init(&h->next_ref, 1);
 	atomic_init(&h->next_serial, 1);
 	atomic_init(&h->min_range, cfg->block_range_ms);
@@ -207,7 +208,6 @@ void head_close(struct head *h)
 	for (uint32_t i = 0; h->shards && i < h->n_shards; i++) {
 		head_pool_destroy(&h->shards[i].pool);
 		head_table_free(h->shards[i].slots, h->shards[i].mask + 1, sizeof *h->shards[i].slots);
-		free(h->shards[i].aliases);
 		free(h->shards[i].scratch);
 		free(h->shards[i].scratch_bytes);
 		pthread_mutex_destroy(&h->shards[i].mu);

@@ -78,22 +78,28 @@ struct head_hist {
 };
 
 struct head_series {
-	struct span wire;	     /* label fields as they came (base/labels.h), borrowed for the call */
-	uint32_t n_labels;	     /* label fields in wire */
-	uint32_t first, n;	     /* its samples in the batch */
+	struct span wire;     /* label fields as they came (base/labels.h), borrowed for the call; 2.0: p is NULL, n what they would take at most */
+	const uint32_t *refs; /* 2.0: n_labels pairs of indexes into the batch's symbols */
+	uint32_t n_labels;    /* label fields in wire, or pairs */
+	uint32_t first, n;    /* its samples in the batch */
 	uint32_t first_hist, n_hist; /* its histograms; judged behind its samples */
+	/* Its first sample is a zero at its start timestamp, before the others: stored when the series has no sample at that time or behind it
+	 * and a window for it is open or about to be. Else it is left out, which is no refusal; and it is not in the counts. */
+	bool zero;
 	/* out: per series verdict; the counts of a request are sums over these */
 	enum errid refused_id; /* first reason in this series; ERRID_NONE: nothing refused */
 	uint32_t stored;       /* accepted and in the log record */
 	uint32_t duplicate;    /* same series, time and value again: success */
 	uint32_t refused;
 	int64_t refused_t; /* time of its first refused sample */
-	/* the same of its histograms; one that says the same in another layout is a duplicate */
+	/* the same of its histograms. One that says the same in another layout is a duplicate, or stored in the other's place: the same one stays whatever the order */
 	uint32_t hist_stored, hist_duplicate, hist_refused;
 };
 
 struct head_batch {
-	struct span tenant; /* checked by tenant_valid */
+	struct span tenant;	    /* checked by tenant_valid */
+	const struct span *symbols; /* remote write 2.0; NULL: 1.0 */
+	size_t n_symbols;
 	struct head_series *series;
 	size_t n_series;
 	const struct head_sample *samples;

@@ -95,6 +95,9 @@ errc head_append_hists_locked(struct append_ctx *c, struct shard *sh, uint32_t s
 		struct wpart *part = w->parts[shard].p;
 		bool late;
 		switch (head_hist_insert_locked(w, sh, part, ws, h->t, h->packed, false, &late, err)) {
+		case INSERT_REPLACED:
+			out->hist_stored++;
+			break;
 		case INSERT_STORED:
 			out->hist_stored++;
 			c->n_late += late;
@@ -107,10 +110,6 @@ errc head_append_hists_locked(struct append_ctx *c, struct shard *sh, uint32_t s
 			c->n_dup++;
 			c->batch->leans = true;
 			continue;
-		case INSERT_REPLACED:
-			out->hist_duplicate++;
-			c->n_dup++;
-			break;
 		case INSERT_CONFLICT:
 			refuse(c, out, ERRID_DUPLICATE_TIMESTAMP, h->t);
 			c->batch->leans = true;

@@ -358,7 +358,7 @@ static void destroy_dead(struct head *h)
 	if (freed == 0)
 		return;
 	for (uint32_t i = 0; i < h->n_shards; i++)
-		for (uint32_t at = 0; head_alias_sweep(&h->shards[i], &at);)
+		for (uint64_t at = 0; head_alias_sweep(&h->shards[i], &at);)
 			;
 	if (freed > 16 * MIB)
 		malloc_trim(0);

@@ -1,5 +1,5 @@
 /* head/head_int.h - what the files of head/ share. Reading order: head_pool.c, head_symbols.c, head_series.c, head_chunkfile.c,
- * head_piece.c, head_open.c, head_leaf.c, head_hist.c, head_hist_chunks.c, head_window.c, head_postings.c, head_tenant.c, head_append.c, head_append_hist.c, head_log.c, head_replay.c, head_cut.c, head_cutter.c, head_checkpoint.c,
+ * head_piece.c, head_open.c, head_leaf.c, head_hist.c, head_hist_chunks.c, head_window.c, head_postings.c, head_tenant.c, head_spelling.c, head_append.c, head_append_hist.c, head_log.c, head_replay.c, head_cut.c, head_cutter.c, head_checkpoint.c,
  * head_source.c, head.c.
  *
  * Locks, outermost first; a function that ends in _locked needs the one its comment names:
@@ -154,13 +154,14 @@ struct series {
 	uint32_t pairs[]; /* in name order */
 };
 
+/* 32 bytes: every series that 2.0 writes has one. */
 struct alias {
 	struct series *series;
-	uint64_t ref;
+	uint64_t ref; /* the series' when it was made: another one now, and the alias is stale */
 	struct hash128 hash;
-	uint32_t shard;	  /* of the series */
-	uint32_t at;	  /* index in its own shard's list */
-	struct span wire; /* HEAD_VERIFY only */
+#ifdef HEAD_VERIFY
+	struct span wire;
+#endif
 };
 
 /* Address in the low 48 bits, 16 bits of the hash above; bit 0: an alias, else a series; 0: empty. Eight to a cache line: at a million series the table is in the
@@ -173,8 +174,7 @@ struct shard {
 	uint64_t n_slots_used, mask;
 	struct head_pool pool; /* series and aliases */
 	struct series *free_series[HEAD_SERIES_CLASSES];
-	struct alias **aliases;
-	uint32_t n_aliases, cap_aliases;
+	uint64_t n_aliases;
 	uint64_t n_series;
 	struct chunk_sample *scratch; /* HEAD_RAW_SAMPLES + 1, for one decoded leaf */
 	uint8_t *scratch_bytes;
@@ -184,6 +184,9 @@ enum { HEAD_CHUNK_MAX_BYTES = 8192 }; /* 240 samples of 20 bytes, record header 
 
 struct tenant;
 struct hash128 head_hash(const struct head *h, const struct tenant *tn, struct span wire);
+/* 2.0 (head_spelling.c): of one symbol, and of a series from its symbols'. */
+struct hash128 head_hash_symbol(const struct head *h, struct span symbol);
+struct hash128 head_hash_refs(const struct head *h, const struct tenant *tn, const struct hash128 *symbols, const uint32_t *refs, uint32_t n_labels);
 static inline uint32_t head_shard_of(const struct head *h, struct hash128 x);
 static inline struct wal_keys series_keys(const struct series *s)
 {
@@ -205,10 +208,11 @@ CHECKED errc head_series_new_locked(
 	struct head *h, struct shard *sh, struct tenant *tn, struct hash128 x, struct labels l, struct series **out, struct err *err);
 void head_series_remove_locked(struct head *h, struct shard *sh, struct series *s);
 /* Best effort: without memory the next request of this spelling is decoded again. */
-void head_alias_add_locked(struct head *h, struct shard *sh, struct hash128 x, struct span wire, struct series *s, uint64_t ref, uint32_t home);
+void head_alias_add_locked(struct head *h, struct shard *sh, struct hash128 x, struct span wire, struct series *s, uint64_t ref);
 void head_alias_remove_locked(struct shard *sh, struct alias *a);
-/* Removes up to HEAD_SLICE aliases of dead series from index *at on; false at the end. */
-bool head_alias_sweep(struct shard *sh, uint32_t *at);
+/* Looks at some slots from *at on and removes aliases of series that are gone; false at the end. One that a growing table carries past it stays until it is met, or
+ * the next time. */
+bool head_alias_sweep(struct shard *sh, uint64_t *at);
 /* Appends the canonical bytes. */
 void head_series_wire(const struct head *h, const struct series *s, struct buf *out);
 int head_series_cmp(const struct head *h, const struct series *a, const struct series *b);
@@ -313,7 +317,7 @@ static inline bool ws_touched(const struct wseries *ws)
 	return ws->leaves && ws->leaves->touched;
 }
 
-/* REPLACED: the same histogram in another layout, which stays; a duplicate that must be logged. */
+/* REPLACED: the same histogram in another layout, in the other's place: no new sample, but it must be logged. */
 enum insert_verdict { INSERT_STORED, INSERT_DUPLICATE, INSERT_CONFLICT, INSERT_FAILED, INSERT_REPLACED };
 struct window;
 struct wpart;
@@ -500,6 +504,15 @@ struct window {
 	} parts[];
 };
 
+/* The time of a series' newest sample in a window; it has one. */
+static inline int64_t head_ws_newest(const struct window *w, const struct wseries *ws)
+{
+	uint32_t t = ws->n > 0 || ws_leaves(ws) == 0 ? ws->t : ws->leaves->v[ws->leaves->n - 1].maxt;
+	if (UNLIKELY(ws->hist && ws->hist->n > 0 && ws->hist->v[ws->hist->n - 1].maxt > t))
+		t = ws->hist->v[ws->hist->n - 1].maxt;
+	return w->start + t;
+}
+
 /* Opens a window under tenant->mu. ulid NULL: a new one. The tenant's list holds one reference. */
 CHECKED errc head_window_open_locked(
 	struct tenant *tn, const struct ulid *ulid, int64_t start, int64_t range, int64_t arrival_ms, struct window **out, struct err *err);
@@ -518,6 +531,8 @@ void head_window_destroy(struct window *w);
 void head_window_forget(struct window *w); /* the same at close: its series go with the table */
 /* The series' state in this part, made when absent. */
 struct wseries *head_window_series_locked(struct window *w, struct shard *sh, uint32_t shard, struct series *s, struct err *err);
+/* Under the shard's lock: whether a sample of s at t, in front of one at `first`, falls into their window or another open one, and s has none at t or behind it. */
+bool head_window_zero_fits_locked(struct tenant *tn, uint32_t shard, const struct series *s, int64_t t, int64_t first);
 /* Postings follow the series that there are when it is called, a slice a lock hold: before a question, before the cut, and by the cutter's tick. So a new series costs the
  * request, and a start, no postings. */
 CHECKED errc head_window_index(struct window *w, uint32_t shard, struct err *err);
@@ -552,6 +567,8 @@ static inline struct span head_tenant_name(const struct tenant *tn)
 {
 	return (struct span){tn->name, tn->name_bytes};
 }
+/* The same when it is there; not referenced. Under tn->mu. */
+struct window *head_tenant_window_locked(const struct tenant *tn, int64_t t);
 /* The open window that takes t: the one opened first among those that contain it, else a new one. Referenced for the caller. */
 CHECKED errc head_tenant_window(struct tenant *tn, int64_t t, int64_t arrival_ms, struct window **out, struct err *err);
 /* by_start follows windows: after it was made larger, after w was put at its end, after w left it. */
@@ -590,6 +607,8 @@ struct append_ctx {
 	uint32_t *spare;
 	uint8_t *missed;
 	struct found *found;
+	struct hash128 *symbols; /* 2.0: of the request's symbols */
+	size_t cap_symbols;
 	uint32_t n_missed;
 	struct log_def *defs;
 	size_t cap_series;
@@ -630,6 +649,11 @@ uint32_t head_append_hists_inside(const struct append_ctx *c, const struct head_
 void head_append_hists_refuse(struct append_ctx *c, struct head_series *out, enum errid id);
 CHECKED errc head_append_hists_locked(struct append_ctx *c, struct shard *sh, uint32_t shard, struct series *s, struct head_series *out,
 	struct span wire, bool young, uint32_t def, struct err *err);
+/* 2.0 (head_spelling.c). begin: the symbols' hashes. labels: of series i, as they came, into c->parse; ERR_LIMIT: too many. wires: for HEAD_VERIFY builds, bytes that
+ * tell spellings apart, into each series' `wire`; they are no 1.0 spelling's. */
+CHECKED errc head_spelling_begin(struct append_ctx *c, struct err *err);
+CHECKED errc head_spelling_labels(struct append_ctx *c, uint32_t i, struct labels *l, struct err *err);
+CHECKED errc head_spelling_wires(struct append_ctx *c, struct err *err);
 /* Encodes what ctx holds; never fails: room was made before the verdicts. */
 void head_log_encode(struct append_ctx *ctx, struct buf *out);
 
@@ -686,7 +710,7 @@ struct head {
 	struct arena cfg_arena;
 	uint32_t n_shards, shard_shift;
 	struct shard *shards;
-	_Alignas(64) uint8_t secret[192];
+	_Alignas(64) uint8_t secret[192], refs_secret[192];
 	struct head_metrics m;
 	struct chunkfile_fds fds;
 	struct symbols symbols;

@@ -174,8 +174,7 @@ def test_a_malformed_body_stores_nothing(server, case):
 @pytest.mark.parametrize("headers", [
     {"Content-Type": "application/json"}, {"Content-Type": "image/png"}, {"Content-Type": "application/x-protobuf;proto=no.such.Message"},
     {"Content-Encoding": "gzip"}, {"Content-Encoding": "deflate"}, {"Content-Encoding": "identity"},
-    {"Content-Type": "application/x-protobuf;proto=io.prometheus.write.v2.Request"},
-    {"Content-Type": "application/x-protobuf; proto=io.prometheus.write.v2.Request"},
+    {"Content-Type": "application/x-protobuf;proto=io.prometheus.write.v3.Request"},
 ], ids=lambda h: next(iter(h.values())))
 @pytest.mark.parametrize("body", [b"corrupt too", None], ids=["corrupt", "good"])
 def test_a_wrong_header_is_415_before_the_body_is_judged(server, headers, body):
@@ -383,7 +382,7 @@ def test_counts_per_reason_and_the_first_offender(server):
 
 def test_a_refused_histogram_is_named(server):
     t = now()
-    histogram = pb_len(4, pb_int(1, 1) + pb_int(15, t))
+    histogram = pb_len(4, pb_int(1, 1) + pb_int(6, 1) + pb_int(15, t))
     body = remote.encode_series(labels("fine"), [(t, bits(1.0))]) + pb_len(1, remote.encode_labels(labels("latency", job="x")) + histogram)
     a = refused(server.client().write_body(wire.snappy(body)), 400, "histograms")
     for words in ("1 of 2 samples", "histograms 1", 'first: {__name__="latency", job="x"}'):

@@ -160,8 +160,10 @@ static enum verdict model_put(struct model *m, const struct point *p)
 		int order;
 		struct err err = {0};
 		assert_int_equal(histogram_packed_cmp(p->packed, e->p.packed, &same, &order, &err), OK);
-		if (same && order > 0)
+		if (same && order > 0) {
 			e->p = *p;
+			return STORED;
+		}
 		return same ? DUPLICATE : REFUSED;
 	}
 	if (m->n == m->cap) {
