@@ -13,7 +13,8 @@
  *   flt      the double's bits, bytes turned round, as uvarint: whole numbers and powers of two end in zeros, so they are short
  *
  * Nothing outside is needed to read it. One histogram has one form: equal bytes are equal histograms, layout and hint included. What differs and means the same (a
- * layout with other empty buckets) is equal in the canonical encoding. "No reset" is not kept: it was said of the sample before it where it came from.
+ * layout with other empty buckets) is equal in the canonical encoding. "No reset" is not kept: it was said of the sample before it where it came from. Nor is the hint
+ * of a staleness marker: in a chunk it has none, and a gauge chunk that held one could not be written again by the reference.
  */
 #include "base/histogram.h"
 #include "base/limits.h"
@@ -57,7 +58,7 @@ void histogram_pack(enum sample_kind kind, const struct histogram *h, struct buf
 	ASSERT(kind != SAMPLE_FLOAT);
 	bool floats = kind == SAMPLE_FLOAT_HISTOGRAM, stale = h->sum == STALE_NAN_BITS;
 	bool negative = !stale && (h->n_neg_spans > 0 || h->n_neg > 0), bounds = !stale && h->n_custom > 0;
-	unsigned hint = h->reset_hint == HIST_RESET_YES || h->reset_hint == HIST_RESET_GAUGE ? h->reset_hint : HIST_RESET_UNKNOWN;
+	unsigned hint = !stale && (h->reset_hint == HIST_RESET_YES || h->reset_hint == HIST_RESET_GAUGE) ? h->reset_hint : HIST_RESET_UNKNOWN;
 	buf_u8(out, (uint8_t)((floats ? FLOATS : 0) | hint << HINT_SHIFT | (stale ? STALE : 0) | (negative ? NEGATIVE : 0) | (bounds ? BOUNDS : 0)));
 	if (stale)
 		return;
@@ -118,7 +119,8 @@ errc histogram_unpack(struct span packed, struct arena *arena, enum sample_kind 
 	struct side pos, neg = {0};
 	unsigned flags = rd_u8(&r), hint = flags >> HINT_SHIFT & 3;
 	bool floats = flags & FLOATS;
-	CHECK(r.ok && flags <= KNOWN && hint != 2 && (!(flags & STALE) || flags < NEGATIVE), ERR_CORRUPT, "a packed histogram of kind %u", flags);
+	CHECK(r.ok && flags <= KNOWN && hint != 2 && (!(flags & STALE) || (flags & ~(unsigned)FLOATS) == STALE), ERR_CORRUPT,
+		"a packed histogram of kind %u", flags);
 	*kind = floats ? SAMPLE_FLOAT_HISTOGRAM : SAMPLE_HISTOGRAM;
 	*h = (struct histogram){.reset_hint = (uint8_t)hint};
 	if (flags & STALE) {

@@ -46,7 +46,7 @@ CHECKED errc histogram_judge(enum sample_kind kind, struct histogram *h, struct 
 
 /* ---- packed: as the log holds it, and the head until a chunk is made of it (base_histogram_pack.c) ---- */
 
-/* Appends. h was judged. Of a hint only "reset" and "gauge" are kept, of a staleness marker only that it is one, and its hint. */
+/* Appends. h was judged. Of a hint only "reset" and "gauge" are kept, of a staleness marker only that it is one. */
 void histogram_pack(enum sample_kind kind, const struct histogram *h, struct buf *out);
 size_t histogram_pack_bound(const struct histogram *h);
 /* h's arrays are the arena's. ERR_CORRUPT: not a packed histogram. */
