@@ -738,7 +738,8 @@ static errc judge(struct append_ctx *c, struct err *err)
 	errc rc = OK;
 	struct head_batch *b = c->batch;
 	uint32_t n = 0, n_bare = 0, n_aliases = 0;
-	memset(c->meta, 0xff, b->n_samples * sizeof *c->meta);
+	if (LIKELY(b->n_samples > 0))
+		memset(c->meta, 0xff, b->n_samples * sizeof *c->meta);
 	if (b->n_hists > 0)
 		TRY(head_append_hists_pack(c, err));
 	if (b->symbols)

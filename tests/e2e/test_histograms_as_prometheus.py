@@ -146,11 +146,13 @@ def test_blocks_are_those_of_a_prometheus(varve, spawn):
     want, got = chunks_of(theirs), chunks_of(ours, ("tenant_id",))
     other_borders = sum(1 for k in want if [c[:3] for c in want[k]] != [c[:3] for c in got[k]])
     other_bytes = sum(1 for k in want for a, b in zip(want[k], got[k]) if a != b and (a[3][:2], a[3][3:]) != (b[3][:2], b[3][3:]))
-    other_headers = Counter((a[3][2] >> 6, b[3][2] >> 6) for k in want for a, b in zip(want[k], got[k]) if a[2] > 1 and a[3][2] != b[3][2])
+    # A series' last chunk was open, and the snapshot wrote it again, which loses its header.
+    other_headers = Counter((a[3][2] >> 6, b[3][2] >> 6) for k in want for a, b in zip(want[k][:-1], got[k][:-1]) if a[2] > 1 and a[3][2] != b[3][2])
     n = sum(map(len, want.values()))
     print(f"{n_hists} histograms and {n_floats} floats in {n} chunks; other borders: {other_borders} series; other bytes: {other_bytes}, other headers: {dict(other_headers)}")
     assert n_hists > SERIES * SAMPLES / 2 and n_floats > 0
     assert (other_borders, other_bytes) == (0, 0)
+    assert set(other_headers) <= {(1, 0), (0, 2)}  # behind a gauge nobody knows; a schema changed and the count fell: later ones say "reset", too
     # Debian's promtool reads what is in it.
     answer = procs.promtool("tsdb", "analyze", "--extended", os.path.dirname(ours.path), os.path.basename(ours.path), newest=True)
     assert answer.returncode == 0, answer.stderr

@@ -365,8 +365,10 @@ static void check(struct lab *l, const struct model *m, size_t *chunks)
 	arena_init(&a, MIB);
 	buf_init(&canonical, MIB);
 	struct entry *want = malloc((m->n + 1) * sizeof *want);
-	memcpy(want, m->v, m->n * sizeof *want);
-	qsort(want, m->n, sizeof *want, entry_order);
+	if (m->n > 0) {
+		memcpy(want, m->v, m->n * sizeof *want);
+		qsort(want, m->n, sizeof *want, entry_order);
+	}
 	size_t k = 0, i = 0;
 	for (; k < m->n; k++) {
 		const struct point *p = &want[k].p;
