@@ -26,7 +26,7 @@
 
 enum { HEADER_BYTES = 3, FIRST_BYTES = 512, LAYOUT_MAX = 1 << 18 /* buckets of a layout that is made wider: bounds the memory of it */ };
 enum { NO_WINDOW = 0xff, FULL_SAMPLES = UINT16_MAX, FULL_BYTES = 1024, FULL_BYTES_SAMPLES = 10 };
-enum { SCHEMA_CUSTOM = -53, BOUND_MAX = 33554430 };
+enum { SCHEMA_CUSTOM = -53, BOUND_MAX = 33554430, INDEX_FAR = 1 << 30 };
 /* The header's two bits. */
 enum reset { RESET_UNKNOWN = 0, RESET_NONE = 1, RESET_YES = 2, RESET_GAUGE = 3 };
 enum { HINT_RESET = 1, HINT_GAUGE = 3 };
@@ -35,7 +35,7 @@ enum { HINT_RESET = 1, HINT_GAUGE = 3 };
 struct side {
 	struct hist_span *spans;
 	uint32_t n_spans, n;
-	bool ordered;		   /* indexes ascend: other layouts can be compared */
+	bool ordered;		   /* indexes ascend, and are such that spans reach from any to any other: other layouts can be compared */
 	int64_t *index;		   /* of each bucket */
 	uint64_t *abs;		   /* last counts: integers, or float bits */
 	uint64_t *next;		   /* of the sample at hand */
@@ -184,6 +184,12 @@ static void put_bound(struct hist_appender *a, uint64_t bits)
 	}
 }
 
+/* Behind a span of `length`. */
+static bool index_near(uint32_t length, int64_t index)
+{
+	return length == 0 || (index - length > -INDEX_FAR && index < INDEX_FAR);
+}
+
 static errc side_init(struct hist_appender *a, struct side *s, const struct hist_span *spans, uint32_t n_spans, uint32_t n, struct err *err)
 {
 	errc rc = OK;
@@ -216,6 +222,7 @@ static errc side_init(struct hist_appender *a, struct side *s, const struct hist
 		index += spans[i].offset;
 		for (uint32_t j = 0; j < spans[i].length; j++)
 			s->index[k++] = index++;
+		s->ordered &= index_near(spans[i].length, index);
 	}
 	for (k = 0; floats && k < n; k++)
 		s->window[k].leading = NO_WINDOW;
@@ -275,6 +282,7 @@ static void side_map(
 				placed++;
 			}
 		}
+		fit->none |= !same && !index_near(spans[i].length, index);
 	}
 	fit->none |= !same && !s->ordered;
 	fit->forward += n - placed;
@@ -335,7 +343,7 @@ static bool joins(struct hist_appender *a, enum sample_kind kind, const struct h
 		return false;
 	*header = RESET_NONE;
 	uint32_t forward = pos->forward + neg->forward;
-	return !pos->none && !neg->none && (forward == 0 || a->pos.n + a->neg.n + forward <= LAYOUT_MAX);
+	return !pos->none && !neg->none && (forward == 0 || (a->pos.ordered && a->neg.ordered && a->pos.n + a->neg.n + forward <= LAYOUT_MAX));
 }
 
 /* The most that one more sample takes. */

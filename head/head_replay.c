@@ -277,9 +277,13 @@ static errc define(struct place *p, struct tenant *tn, const struct definition *
 		return err_set(err, ERR_NOMEM, "replay: no memory for %" PRIu64 " series", atomic_load(&h->n_series));
 	pthread_mutex_lock(&sh->mu);
 	struct series *s = (struct series *)head_table_find_locked(h, sh, def->x, tn->idx, def->wire);
+	/* The newest name is the one that new samples get: its definition is the last to leave the log. A checkpoint tells it before the log tells older ones, whose
+	 * keys are not those of its samples. */
+	bool older = s && atomic_load_explicit(&s->ref, memory_order_relaxed) > def->ref;
 	errc rc = s ? OK : head_series_new_locked(h, sh, tn, def->x, l, &s, err);
-	if (rc == OK) {
-		/* The newest name is the one that new samples get: its definition is the last to leave the log. */
+	if (rc == OK && older) {
+		*place = s;
+	} else if (rc == OK) {
 		atomic_store_explicit(&s->ref, def->ref, memory_order_relaxed);
 		s->def_state = DEF_NONE;
 		keys_set(s, &def->keys);
@@ -606,6 +610,8 @@ static errc replay_histogram(struct place *p, struct window *w, struct series *s
 	struct err why = {0};
 	arena_init(&arena, LIMIT_HISTOGRAM_MEMORY_BYTES);
 	rc = wh->packed.n <= LIMIT_HISTOGRAM_PACKED_BYTES ? histogram_unpack(wh->packed, &arena, &kind, &unpacked, &why) : ERR_CORRUPT;
+	if (rc == OK)
+		rc = histogram_judge(kind, &unpacked, &arena, &why);
 	arena_free(&arena);
 	if (rc == ERR_NOMEM)
 		return err_set(err, rc, "%s", why.msg);

@@ -377,7 +377,7 @@ static void check(struct lab *l, const struct model *m, size_t *chunks)
 		while (i > 0 && i < f.n && f.v[i].series == f.v[i - 1].series && f.v[i].t == f.v[i - 1].t)
 			i++;
 		if (i >= f.n || f.v[i].series != p->series || f.v[i].t != p->t)
-			fail_msg("series %u t=%lld is not there", p->series, (long long)p->t);
+			fail_msg("seed %llu: series %u t=%lld is not there", (unsigned long long)l->seed, p->series, (long long)p->t);
 		const struct found *x = &f.v[i++];
 		assert_int_equal(x->kind != SAMPLE_FLOAT, p->is_hist);
 		if (!p->is_hist) {
@@ -468,6 +468,7 @@ static struct point again(struct model *m, uint64_t *r)
 	return p;
 }
 
+/* One life of a head. */
 static void model_run(uint64_t seed, size_t *chunks, size_t *verdicts)
 {
 	struct lab l;
@@ -561,7 +562,7 @@ static void what_was_sent_comes_back(void **state)
 	(void)state;
 	const char *env = getenv("VARVE_SEED");
 	uint64_t seed = env ? strtoull(env, NULL, 0) : 1000;
-	uint64_t rounds = full() ? 400 : 12;
+	uint64_t rounds = getenv("ROUNDS") ? strtoull(getenv("ROUNDS"), NULL, 0) : full() ? 400 : 12;
 	size_t chunks[4] = {0}, verdicts[3] = {0};
 	for (uint64_t i = 0; i < rounds; i++)
 		model_run(seed + i, chunks, verdicts);
