@@ -7,6 +7,8 @@
  *                                    pass 3: the rest is decoded, judged, looked up by its canonical bytes, made when new
  *     ─▶ records for the log (head_log.c), after the locks
  *
+ * One file because the passes share a request's context and are one algorithm in their order; histograms, the log's records and 2.0's spellings are elsewhere.
+ *
  * Room for everything that must not fail after a verdict (the log's records, the list of accepted samples) is made first. A verdict
  * that cannot be had for want of memory ends the request there: what was decided stands and is in the records.
  */

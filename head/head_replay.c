@@ -9,6 +9,8 @@
  * cut records, so that nothing becomes a block that is one already. These blocks are announced when the cutter starts; they count
  * as settled only when their frames have left the log, because a cut record could not be read before the samples it covers.
  *
+ * One file because every kind of record goes through the same two tables, of refs and of windows, which nobody else may see.
+ *
  * Bytes come from disk: what does not fit is counted, logged with its place, and skipped. Only a lack of memory ends a replay.
  */
 #include <inttypes.h>

@@ -20,7 +20,7 @@ static void samples_check(struct span body)
 	struct wal_samples_dec d;
 	if (!wal_samples_open(body, &d) || d.n > 200000)
 		return;
-	MUST(d.n <= body.n / 8);
+	MUST(d.n / 2 <= body.n);
 	struct wal_sample *s = calloc(d.n + 1, sizeof *s);
 	MUST(s);
 	size_t n = 0;
@@ -51,6 +51,22 @@ static void samples_check(struct span body)
 	free(s);
 }
 
+static void histograms_check(struct span body)
+{
+	struct wal_histograms_dec d;
+	struct wal_histogram h;
+	bool ok;
+	uint64_t bytes = 0;
+	size_t n = 0;
+	if (!wal_histograms_open(body, &d))
+		return;
+	MUST(d.n <= body.n / 4);
+	while (wal_histograms_next(&d, &h, &ok)) {
+		bytes += h.packed.n;
+		MUST(++n <= d.n && bytes <= body.n);
+	}
+}
+
 static void records_check(struct span bytes, int depth)
 {
 	struct rd r = rd_of(bytes.p, bytes.n);
@@ -67,6 +83,7 @@ static void records_check(struct span bytes, int depth)
 			MUST(bytes_seen <= rec.body.n);
 		}
 		samples_check(rec.body);
+		histograms_check(rec.body);
 		(void)wal_cut_get(rec.body, &cut);
 		if (rec.kind == WAL_GROUP && depth == 0)
 			records_check(rec.body, 1);
@@ -77,5 +94,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	records_check(span_of(data, size), 0);
 	samples_check(span_of(data, size));
+	histograms_check(span_of(data, size));
 	return 0;
 }

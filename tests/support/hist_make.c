@@ -78,10 +78,12 @@ static void side_make(struct hist_maker *m, struct arena *a, int side, struct hi
 		if (c == 0 && !gap)
 			continue;
 		int32_t index = first + (int32_t)k;
-		if (n_spans > 0 && index == behind)
+		if (n_spans > 0 && index == behind) {
 			spans[n_spans - 1].length++;
-		else
-			spans[n_spans++] = (struct hist_span){n_spans == 0 ? index : index - behind, 1};
+		} else {
+			spans[n_spans] = (struct hist_span){n_spans == 0 ? index : index - behind, 1};
+			n_spans++;
+		}
 		behind = index + 1;
 		ints[n] = (int64_t)(c - before);
 		floats[n++] = f64_bits((double)c * (m->kind == SAMPLE_FLOAT_HISTOGRAM && m->schema % 2 ? 0.5 : 1));
