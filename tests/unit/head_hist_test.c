@@ -562,7 +562,7 @@ static void what_was_sent_comes_back(void **state)
 	(void)state;
 	const char *env = getenv("VARVE_SEED");
 	uint64_t seed = env ? strtoull(env, NULL, 0) : 1000;
-	uint64_t rounds = getenv("ROUNDS") ? strtoull(getenv("ROUNDS"), NULL, 0) : full() ? 400 : 12;
+	uint64_t rounds = full() ? 400 : 8;
 	size_t chunks[4] = {0}, verdicts[3] = {0};
 	for (uint64_t i = 0; i < rounds; i++)
 		model_run(seed + i, chunks, verdicts);
@@ -777,6 +777,106 @@ static void reading_without_memory(void **state)
 	model_free(&m);
 }
 
+/* ---- many threads ---- */
+
+enum { WRITERS = 3, REQUESTS = 60 };
+
+struct writer {
+	struct lab *lab;
+	uint32_t no;
+	_Atomic uint64_t *stored;
+};
+
+/* Times are the writer's alone; series are everybody's. */
+static void *write_some(void *arg)
+{
+	struct writer *w = arg;
+	struct hist_maker m;
+	struct arena keep;
+	uint64_t r = w->no;
+	hist_maker_init(&m, w->no);
+	arena_init(&keep, GIB);
+	for (int i = 0; i < REQUESTS; i++) {
+		struct request q;
+		struct err err = {0};
+		request_begin(&q, 50);
+		for (int k = 0; k < 50; k++) {
+			int64_t t = T0 + ((int64_t)((i * 50 + k) * 7919 % (REQUESTS * 50)) * WRITERS + w->no) * 100;
+			struct point p = make_point(2 + (uint32_t)(lab_random(&r) % 10), t, &m, &keep, &r);
+			request_put(&q, &p);
+		}
+		if (request_send(w->lab, &q, &err) != OK)
+			fail_msg("send: %s", err.msg);
+		for (size_t k = 0; k < q.b.n; k++)
+			*w->stored += q.b.hs[k].stored + q.b.hs[k].hist_stored;
+		request_free(&q);
+	}
+	arena_free(&keep);
+	return NULL;
+}
+
+struct reader {
+	struct lab *lab;
+	_Atomic bool stop;
+};
+
+static void *read_on(void *arg)
+{
+	struct reader *x = arg;
+	while (!x->stop) {
+		struct founds f = {0};
+		struct err err = {0};
+		struct arena a;
+		struct source **v;
+		size_t n;
+		arena_init(&a, 16 * MIB);
+		arena_init(&f.arena, GIB);
+		assert_int_equal(head_sources(x->lab->head, span_cstr(lab_tenant(0)), INT64_MIN, INT64_MAX, &a, &v, &n, &err), OK);
+		for (size_t i = 0; i < n; i++) {
+			read_source(v[i], &f);
+			v[i]->ops->release(v[i]);
+		}
+		founds_free(&f);
+		arena_free(&a);
+	}
+	return NULL;
+}
+
+static void writers_readers_and_cuts(void **state)
+{
+	(void)state;
+	struct lab l;
+	struct founds f;
+	_Atomic uint64_t stored = 0;
+	struct writer w[WRITERS];
+	pthread_t threads[WRITERS], reading;
+	struct err err = {0};
+	lab_open(&l, 1, RANGE, 8 * MIB);
+	l.n_series = SERIES;
+	must_start(&l);
+	struct reader x = {.lab = &l};
+	assert_int_equal(pthread_create(&reading, NULL, read_on, &x), 0);
+	for (uint32_t i = 0; i < WRITERS; i++) {
+		w[i] = (struct writer){&l, i, &stored};
+		assert_int_equal(pthread_create(&threads[i], NULL, write_some, &w[i]), 0);
+	}
+	for (int i = 0; i < 3; i++)
+		assert_int_equal(head_flush(l.head, &err), OK);
+	for (uint32_t i = 0; i < WRITERS; i++)
+		pthread_join(threads[i], NULL);
+	x.stop = true;
+	pthread_join(reading, NULL);
+	assert_int_equal(stored, WRITERS * REQUESTS * 50);
+	gather(&l, &f);
+	assert_int_equal(f.n, stored);
+	founds_free(&f);
+	assert_int_equal(head_flush(l.head, &err), OK);
+	gather(&l, &f);
+	assert_int_equal(f.n, stored);
+	founds_free(&f);
+	lab_free(&l);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -784,6 +884,7 @@ int main(void)
 		cmocka_unit_test(any_order_gives_the_same_bytes),
 		cmocka_unit_test(allocations_fail),
 		cmocka_unit_test(reading_without_memory),
+		cmocka_unit_test(writers_readers_and_cuts),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
