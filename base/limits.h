@@ -45,6 +45,10 @@
 #define LIMIT_LABEL_VALUE_BYTES 4096 /* --ingest.max-label-value: as VictoriaMetrics */
 #define LIMIT_LABELS_DECODE 1024     /* label fields read before a series is refused, whatever the flag says */
 
+/* -- exemplars and metadata ------------------------------------------------------------------------------------------ */
+#define LIMIT_EXEMPLARS 10000000	/* --exemplars.max at most: a gigabyte; a checkpoint of the log holds them all */
+#define LIMIT_METADATA_FAMILIES 1000000 /* --metadata.max at most; real tenants have some thousand */
+
 /* -- log ------------------------------------------------------------------------------------------------------------ */
 #define LIMIT_WAL_SEGMENT_BYTES (128 * MIB) /* --wal.segment-size: the reference's; 50 M samples at 2.5 B */
 #define LIMIT_WAL_SEGMENT_MIN (4 * KIB)	    /* a file system block; what is larger than a segment gets a larger one */

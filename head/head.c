@@ -23,6 +23,9 @@ static void metrics_open(struct head_metrics *m)
 		metric_counter("varve_head_replay_unknown_series_samples_total", "Samples in the log whose series' definitions were lost to damage");
 	m->checkpoints = metric_counter("varve_head_checkpoints_total", "Checkpoints of the log written");
 	m->chunk_write_failures = metric_counter("varve_head_chunk_write_failures_total", "Writes of full chunks that failed; they stay in memory");
+	m->exemplars = metric_gauge("varve_head_exemplars", "Exemplars in memory, all tenants; --exemplars.max is their limit");
+	m->exemplars_evicted = metric_counter("varve_head_exemplars_evicted_total", "Exemplars that gave their place to newer ones");
+	m->metadata = metric_gauge("varve_head_metadata", "Metadata entries in memory, all tenants");
 	static const enum errid ids[] = {ERRID_PROTOBUF, ERRID_NO_METRIC_NAME, ERRID_EMPTY_LABEL_NAME, ERRID_DUPLICATE_LABEL, ERRID_LABEL_UTF8,
 		ERRID_TOO_MANY_LABELS, ERRID_LABEL_NAME_TOO_LONG, ERRID_LABEL_VALUE_TOO_LONG, ERRID_TOO_OLD, ERRID_TOO_FAR_AHEAD,
 		ERRID_DUPLICATE_TIMESTAMP, ERRID_BAD_REQUEST};
@@ -113,6 +116,7 @@ errc head_open(const struct head_config *cfg, struct head **out, struct err *err
 	pthread_mutex_init(&h->windows_mu, NULL);
 	pthread_mutex_init(&h->ctx_mu, NULL);
 	pthread_mutex_init(&h->cuts_mu, NULL);
+	pthread_mutex_init(&h->reclaim_mu, NULL);
 	pthread_mutex_init(&h->fds.mu, NULL);
 	pthread_mutex_init(&h->symbols.mu, NULL);
 	pthread_condattr_t attr;
@@ -222,6 +226,7 @@ void head_close(struct head *h)
 	pthread_mutex_destroy(&h->windows_mu);
 	pthread_mutex_destroy(&h->ctx_mu);
 	pthread_mutex_destroy(&h->cuts_mu);
+	pthread_mutex_destroy(&h->reclaim_mu);
 	pthread_mutex_destroy(&h->fds.mu);
 	pthread_cond_destroy(&h->wake);
 	pthread_cond_destroy(&h->done);

@@ -15,7 +15,7 @@
 #include <inttypes.h>
 #include "head/head_int.h"
 
-enum { CTX_KEPT = 64, PREFETCH = 32, CTX_KEPT_SAMPLES = 262144 };
+enum { CTX_KEPT = 64, AHEAD = 12, CTX_KEPT_SAMPLES = 262144 };
 
 /* ---- contexts ---- */
 
@@ -241,20 +241,25 @@ static void def_logged(const struct append_ctx *c, struct series *s)
 		s->def_state = s->def_state == DEF_NONE ? DEF_ONCE : KEY_ONCE;
 		s->def_pos = c->ticket->pos_max;
 	} else if (s->def_state != DEF_TWICE && c->ticket->pos_min >= s->def_pos + WAL_COPY_DISTANCE_BYTES) {
+		/* Requests that were judged before a change of key are among those that have a ticket by now. */
+		s->def_pos = s->def_state == KEY_ONCE ? wal_drawn_to(c->head->cfg.wal) : c->ticket->pos_max;
 		s->def_state = DEF_TWICE;
-		s->def_pos = c->ticket->pos_max;
 	}
 }
 
 enum { KEY_CHANGE_AT = 16, KEY_FAR_BYTES = 3 };
 
-/* Looked at once a chunk. A key costs some 20 bytes of log and saves two or more a sample; values that neither stay nor count have none that is near. Both copies of the
- * key before are written, so a request that leans on the one before that is, too: the place of the older one is free. */
-static bool key_change(struct series *s, uint64_t v, uint64_t before)
+/* Looked at once a chunk. A key costs some 20 bytes of log and saves two or more a sample; values that neither stay nor count have none that is near. The place of the
+ * older key is free when everything that replay may ever read was written after the change before. */
+static bool key_change(const struct head *h, struct series *s, uint64_t v, uint64_t before)
 {
+	uint64_t kept = wal_kept_from(h->cfg.wal);
+	if (s->key_changed && (s->def_pos > kept || h->key_floor > kept))
+		return false;
 	if (wal_value_bytes(v, s->keys[s->key_no]) < KEY_FAR_BYTES || !(v == before || wal_value_whole(v)))
 		return false;
 	s->key_no ^= 1;
+	s->key_changed = 1;
 	s->keys[s->key_no] = v;
 	s->def_state = KEY_NONE;
 	return true;
@@ -337,7 +342,7 @@ static errc append_series_locked(
 			part->max_t = t;
 		c->wins[c->cur].n++;
 		if (UNLIKELY(look) && !young)
-			young = key_change(s, samples[k].v, before);
+			young = key_change(c->head, s, samples[k].v, before);
 		if (young && def == UINT32_MAX) {
 			if (s->def_state == DEF_NONE)
 				s->keys[0] = samples[k].v;
@@ -447,61 +452,88 @@ static void find_one_locked(struct append_ctx *c, struct shard *sh, uint32_t i, 
 	c->n_missed++;
 }
 
-/* Looks order[a..b) up. A million series are never in the cache, so each step asks for the lines of the next one for a whole group: slot, series. */
+/* Where the series of c->order[k] may be: the first slot with its 16 bits is nearly always the one. */
+static void find_candidate(struct append_ctx *c, const struct shard *sh, uint32_t i)
+{
+	struct hash128 x = c->hashes[i];
+	table_slot sl = 0;
+	for (uint64_t at = x.lo & sh->mask; (sl = sh->slots[at]) && (sl ^ head_slot_tag(x)) >> 48; at = (at + 1) & sh->mask)
+		;
+	uintptr_t p = head_slot_address(sl);
+	c->found[i].series = p & 1 ? NULL : (struct series *)p;
+	__builtin_prefetch((void *)p);
+	__builtin_prefetch((const char *)p + 56); /* it may begin at any multiple of 8 */
+}
+
+static void find_verify_locked(struct append_ctx *c, struct shard *sh, uint32_t i, struct alias_seen *aliases, uint32_t *n_aliases)
+{
+#ifndef HEAD_VERIFY
+	struct found *f = &c->found[i];
+	if (LIKELY(f->series && f->series->hash.lo == c->hashes[i].lo && f->series->hash.hi == c->hashes[i].hi)) {
+		f->ref = atomic_load_explicit(&f->series->ref, memory_order_relaxed);
+		return;
+	}
+#endif
+	find_one_locked(c, sh, i, aliases, n_aliases);
+}
+
+/* Looks order[a..b) up. A million series are never in the cache, so each step asks for the lines of the next one AHEAD series before it is there: slot, series. */
 static void find_locked(struct append_ctx *c, struct shard *sh, uint32_t a, uint32_t b, struct alias_seen *aliases, uint32_t *n_aliases)
 {
-	for (uint32_t k = a; k < b && sh->slots; k++)
-		__builtin_prefetch(&sh->slots[c->hashes[c->order[k]].lo & sh->mask]);
-	for (uint32_t k = a; k < b; k++) {
-		uint32_t i = c->order[k];
-		struct hash128 x = c->hashes[i];
-		table_slot sl = 0;
-		/* The first slot with its 16 bits: nearly always the one. */
-		for (uint64_t at = x.lo & sh->mask; sh->slots && (sl = sh->slots[at]) && (sl ^ head_slot_tag(x)) >> 48; at = (at + 1) & sh->mask)
-			;
-		uintptr_t p = head_slot_address(sl);
-		c->found[i].series = p & 1 ? NULL : (struct series *)p;
-		__builtin_prefetch((void *)p);
+	if (!sh->slots) {
+		for (; a < b; a++)
+			find_one_locked(c, sh, c->order[a], aliases, n_aliases);
+		return;
 	}
-	for (uint32_t k = a; k < b; k++) {
-		uint32_t i = c->order[k];
-#ifndef HEAD_VERIFY
-		struct found *f = &c->found[i];
-		if (LIKELY(f->series && f->series->hash.lo == c->hashes[i].lo && f->series->hash.hi == c->hashes[i].hi)) {
-			f->ref = atomic_load_explicit(&f->series->ref, memory_order_relaxed);
-			continue;
-		}
-#endif
-		find_one_locked(c, sh, i, aliases, n_aliases);
+	for (uint32_t k = a; k < b + 2 * AHEAD; k++) {
+		if (k < b)
+			__builtin_prefetch(&sh->slots[c->hashes[c->order[k]].lo & sh->mask]);
+		if (k >= a + AHEAD && k < b + AHEAD)
+			find_candidate(c, sh, c->order[k - AHEAD]);
+		if (k >= a + 2 * AHEAD)
+			find_verify_locked(c, sh, c->order[k - 2 * AHEAD], aliases, n_aliases);
 	}
 }
 
 /* The same for spellings of 2.0: from the slot to the alias, and from there to the series. An alias that is stale shows in pass_known. */
+static void find_spelled_candidate(struct append_ctx *c, const struct shard *sh, uint32_t i)
+{
+	struct hash128 x = c->hashes[i];
+	table_slot sl = 0;
+	for (uint64_t at = x.lo & sh->mask; (sl = sh->slots[at]) && (sl ^ head_slot_tag(x)) >> 48; at = (at + 1) & sh->mask)
+		;
+	uintptr_t p = head_slot_address(sl);
+	c->found[i].series = p & 1 ? (struct series *)(p - 1) : NULL; /* the alias, for a moment */
+	__builtin_prefetch(c->found[i].series);
+}
+
+static void find_spelled_verify_locked(struct append_ctx *c, struct shard *sh, uint32_t i, struct alias_seen *aliases, uint32_t *n_aliases)
+{
+#ifndef HEAD_VERIFY
+	const struct alias *al = (const void *)c->found[i].series;
+	if (LIKELY(al && al->hash.lo == c->hashes[i].lo && al->hash.hi == c->hashes[i].hi)) {
+		c->found[i] = (struct found){al->series, al->ref};
+		__builtin_prefetch(al->series);
+		return;
+	}
+#endif
+	find_one_locked(c, sh, i, aliases, n_aliases);
+}
+
 static void find_spelled_locked(struct append_ctx *c, struct shard *sh, uint32_t a, uint32_t b, struct alias_seen *aliases, uint32_t *n_aliases)
 {
-	for (uint32_t k = a; k < b && sh->slots; k++)
-		__builtin_prefetch(&sh->slots[c->hashes[c->order[k]].lo & sh->mask]);
-	for (uint32_t k = a; k < b; k++) {
-		uint32_t i = c->order[k];
-		struct hash128 x = c->hashes[i];
-		table_slot sl = 0;
-		for (uint64_t at = x.lo & sh->mask; sh->slots && (sl = sh->slots[at]) && (sl ^ head_slot_tag(x)) >> 48; at = (at + 1) & sh->mask)
-			;
-		uintptr_t p = head_slot_address(sl);
-		c->found[i].series = p & 1 ? (struct series *)(p - 1) : NULL; /* the alias, for a moment */
-		__builtin_prefetch(c->found[i].series);
+	if (!sh->slots) {
+		for (; a < b; a++)
+			find_one_locked(c, sh, c->order[a], aliases, n_aliases);
+		return;
 	}
-	for (uint32_t k = a; k < b; k++) {
-		uint32_t i = c->order[k];
-#ifndef HEAD_VERIFY
-		const struct alias *al = (const void *)c->found[i].series;
-		if (LIKELY(al && al->hash.lo == c->hashes[i].lo && al->hash.hi == c->hashes[i].hi)) {
-			c->found[i] = (struct found){al->series, al->ref};
-			__builtin_prefetch(al->series);
-			continue;
-		}
-#endif
-		find_one_locked(c, sh, i, aliases, n_aliases);
+	for (uint32_t k = a; k < b + 2 * AHEAD; k++) {
+		if (k < b)
+			__builtin_prefetch(&sh->slots[c->hashes[c->order[k]].lo & sh->mask]);
+		if (k >= a + AHEAD && k < b + AHEAD)
+			find_spelled_candidate(c, sh, c->order[k - AHEAD]);
+		if (k >= a + 2 * AHEAD)
+			find_spelled_verify_locked(c, sh, c->order[k - 2 * AHEAD], aliases, n_aliases);
 	}
 }
 
@@ -516,8 +548,7 @@ static void pass_find(struct append_ctx *c, const uint32_t *begin, struct alias_
 			continue;
 		struct shard *sh = &h->shards[shard];
 		pthread_mutex_lock(&sh->mu);
-		for (; a < b; a += PREFETCH)
-			find(c, sh, a, b - a < PREFETCH ? b : a + PREFETCH, aliases, n_aliases);
+		find(c, sh, a, b, aliases, n_aliases);
 		pthread_mutex_unlock(&sh->mu);
 	}
 }
@@ -556,6 +587,28 @@ static errc well_formed(struct append_ctx *c, struct err *err)
 	return OK;
 }
 
+/* It may have gone with its last window since it was found: then it is new again. */
+static void known_ahead(struct append_ctx *c, uint32_t i)
+{
+	struct found *f = &c->found[i];
+	if (UNLIKELY(!f->series))
+		return;
+	if (UNLIKELY(atomic_load_explicit(&f->series->ref, memory_order_relaxed) != f->ref)) {
+		f->series = NULL;
+		c->missed[i] = 1;
+	} else if (LIKELY(f->series->ws != NULL)) {
+		__builtin_prefetch(f->series->ws, 1);
+	}
+}
+
+/* Pieces are those of the window that the samples before went to. */
+static void known_piece_ahead(const struct append_ctx *c, const struct series *s, uint32_t shard)
+{
+	const struct window *w = c->n_wins ? c->wins[c->cur].w : NULL;
+	if (LIKELY(w && s && s->ws && s->ws_window == w->serial && s->ws->last))
+		__builtin_prefetch(part_piece(w->parts[shard].p, s->ws->last), 1);
+}
+
 static errc pass_known(struct append_ctx *c, const uint32_t *begin, struct err *err)
 {
 	errc rc = OK;
@@ -567,36 +620,17 @@ static errc pass_known(struct append_ctx *c, const uint32_t *begin, struct err *
 			continue;
 		struct shard *sh = &h->shards[shard];
 		pthread_mutex_lock(&sh->mu);
-		for (; a < b && rc == OK; a += PREFETCH) {
-			uint32_t end = b - a < PREFETCH ? b : a + PREFETCH;
-			/* Pieces are those of the window that the samples before went to. */
-			const struct window *w = c->n_wins ? c->wins[c->cur].w : NULL;
-			const struct wpart *part = w ? w->parts[shard].p : NULL;
-			uint32_t serial = part ? w->serial : 0;
-			for (uint32_t k = a; k < end; k++) {
-				struct found *f = &c->found[c->order[k]];
-				if (UNLIKELY(!f->series))
-					continue;
-				/* It may have gone with its last window since it was found: then it is new again. */
-				if (UNLIKELY(atomic_load_explicit(&f->series->ref, memory_order_relaxed) != f->ref)) {
-					f->series = NULL;
-					c->missed[c->order[k]] = 1;
-					continue;
-				}
-				if (LIKELY(f->series->ws != NULL))
-					__builtin_prefetch(f->series->ws, 1);
-			}
-			for (uint32_t k = a; k < end; k++) {
-				const struct series *s = c->found[c->order[k]].series;
-				if (LIKELY(s && s->ws && s->ws_window == serial && s->ws->last))
-					__builtin_prefetch(part_piece(part, s->ws->last), 1);
-			}
-			for (uint32_t k = a; k < end && rc == OK; k++) {
-				uint32_t i = c->order[k];
-				if (LIKELY(c->found[i].series != NULL))
-					rc = append_series_locked(c, sh, shard, c->found[i].series, i,
-						spelled ? (struct span){NULL, 0} : c->batch->series[i].wire, err);
-			}
+		for (uint32_t k = a; k < b + 2 * AHEAD && rc == OK; k++) {
+			if (k < b)
+				known_ahead(c, c->order[k]);
+			if (k >= a + AHEAD && k < b + AHEAD)
+				known_piece_ahead(c, c->found[c->order[k - AHEAD]].series, shard);
+			if (k < a + 2 * AHEAD)
+				continue;
+			uint32_t i = c->order[k - 2 * AHEAD];
+			if (LIKELY(c->found[i].series != NULL))
+				rc = append_series_locked(
+					c, sh, shard, c->found[i].series, i, spelled ? (struct span){NULL, 0} : c->batch->series[i].wire, err);
 		}
 		pthread_mutex_unlock(&sh->mu);
 	}

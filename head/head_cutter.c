@@ -369,6 +369,8 @@ void head_gauges(struct head *h)
 	metric_set(h->m.series, (double)atomic_load(&h->n_series));
 	metric_set(h->m.windows, (double)atomic_load(&h->n_windows));
 	metric_set(h->m.memory, (double)head_memory(h));
+	metric_set(h->m.exemplars, (double)atomic_load(&h->n_exemplars));
+	metric_set(h->m.metadata, (double)atomic_load(&h->n_metadata));
 }
 
 static void wait_tick(struct head *h)

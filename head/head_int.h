@@ -2,6 +2,8 @@
  * head_piece.c, head_open.c, head_leaf.c, head_hist.c, head_hist_chunks.c, head_window.c, head_postings.c, head_tenant.c, head_spelling.c, head_append.c, head_append_hist.c, head_log.c, head_replay.c, head_cut.c, head_cutter.c, head_checkpoint.c,
  * head_source.c, head.c.
  *
+ * Exemplars and metadata stand aside: head_annotate.c, head_exemplar_ring.c, head_exemplars.c, head_metadata.c, with head_annotations_int.h.
+ *
  * Locks, outermost first; a function that ends in _locked needs the one its comment names:
  *
  *     shard.mu ─▶ tenant.mu ─▶ head.windows_mu ─▶ { chunkfile.mu, fds.mu, symbols.mu, cuts_mu }
@@ -148,7 +150,7 @@ struct series {
 	uint32_t tenant;
 	uint32_t checkpoint; /* number of the last checkpoint that holds it */
 	uint32_t n_windows;
-	uint16_t n_pairs;
+	uint16_t n_pairs : 15, key_changed : 1;
 	uint8_t n_aliases : 4, def_state : 3, key_no : 1;
 	uint8_t shard;
 	uint32_t pairs[]; /* in name order */
@@ -190,7 +192,7 @@ struct hash128 head_hash_refs(const struct head *h, const struct tenant *tn, con
 static inline uint32_t head_shard_of(const struct head *h, struct hash128 x);
 static inline struct wal_keys series_keys(const struct series *s)
 {
-	return (struct wal_keys){{s->keys[0], s->keys[1]}, s->key_no};
+	return (struct wal_keys){{s->keys[0], s->keys[1]}, s->key_no, s->key_changed};
 }
 
 static inline table_slot head_slot_tag(struct hash128 x)
@@ -547,6 +549,8 @@ static inline struct posting *part_posting(const struct wpart *p, uint32_t numbe
 
 /* ---- tenants (head_tenant.c) ---- */
 
+struct exemplar_ring;
+struct metadata_table;
 struct tenant {
 	struct head *head;
 	uint32_t idx;
@@ -556,7 +560,9 @@ struct tenant {
 	uint32_t n_windows, cap_windows;
 	struct window **by_start; /* mu; by hash of the start, each chain in the order of opening; NULL while they are few */
 	uint32_t start_mask;
-	uint32_t n_other_range; /* mu; windows of another length than the flag's */
+	uint32_t n_other_range;			   /* mu; windows of another length than the flag's */
+	_Atomic(struct exemplar_ring *) exemplars; /* NULL: never had any; as metadata made under mu */
+	_Atomic(struct metadata_table *) metadata;
 	uint32_t name_bytes;
 	char name[];
 };
@@ -686,6 +692,13 @@ CHECKED errc head_cut_write(struct window *w, struct ulid block, uint64_t upto_s
 /* Tells on_block; reads meta.json back. */
 CHECKED errc head_cut_announce(struct head *h, struct ulid block, uint64_t bytes, struct err *err);
 CHECKED errc head_checkpoint_maybe(struct head *h, struct err *err);
+/* What the log must still know of exemplars and metadata, of all tenants. record: scratch. */
+CHECKED errc head_exemplars_checkpoint(struct head *h, struct wal_checkpoint *cp, struct buf *record, struct err *err);
+CHECKED errc head_metadata_checkpoint(struct head *h, struct wal_checkpoint *cp, struct buf *record, struct err *err);
+/* A record of the log. *why: what does not fit in it, NULL when all does. */
+CHECKED errc head_exemplars_replay(struct head *h, struct span body, const char **why, struct err *err);
+CHECKED errc head_metadata_replay(struct head *h, struct span body, const char **why, struct err *err);
+void head_annotations_forget(struct tenant *tn);
 void *head_cutter_main(void *head);
 void head_cutter_wake(struct head *h);
 void head_gauges(struct head *h);
@@ -701,7 +714,7 @@ struct announce {
 
 struct head_metrics {
 	struct metric *series, *windows, *memory, *appended, *duplicate, *late, *created, *cut, *cut_seconds, *cut_failures, *refused[ERRID_COUNT],
-		*unknown, *checkpoints, *chunk_write_failures;
+		*unknown, *checkpoints, *chunk_write_failures, *exemplars, *exemplars_evicted, *metadata;
 };
 
 struct head {
@@ -718,6 +731,7 @@ struct head {
 	_Atomic uint64_t memory_bytes, n_series, n_windows, n_cutting, n_samples, chunk_file_bytes;
 	_Atomic uint64_t next_ref;
 	_Atomic uint32_t next_serial;
+	uint64_t key_floor;	   /* constant after start: where the log ended then; what stands before was told against who knows which keys */
 	_Atomic int64_t min_range; /* of any window that may be open */
 	_Atomic bool stop, released;
 	/* tenants */
@@ -731,6 +745,11 @@ struct head {
 	pthread_cond_t wake, done;
 	struct window *windows, *windows_tail;
 	bool woken, announced;
+	/* exemplars and metadata */
+	_Atomic uint64_t n_exemplars, n_metadata;	 /* kept, all tenants */
+	_Atomic uint64_t exemplar_bytes, metadata_bytes; /* what they take, without what is allocated ahead */
+	_Atomic uint32_t n_exemplar_rings;		 /* tenants that have any */
+	pthread_mutex_t reclaim_mu;			 /* who takes exemplars from the largest tenant */
 	/* request contexts */
 	pthread_mutex_t ctx_mu;
 	struct append_ctx *ctxs;

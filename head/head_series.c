@@ -247,13 +247,14 @@ errc head_series_new_locked(
 	s->ws_window = 0;
 	s->keys[0] = s->keys[1] = 0;
 	s->key_no = 0;
+	s->key_changed = 0;
 	s->def_pos = 0;
 	s->def_state = DEF_NONE;
 	s->newest_window = 0;
 	s->tenant = tn->idx;
 	s->checkpoint = 0;
 	s->n_windows = 0;
-	s->n_pairs = (uint16_t)l.n;
+	s->n_pairs = l.n & 0x7fff;
 	s->n_aliases = 0;
 	atomic_store_explicit(&s->ref, atomic_fetch_add_explicit(&h->next_ref, 1, memory_order_relaxed), memory_order_relaxed);
 	sh->n_series++;

@@ -183,6 +183,7 @@ fail:
 void head_tenants_destroy(struct head *h)
 {
 	for (uint32_t i = 0; i < h->n_tenants; i++) {
+		head_annotations_forget(h->tenants[i]);
 		pthread_mutex_destroy(&h->tenants[i]->mu);
 		free(h->tenants[i]->windows);
 		free(h->tenants[i]->by_start);

@@ -5,12 +5,18 @@
 #include <stdio.h>
 #include "ingest/ingest_int.h"
 
+/* Prometheus' own sender (3.5) puts each exemplar into a TimeSeries of its own: that is not refused, whatever the specification says of it. */
+static bool is_empty(const struct rw_series *s)
+{
+	return s->n_samples + s->n_hists + s->n_exemplars == 0;
+}
+
 errc ingest_judge(struct rw_request *rw, enum rw_version version, struct arena *arena, struct ingest_verdicts *v, struct err *err)
 {
 	*v = (struct ingest_verdicts){.n_empty = 0};
 	if (version == RW_2)
 		for (size_t i = 0; i < rw->n_series; i++)
-			v->n_empty += rw->series[i].n_samples + rw->series[i].n_hists == 0;
+			v->n_empty += is_empty(&rw->series[i]);
 	if (LIKELY(rw->n_hists == 0))
 		return OK;
 	v->hists = arena_calloc(arena, rw->n_hists, sizeof *v->hists);
@@ -56,5 +62,5 @@ enum errid ingest_series_fault(const struct ingest_verdicts *v, const struct rw_
 	for (*hist = s->first_hist; *hist < (size_t)s->first_hist + s->n_hists; ++*hist)
 		if (v->hists[*hist] != ERRID_NONE)
 			return v->hists[*hist];
-	return version == RW_2 && s->n_samples + s->n_hists == 0 ? ERRID_NO_SAMPLES : ERRID_NONE;
+	return version == RW_2 && is_empty(s) ? ERRID_NO_SAMPLES : ERRID_NONE;
 }

@@ -143,8 +143,6 @@ static void count(struct ingest *in, const struct head_batch *b, const struct rw
 	metric_add(in->zeros, n_logged - stored - hist_stored);
 	w->samples = stored + duplicate;
 	w->histograms = hist_stored + hist_duplicate;
-	metric_add(in->exemplars_dropped, rw->n_exemplars);
-	metric_add(in->metadata_dropped, rw->n_metadata);
 }
 
 static errc reserve(struct ingest *in, size_t bytes, struct wal_ticket *ticket, struct err *err)
@@ -166,12 +164,15 @@ static errc store(struct ingest *in, struct http_request *r, enum rw_version ver
 	if (!w)
 		return err_id(err, ERRID_OVERLOADED, ERR_NOMEM, "no memory");
 	struct ingest_verdicts verdicts;
+	struct ingest_annotations notes;
 	rc = ingest_judge(rw, version, http_arena(r), &verdicts, err);
 	if (rc == OK)
 		rc = ingest_hists(rw, &verdicts, b, http_arena(r), err);
+	if (rc == OK)
+		rc = ingest_annotations_of(rw, b, http_arena(r), &notes, err);
 	if (rc != OK)
 		return rc;
-	size_t bound = head_batch_bound(in->cfg.head, b);
+	size_t bound = head_batch_bound(in->cfg.head, b) + head_annotations_bound(in->cfg.head, &notes.a);
 	struct wal_ticket ticket;
 	rc = reserve(in, bound, &ticket, err);
 	if (rc != OK)
@@ -179,6 +180,8 @@ static errc store(struct ingest *in, struct http_request *r, enum rw_version ver
 	struct buf records = buffer_take(in, bound);
 	uint32_t n_logged = 0;
 	rc = head_append(in->cfg.head, &ticket, b, &records, &n_logged, err);
+	if (rc == OK)
+		rc = ingest_annotate(in, &ticket, b, &notes, &records, err);
 	if (rc != OK) {
 		/* Out of memory half-way: what the head took must reach the log all the same; the client tries again and meets duplicates. */
 		wal_commit(in->cfg.wal, &ticket, span_of(records.p, records.n), n_logged, NULL, NULL);
@@ -189,12 +192,15 @@ static errc store(struct ingest *in, struct http_request *r, enum rw_version ver
 	w->r = r;
 	w->version = version;
 	count(in, b, rw, n_logged, &w->written);
+	w->written.exemplars = ingest_exemplars_written(&notes);
 	w->refusal = ingest_refusal(in, b, rw, version, &verdicts, http_arena(r), &w->refusal_id);
+	if (w->refusal.n == 0 && version == RW_2)
+		w->refusal = ingest_exemplar_refusal(&notes, http_arena(r), &w->refusal_id);
 	if (w->refusal.n > 0) {
 		metric_add(in->requests_partial, 1);
 		log_debug("samples refused", LSTR("client", http_client(r)), LSPAN("tenant", b->tenant), LSPAN("answer", w->refusal));
 	}
-	if (b->leans) {
+	if (b->leans || notes.a.leans) {
 		/* A duplicate's original may wait under a younger ticket than ours: only one drawn now is behind all that the verdict saw. */
 		wal_commit(in->cfg.wal, &ticket, span_of(records.p, records.n), n_logged, NULL, NULL);
 		rc = reserve(in, 0, &ticket, err);
@@ -250,10 +256,7 @@ errc ingest_open(const struct ingest_config *cfg, struct ingest **out, struct er
 	in->refused = metric_counter_with("varve_ingest_samples_total", "Samples of write requests by what became of them", "result", "refused");
 	in->requests_partial =
 		metric_counter("varve_ingest_requests_refused_in_part_total", "Write requests of which at least one sample was refused (400)");
-	in->exemplars_dropped =
-		metric_counter("varve_ingest_exemplars_dropped_total", "Exemplars in write requests, which are read over and not stored");
-	in->metadata_dropped =
-		metric_counter("varve_ingest_metadata_dropped_total", "Metadata entries in write requests, which are read over and not stored");
+	ingest_annotations_open(in);
 	in->zeros = metric_counter(
 		"varve_ingest_created_zeros_total", "Zeros stored where series began, by their start timestamps (--ingest.created-timestamp-zero)");
 	static const char help[] = "Write requests by the protocol of their headers";

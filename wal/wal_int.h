@@ -1,6 +1,7 @@
 /* wal/wal_int.h - what the files of wal/ share. Bytes: docs/format/wal.md; the way through the files: wal/README.md. */
 #pragma once
 #include <pthread.h>
+#include <stdatomic.h>
 #include "base/io.h"
 #include "base/limits.h"
 #include "base/log.h"
@@ -9,7 +10,7 @@
 
 /* ---- files: wal_segment.c ---- */
 
-enum { WAL_VERSION = 1, WAL_HEADER_BYTES = 80, WAL_PATH_BYTES = 4096 };
+enum { WAL_VERSION = 2, WAL_HEADER_BYTES = 80, WAL_PATH_BYTES = 4096 };
 
 /* Opens a segment or a checkpoint. */
 struct wal_header {
@@ -246,6 +247,7 @@ struct wal {
 	void (*on_fatal)(void *arg, const struct err *why);
 	void *on_fatal_arg;
 
+	_Atomic uint64_t kept_from, drawn_to; /* written under mu */
 	pthread_mutex_t mu;
 	pthread_cond_t work;	/* the syncer's: something to write, room may be there again, stop */
 	pthread_cond_t prepare; /* the preparer's */

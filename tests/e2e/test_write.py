@@ -125,11 +125,11 @@ def test_version_1_by_name(server, content_type):
     assert server.client().write([(labels("up"), [(now(), bits(1.0))])], headers={"Content-Type": content_type}).status == 204
 
 
-def test_exemplars_and_metadata_are_read_over(server):
+def test_exemplars_and_metadata_ride_along(server):
+    """What becomes of them: test_annotations.py."""
     t = now()
-    exemplar = pb_len(3, remote.encode_labels(labels(trace_id="abc")) + wire.pb_bits(2, bits(1.0)) + pb_int(3, t))
-    body = pb_len(1, remote.encode_labels(labels("up")) + remote.encode_sample(t, bits(1.0)) + exemplar)
-    body += pb_len(3, pb_int(1, 1) + pb_len(2, b"up") + pb_len(4, b"help"))
+    body = pb_len(1, remote.encode_labels(labels("up")) + remote.encode_sample(t, bits(1.0)) + remote.encode_exemplar(labels(trace_id="abc"), t, bits(1.0)))
+    body += remote.encode_metadata("up", "counter", "help")
     assert server.client().write_body(wire.snappy(body)).status == 204
     assert stored(server) == {labels("up"): [(t, bits(1.0))]}
 

@@ -11,6 +11,7 @@
 #include <snappy-c.h>
 #include "base/limits.h"
 #include "base/log.h"
+#include "head/head_int.h"
 #include "ingest/ingest.h"
 #include "proto/proto.h"
 #include "tests/support/fail_alloc.h"
@@ -69,8 +70,9 @@ struct body {
 	struct buf snappy;
 	int64_t t;
 	uint32_t first, n, per;
-	bool bad; /* the last series has no name */
-	bool v2;  /* remote write 2.0, with metadata and start timestamps */
+	bool bad;   /* the last series has no name */
+	bool v2;    /* remote write 2.0, with start timestamps */
+	bool notes; /* an exemplar of each series, metadata of a family */
 };
 
 /* The same as 2.0 says it; symbols stand as often as they are used. */
@@ -107,10 +109,6 @@ static void body_2(const struct body *b, struct buf *pb)
 			pb_uint(&series, 3, (uint64_t)(b->t + b->per)); /* not in front of it: no zero */
 			pb_end(&series, m);
 		}
-		size_t m = pb_begin(&series, 5);
-		pb_uint(&series, 1, METRIC_GAUGE);
-		pb_uint(&series, 3, 1);
-		pb_end(&series, m);
 		pb_end(&series, s);
 		buf_free(&wire);
 		buf_free(&refs);
@@ -147,8 +145,30 @@ static void body_make(struct body *b)
 			buf_str(&ts, span_of(s.p, s.n));
 			buf_free(&s);
 		}
+		if (b->notes && k < b->n) {
+			struct buf e;
+			buf_init(&e, 64);
+			struct label own = {SPAN("trace_id"), SPAN("0123456789abcdef")};
+			labels_to_wire((struct labels){&own, 1}, &e);
+			buf_u8(&e, 0x18);
+			buf_uvarint(&e, (uint64_t)b->t);
+			buf_u8(&ts, 0x1a);
+			buf_str(&ts, span_of(e.p, e.n));
+			buf_free(&e);
+		}
 		buf_u8(&pb, 0x0a);
 		buf_str(&pb, span_of(ts.p, ts.n));
+	}
+	if (b->notes) {
+		char family[32];
+		struct buf m;
+		buf_init(&m, 64);
+		buf_put(&m, "\x08\x01\x12", 3);
+		snprintf(family, sizeof family, "family_%" PRIi64, b->t);
+		buf_str(&m, span_cstr(family));
+		buf_u8(&pb, 0x1a);
+		buf_str(&pb, span_of(m.p, m.n));
+		buf_free(&m);
 	}
 	size_t n = snappy_max_compressed_length(pb.n);
 	buf_init(&b->snappy, MIB);
@@ -185,14 +205,22 @@ static int post(struct door *d, const struct body *b)
 	return status;
 }
 
+static uint64_t n_notes, n_exemplars; /* sent */
+
+static void notes_check(const struct lab *l)
+{
+	assert_int_equal(atomic_load(&l->head->n_exemplars), n_exemplars);
+	assert_int_equal(atomic_load(&l->head->n_metadata), n_notes);
+}
+
 /* The sweep for one kind of body; `again`: the body before it is sent, so that everything in it is a duplicate. */
-static void sweep(struct door *d, bool v2, uint32_t n_series, uint32_t per, bool fresh, bool again, bool bad, bool sticky)
+static void sweep(struct door *d, bool v2, uint32_t n_series, uint32_t per, bool fresh, bool again, bool bad, bool notes, bool sticky)
 {
 	static int64_t clock;
 	int good = bad ? 400 : 204;
 	uint64_t n = 1, hits = 1, unanswered = 0, refused = 0;
 	for (; hits; n++) {
-		struct body b = {.t = T0 + clock, .n = n_series, .per = per, .bad = bad, .v2 = v2};
+		struct body b = {.t = T0 + clock, .n = n_series, .per = per, .bad = bad, .v2 = v2, .notes = notes};
 		if (fresh) /* nobody knows these series: their window is a block, and what the head knew went with it */
 			lab_flush(&d->lab);
 		if (!again || n == 1)
@@ -219,8 +247,11 @@ static void sweep(struct door *d, bool v2, uint32_t n_series, uint32_t per, bool
 			if (status != good)
 				io_sleep_ms(5);
 		}
-		if (!again || n == 1)
+		if (!again || n == 1) {
 			into_model(&d->lab, &b);
+			n_notes += notes;
+			n_exemplars += notes ? n_series : 0;
+		}
 		buf_free(&b.snappy);
 	}
 	printf("%s%u series x %u%s%s%s: %" PRIu64 " allocations, %" PRIu64 " answered 503, %" PRIu64 " connections closed\n", v2 ? "2.0, " : "",
@@ -228,7 +259,10 @@ static void sweep(struct door *d, bool v2, uint32_t n_series, uint32_t per, bool
 		again	? ", duplicates"
 		: fresh ? ", new"
 			: "",
-		bad ? ", one bad" : "", sticky ? ", all that follow fail too" : "", n - 1, refused, unanswered);
+		bad	? ", one bad"
+		: notes ? ", with exemplars and metadata"
+			: "",
+		sticky ? ", all that follow fail too" : "", n - 1, refused, unanswered);
 	assert_false(d->lab.fatal);
 	assert_true(n > 5);
 }
@@ -240,19 +274,25 @@ static void every_allocation_of_a_write_fails(void **state)
 	lab_open(&d.lab, 1, RANGE, SEGMENT);
 	log_setup(getenv("VARVE_LOG") ? LOG_DEBUG : LOG_ERROR + 1, LOG_LOGFMT); /* errors are what this is about */
 	d.lab.n_series = SERIES;
+	d.lab.cfg.max_exemplars = 100000;
+	d.lab.cfg.max_metadata = 100000;
 	for (int sticky = 0; sticky < 2; sticky++) {
 		door_open(&d);
 		for (int v2 = 0; v2 < 2; v2++) {
-			sweep(&d, v2, SERIES, 3, false, false, false, sticky);
-			sweep(&d, v2, SERIES, 130, false, false, false, sticky); /* chunks fill */
-			sweep(&d, v2, 4, 2, true, false, false, sticky);
-			sweep(&d, v2, 5, 4, false, true, false, sticky);
-			sweep(&d, v2, 5, 4, false, false, true, sticky);
+			sweep(&d, v2, SERIES, 3, false, false, false, false, sticky);
+			sweep(&d, v2, SERIES, 130, false, false, false, false, sticky); /* chunks fill */
+			sweep(&d, v2, 4, 2, true, false, false, false, sticky);
+			sweep(&d, v2, 5, 4, false, true, false, false, sticky);
+			sweep(&d, v2, 5, 4, false, false, true, false, sticky);
 		}
+		sweep(&d, false, 5, 4, false, false, false, true, sticky);
+		sweep(&d, false, 3, 1, true, false, false, true, sticky);
 		lab_check(&d.lab);
+		notes_check(&d.lab);
 		door_shut(&d, true);
 		door_open(&d);
 		lab_check(&d.lab);
+		notes_check(&d.lab);
 		door_shut(&d, false);
 	}
 	lab_free(&d.lab);
