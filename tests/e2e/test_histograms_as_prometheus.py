@@ -133,8 +133,12 @@ def test_blocks_are_those_of_a_prometheus(varve, spawn):
             assert a.status == 204, a.text[:500]
     n_floats = sum(h is None for *_, h in sent)
     n_hists = len(sent) - n_floats
+    # Both ways to read, from memory; without their hints the samples are the same.
+    held = server.read()
+    assert server.read(accept=(remote.STREAMED,)) == held and sum(map(len, held.values())) == len(sent)
     ours = server.flush()
     assert len(ours) == 1, ours
+    assert server.read(accept=(remote.STREAMED,)) == server.read() == held
     a = clients[1].request("POST", "/api/v1/admin/tsdb/snapshot")
     assert a.status == 200, a.text
     prometheus.stop()
@@ -156,3 +160,21 @@ def test_blocks_are_those_of_a_prometheus(varve, spawn):
     # Debian's promtool reads what is in it.
     answer = procs.promtool("tsdb", "analyze", "--extended", os.path.dirname(ours.path), os.path.basename(ours.path), newest=True)
     assert answer.returncode == 0, answer.stderr
+
+
+def test_debians_promtool_reads_histograms(varve):
+    """2.42 knows schemas -4 to 8; it decodes every chunk."""
+    server = varve()
+    c, t = server.client(), procs.time.time_ns() // 1_000_000 - 100_000
+    for i in range(50):
+        batch = []
+        for schema in range(-4, 9):
+            for is_float in (False, True):
+                h = remote2.histogram(t + 1000 * i, schema=schema, count=6 + 4 * i, total=i * 1.5, zero=1, pos=[1 + i, 2], neg=[2 + 3 * i] if i > 9 else [2, 3 * i],
+                                      is_float=is_float, hint=GAUGE if schema == 3 else 0)
+                batch.append(remote2.series(remote.labels("h", schema=str(schema), float=str(is_float)), histograms=[h]))
+        a = remote2.write(c, batch)
+        assert a.status == 204, a.text
+    (block,) = server.flush()
+    answer = procs.promtool("tsdb", "analyze", "--extended", server.bucket_dir, os.path.basename(tsdb.blocks(server.bucket_dir)[0]))
+    assert answer.returncode == 0 and "\nSeries: 26\n" in answer.stdout, f"{block}: {answer.stdout[:300]} {answer.stderr[:300]}"

@@ -1,4 +1,6 @@
 /* Histograms in the head: any order, resent, mixed with floats, replayed, cut in part, cut; what comes back is what an array says that was sent.
+ *
+ * One file because every test sends the same requests and holds what is read against the same array.
  */
 #include <pthread.h>
 #include <setjmp.h>
