@@ -206,6 +206,7 @@ struct wal_walk {
 		uint64_t off;			/* behind its last valid frame */
 		uint64_t data_end;		/* behind its last byte that is not zero */
 		uint64_t durable;		/* bytes known to be synced */
+		uint64_t tail_off;		/* no frame that is not known to be synced stands before */
 		bool data_behind;		/* frames with records stand behind durable */
 		uint64_t settled_seq;		/* last frame before that, */
 		uint32_t settled_crc;		/* and its header_crc */
@@ -287,10 +288,10 @@ struct wal {
 	/* replay's, then the syncer's: how to start appending */
 	struct wal_start {
 		bool in_place;
-		uint64_t from;			 /* name of the newest segment; 0: none */
-		uint64_t off, durable, data_end; /* end of its frames, of what is synced, of its bytes */
-		bool tail;			 /* frames behind durable must be copied */
-		struct wal_header header;	 /* of the segment to make, or of the one to go on with */
+		uint64_t from;			  /* name of the newest segment; 0: none */
+		uint64_t off, tail_off, data_end; /* end of its frames, where those that may not be synced begin, end of its bytes */
+		bool tail;			  /* frames behind tail_off must be copied */
+		struct wal_header header;	  /* of the segment to make, or of the one to go on with */
 		uint64_t next_seq, next_sample;
 		bool marked; /* next_seq was given to the start's own frame */
 		uint32_t last_crc;

@@ -136,7 +136,7 @@ static errc start_anew(struct wal *w, struct err *err)
 	if (st->tail) {
 		wal_path_segment(from, w->dir, st->from);
 		TRY(wal_reader_open(&r, from, err));
-		r.off = st->durable > WAL_HEADER_BYTES ? st->durable : WAL_HEADER_BYTES;
+		r.off = st->tail_off > WAL_HEADER_BYTES ? st->tail_off : WAL_HEADER_BYTES;
 		r.segment = h->prev_segment;
 		r.log = w->log;
 		uint64_t need = WAL_HEADER_BYTES + st->data_end - r.off + WAL_FRAME_BYTES;
