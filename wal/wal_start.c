@@ -99,7 +99,8 @@ static errc tail_copy(struct wal *w, struct wal_reader *r, int fd, uint64_t *off
 		TRY(wal_reader_next(r, &item, err));
 		if (item.kind == WAL_ITEM_END)
 			break;
-		if (item.kind != WAL_ITEM_FRAME || item.h.seq < next)
+		/* What is to come has numbers from start.next_seq on: it would be taken for older than a frame above that, which no log of this name wrote. */
+		if (item.kind != WAL_ITEM_FRAME || item.h.seq < next || item.h.seq >= w->start.next_seq)
 			continue;
 		struct wal_frame_header h = item.h;
 		h.segment = w->start.header.segment;
