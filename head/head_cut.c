@@ -184,7 +184,7 @@ static errc order_make(struct window *w, struct cut_order *o, struct err *err)
 	for (uint32_t i = 0; i < h->n_shards; i++) {
 		TRY(head_window_index(w, i, err));
 		n += w->parts[i].p ? w->parts[i].p->n : 0;
-		n_pairs += w->parts[i].p ? w->parts[i].p->n_postings : 0;
+		n_pairs += w->parts[i].p ? w->parts[i].p->n_pairs : 0;
 	}
 	if (n == 0)
 		return OK;
@@ -192,15 +192,12 @@ static errc order_make(struct window *w, struct cut_order *o, struct err *err)
 	o->pairs = malloc(n_pairs * sizeof *o->pairs);
 	CHECK(o->v && o->pairs, ERR_NOMEM, "no memory to sort %zu series", n);
 	for (uint32_t i = 0; i < h->n_shards; i++) {
-		const struct wpart *p = w->parts[i].p;
-		for (uint32_t k = 0; p && k < p->n_postings; k++) {
-			const struct posting *e = part_posting(p, k);
-			if (e->n == 0)
-				continue;
-			struct label_pair *lp = head_pair(&h->symbols, e->pair);
+		uint64_t at = 0;
+		for (uint32_t pair; head_part_pair(w->parts[i].p, &at, &pair);) {
+			struct label_pair *lp = head_pair(&h->symbols, pair);
 			if (lp->rank == 0) {
 				lp->rank = 1;
-				o->pairs[o->n_pairs++] = e->pair;
+				o->pairs[o->n_pairs++] = pair;
 			}
 		}
 	}

@@ -84,17 +84,18 @@ void *head_pool_take(struct head_pool *p, size_t n);
 void *head_table_alloc(size_t n, size_t size);
 void head_table_free(void *v, size_t n, size_t size);
 
-/* ---- strings and label pairs, shared by all tenants (head_symbols.c) ---- */
+/* ---- label names and label pairs, shared by all tenants (head_symbols.c) ---- */
 
 struct symbol {
 	uint32_t refs, hash, n;
 	char s[];
 };
 struct label_pair {
-	struct symbol *name, *value;
-	uint32_t refs; /* 0: free, `hash` is the next free id */
-	uint32_t hash;
+	struct symbol *name;
+	uint32_t refs, hash;
 	uint32_t rank; /* the cutter's alone: place in the order of a window's pairs; 0 at rest */
+	uint32_t n;    /* bytes of the value */
+	char value[];
 };
 enum { HEAD_SERIES_CLASSES = LIMIT_LABELS_PER_SERIES + 24 }; /* one for each usual number of labels, then growing ones */
 enum { PAIRS_PER_PAGE = 4096, PAIR_PAGES = 1 << 20 };
@@ -107,7 +108,7 @@ struct symbols {
 	uint64_t *pair_slots; /* hash << 32 | id + 1 */
 	uint32_t n_pairs, pair_mask;
 	uint32_t pairs_end, pair_free;	 /* next never used id; head of the free ids, UINT32_MAX = none */
-	struct label_pair **pages;	 /* PAIR_PAGES, never moved: a pair of a live series is read without the lock */
+	struct label_pair ***pages;	 /* PAIR_PAGES, never moved: a pair of a live series is read without the lock */
 	uint32_t recent[SYMBOLS_RECENT]; /* the pair that stood in each place of the series before */
 	uint8_t secret[192];
 };
@@ -121,11 +122,11 @@ bool head_pair_find(struct symbols *sy, struct span name, struct span value, uin
 
 static inline struct label_pair *head_pair(const struct symbols *sy, uint32_t id)
 {
-	return &sy->pages[id / PAIRS_PER_PAGE][id % PAIRS_PER_PAGE];
+	return sy->pages[id / PAIRS_PER_PAGE][id % PAIRS_PER_PAGE];
 }
 static inline struct label head_pair_label(const struct label_pair *p)
 {
-	return (struct label){{p->name->s, p->name->n}, {p->value->s, p->value->n}};
+	return (struct label){{p->name->s, p->name->n}, {p->value, p->n}};
 }
 
 /* ---- series (head_series.c) ---- */
@@ -364,7 +365,6 @@ static inline uint32_t head_spread(uint64_t x)
 
 enum { POSTINGS_PER_PAGE = 256 };
 struct posting {
-	uint32_t pair;
 	uint32_t n, newest;   /* entries, and the last of them */
 	uint32_t first, last; /* pieces; none while n < 2 */
 	uint32_t bytes;	      /* in pieces */
@@ -391,9 +391,9 @@ struct wpart {
 	uint64_t *map; /* low half of the series' hash << 32 | local + 1, open addressing; made when it is first asked for */
 	uint32_t map_mask, n_mapped;
 	uint32_t n_indexed;	 /* series whose labels are in the postings: they follow in slices (head_window_index) */
-	uint64_t *posting_slots; /* pair << 32 | number of its list + 1, open addressing */
-	uint32_t postings_mask;
-	struct posting **postings; /* lists, in pages; the first one may be smaller */
+	uint64_t *posting_slots; /* pair << 32 | its only number or its list, open addressing */
+	uint32_t postings_mask, n_pairs; /* slots less one, and how many are taken */
+	struct posting **postings;	 /* lists, in pages; the first one may be smaller */
 	uint32_t n_postings, cap_first_postings, n_posting_pages, cap_posting_pages;
 	struct name_pairs *names;
 	uint32_t n_names, cap_names;
@@ -496,10 +496,13 @@ bool head_window_zero_fits_locked(struct tenant *tn, uint32_t shard, const struc
 /* Postings follow the series that there are when it is called, a slice a lock hold: before a question, before the cut, and by the cutter's tick. So a new series costs the
  * request, and a start, no postings. */
 CHECKED errc head_window_index(struct window *w, uint32_t shard, struct err *err);
-struct posting *head_part_posting(const struct wpart *p, uint32_t pair);
+/* How many series of a part have a pair. */
+uint32_t head_posting_count(const struct wpart *p, uint32_t pair);
+/* The pairs that series of a part have, in no order: *at goes from 0 on; false: no more. */
+bool head_part_pair(const struct wpart *p, uint64_t *at, uint32_t *pair);
 struct name_pairs *head_part_name(const struct wpart *p, const struct symbol *name);
-/* Entries below `below` into out, which has room for e->n; how many. */
-uint32_t head_posting_read(const struct wpart *p, const struct posting *e, uint32_t below, uint32_t *out);
+/* The numbers of a pair's series below `below` into out, which has room for all of them; how many. */
+uint32_t head_posting_read(const struct wpart *p, uint32_t pair, uint32_t below, uint32_t *out);
 static inline struct posting *part_posting(const struct wpart *p, uint32_t number)
 {
 	return &p->postings[number / POSTINGS_PER_PAGE][number % POSTINGS_PER_PAGE];

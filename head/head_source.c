@@ -46,11 +46,11 @@ static errc part_get(struct postings_index *base, struct span name, struct span 
 		return OK;
 	pthread_mutex_lock(&h->shards[ix->shard].mu);
 	const struct wpart *part = ix->w->parts[ix->shard].p;
-	const struct posting *p = head_part_posting(part, id);
-	if (p && p->n > 0) {
-		uint32_t *v = arena_alloc(arena, p->n * sizeof *v);
+	uint32_t count = head_posting_count(part, id);
+	if (count > 0) {
+		uint32_t *v = arena_alloc(arena, count * sizeof *v);
 		if (v)
-			*out = (struct postings){v, head_posting_read(part, p, ix->n, v)};
+			*out = (struct postings){v, head_posting_read(part, id, ix->n, v)};
 		else
 			rc = err_set(err, ERR_NOMEM, "a query needs more memory than it may have");
 	}
@@ -79,11 +79,9 @@ static errc pairs_of(struct window *w, uint32_t shard, struct span name, uint32_
 			rc = err_set(err, ERR_NOMEM, "no memory for a query");
 			break;
 		}
-		for (uint32_t k = 0; k < np->n; k++) {
-			const struct posting *po = head_part_posting(p, np->v[k]);
-			if (po && po->n > 0)
+		for (uint32_t k = 0; k < np->n; k++)
+			if (head_posting_count(p, np->v[k]) > 0)
 				(*v)[(*n)++] = np->v[k];
-		}
 	}
 	pthread_mutex_unlock(&h->shards[shard].mu);
 	return rc;
@@ -436,7 +434,7 @@ static errc list_matching(struct window *w, struct span name, const struct match
 		for (uint32_t k = 0; k < s->n_pairs; k++) {
 			const struct label_pair *p = head_pair(&w->head->symbols, s->pairs[k]);
 			struct label l = head_pair_label(p);
-			const struct symbol *what = name.p ? p->value : p->name;
+			const void *what = name.p ? (const void *)p : p->name; /* a value of one name stands in one pair */
 			bool fresh;
 			if (name.p && !span_eq(l.name, name))
 				continue;
