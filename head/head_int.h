@@ -1,5 +1,5 @@
 /* head/head_int.h - what the files of head/ share. Reading order: head_pool.c, head_symbols.c, head_series.c, head_chunkfile.c,
- * head_piece.c, head_open.c, head_leaf.c, head_hist.c, head_hist_chunks.c, head_window.c, head_postings.c, head_tenant.c, head_spelling.c, head_append.c, head_append_hist.c, head_log.c, head_replay.c, head_cut.c, head_cutter.c, head_checkpoint.c,
+ * head_piece.c, head_open.c, head_chain.c, head_leaf.c, head_hist.c, head_hist_chunks.c, head_window.c, head_postings.c, head_tenant.c, head_spelling.c, head_append.c, head_append_hist.c, head_log.c, head_replay.c, head_cut.c, head_cutter.c, head_checkpoint.c,
  * head_source.c, head_usage.c, head_cardinality.c, head_full.c, head.c.
  *
  * Exemplars and metadata stand aside: head_annotate.c, head_exemplar_ring.c, head_exemplars.c, head_metadata.c, with head_annotations_int.h.
@@ -41,6 +41,7 @@ enum {
 	HEAD_RAW_SAMPLES = 240,	     /* a raw leaf is split above; as many as a chunk can have */
 	HEAD_RAW_LEAVES = 64,	     /* raw leaves of a series before the farthest one is sealed: 245 kB */
 	HEAD_RAW_LEAVES_TIGHT = 2,   /* the same above 60 % of the memory limit */
+	HEAD_SPILL_PIECES = 4,	     /* full pieces of an open chunk that leave for the chunk file together */
 	HEAD_FDS = 8,		     /* chunk files open at once */
 	HEAD_SLICE = 512,	     /* series handled under one hold of a shard's lock by background work */
 	HEAD_SELECT_BATCH = 64,	     /* series read at once by an iterator */
@@ -244,11 +245,31 @@ struct chunkfile_fds {
 	} v[HEAD_FDS];
 };
 void head_chunkfile_init(struct chunkfile *f, struct head *h, struct ulid ulid, _Atomic uint64_t *total2);
-/* Copies one chunk to the file's end. A write that fails (disk full) keeps the bytes in memory; only ERR_NOMEM is an error. */
-CHECKED errc head_chunkfile_append(struct chunkfile *f, uint64_t ref, const struct chunk *c, uint64_t *off, struct err *err);
+/* One record. A chunk of floats may stand in several: all but the last `goes_on`, and each names the one before it; so do the chunks of a chain. */
+#define CHUNKFILE_NONE ((UINT64_C(1) << 40) - 1) /* no offset: smaller ones fit a leaf and a chain */
+struct chunkfile_record {
+	uint64_t ref;
+	int64_t mint, maxt;
+	uint64_t previous;  /* CHUNKFILE_NONE: none */
+	uint16_t before, n; /* floats: payload bytes of the chunk in records before, and its samples up to here */
+	uint8_t enc;
+	bool goes_on;
+	struct span data; /* of floats without the count that begins a chunk */
+};
+enum { CHUNKFILE_HEADER = 39, CHUNKFILE_OVERHEAD = CHUNKFILE_HEADER + 4 };
+/* Copies it to the file's end. A write that fails (disk full) keeps the bytes in memory; only ERR_NOMEM is an error. */
+CHECKED errc head_chunkfile_append(struct chunkfile *f, const struct chunkfile_record *r, uint64_t *off, struct err *err);
 /* Reads and checks the record at off; the payload (len bytes) goes to out, which has room for len + CHUNKFILE_OVERHEAD. */
-enum { CHUNKFILE_HEADER = 29, CHUNKFILE_OVERHEAD = CHUNKFILE_HEADER + 4 };
 CHECKED errc head_chunkfile_read(struct chunkfile *f, uint64_t off, uint32_t len, uint8_t *out, struct err *err);
+/* The chunk of floats whose last record is at off, with its count, into out (HEAD_CHUNK_MAX_BYTES). */
+struct chunkfile_chunk {
+	int64_t mint, maxt;
+	uint64_t previous;	     /* of its first record */
+	uint32_t n, n_bytes, n_last; /* samples, bytes with the count, payload bytes of the last record */
+};
+CHECKED errc head_chunkfile_chunk(struct chunkfile *f, uint64_t off, uint8_t *out, struct chunkfile_chunk *c, struct err *err);
+/* The first n payload bytes of a chunk that is still open, the last of which are at off. *previous: of its first record. */
+CHECKED errc head_chunkfile_begun(struct chunkfile *f, uint64_t off, uint32_t n, uint8_t *out, uint64_t *previous, struct err *err);
 uint64_t head_chunkfile_bytes(struct chunkfile *f);
 void head_chunkfile_remove(struct chunkfile *f);
 
@@ -271,8 +292,8 @@ struct leaf {
 			uint64_t touched : 1; /* not what the cutting rule made of the samples as they came in order, or not known to end where the
 						 rule ends it */
 			uint64_t n : 8;
-			uint64_t len : 14; /* FILE: payload bytes */
-			uint64_t off : 40; /* FILE: in the chunk file */
+			uint64_t len : 14; /* FILE: payload bytes of its last record */
+			uint64_t off : 40; /* FILE: of that in the chunk file */
 		};
 		struct {
 			uint64_t : 10;
@@ -296,13 +317,16 @@ struct leaves {
 
 /* A series in a window. One cache line; times are from the window's start. */
 struct wseries {
-	struct leaves *leaves; /* NULL: none */
-	uint64_t v;	       /* of the open chunk's last sample */
-	uint32_t t, dt;	       /* its time, and that less the one before */
-	uint32_t start;	       /* of the open chunk */
-	uint32_t next_at;      /* where the rule will end it */
-	uint32_t first, last;  /* pieces; 0: none */
-	uint16_t n, n_bytes;   /* samples of the open chunk (0: none is open), and its payload bytes with the count */
+	union {
+		struct leaves *leaves; /* NULL: none */
+		uint64_t chain;	       /* odd: what lies before the open chunk's pieces is in the file (head_chain.c) */
+	};
+	uint64_t v;	      /* of the open chunk's last sample */
+	uint32_t t, dt;	      /* its time, and that less the one before */
+	uint32_t start;	      /* of the open chunk */
+	uint32_t next_at;     /* where the rule will end it */
+	uint32_t first, last; /* pieces; 0: none */
+	uint16_t n, n_bytes;  /* samples of the open chunk (0: none is open), and its payload bytes with the count */
 	uint8_t leading, trailing, bits_left;
 	uint8_t shard;
 	uint32_t local; /* number in its part */
@@ -312,13 +336,32 @@ struct wseries {
 };
 _Static_assert(sizeof(struct wseries) == 64, "one cache line");
 
+/* A chain: bit 0 set | 40 bits: offset of its last record | 13 bits: payload bytes of the open chunk that are there | 10 bits: chunks, 1023 = or more. */
+#define CHAIN_CHUNKS_MAX 1023u
+static inline bool ws_chained(const struct wseries *ws)
+{
+	return ws->chain & 1;
+}
+static inline uint64_t chain_of(uint64_t off, uint32_t spilled, uint32_t chunks)
+{
+	return 1 | off << 1 | (uint64_t)spilled << 41 | (uint64_t)(chunks < CHAIN_CHUNKS_MAX ? chunks : CHAIN_CHUNKS_MAX) << 54;
+}
+static inline uint64_t chain_off(uint64_t chain)
+{
+	return chain >> 1 & CHUNKFILE_NONE;
+}
+static inline uint32_t chain_spilled(uint64_t chain)
+{
+	return chain & 1 ? (uint32_t)(chain >> 41) & 8191 : 0;
+}
+static inline uint32_t chain_chunks(uint64_t chain)
+{
+	return chain & 1 ? (uint32_t)(chain >> 54) : 0;
+}
+
 static inline uint32_t ws_leaves(const struct wseries *ws)
 {
-	return ws->leaves ? ws->leaves->n : 0;
-}
-static inline bool ws_touched(const struct wseries *ws)
-{
-	return ws->leaves && ws->leaves->touched;
+	return ws->leaves && !ws_chained(ws) ? ws->leaves->n : 0;
 }
 
 /* REPLACED: the same histogram in another layout, in the other's place: no new sample, but it must be logged. */
@@ -326,10 +369,37 @@ enum insert_verdict { INSERT_STORED, INSERT_DUPLICATE, INSERT_CONFLICT, INSERT_F
 struct window;
 struct wpart;
 /* The open chunk (head_open.c), under the shard's lock. append: t is behind its last sample, or it is empty; false: no memory, nothing was changed. read: the payload
- * with its count into out (HEAD_CHUNK_MAX_BYTES are enough). drop: it is empty again. */
-bool head_open_append(struct wpart *part, struct wseries *ws, uint32_t t, int64_t window_start, uint64_t v);
-size_t head_open_read(const struct wpart *part, const struct wseries *ws, uint8_t *out);
+ * with its count into out (HEAD_CHUNK_MAX_BYTES are enough). read_pieces: the same but for chain_spilled(ws->chain) bytes behind the count, which
+ * are left as they are. drop: it is empty again. */
+bool head_open_append(struct window *w, struct wpart *part, struct wseries *ws, uint32_t t, uint64_t v);
+CHECKED errc head_open_read(struct window *w, const struct wpart *part, const struct wseries *ws, uint8_t *out, size_t *n, struct err *err);
+size_t head_open_read_pieces(const struct wpart *part, const struct wseries *ws, uint8_t *out);
 void head_open_drop(struct wpart *part, struct wseries *ws);
+/* Its payload bytes that are in pieces. */
+static inline uint32_t ws_in_pieces(const struct wseries *ws)
+{
+	return ws->n == 0 ? 0 : ws->n_bytes - (uint32_t)XOR_HEADER_BYTES - chain_spilled(ws->chain);
+}
+
+/* Chains (head_chain.c), under the shard's lock, or of a frozen part. may: no leaves and no histograms, so that the next full chunk goes into one. spill: the open
+ * chunk's first pieces, up to `last` and n of them, go to the file if there is memory for it. end: all of it goes there. unfold: leaves take the chain's place, and pieces
+ * what was spilled. */
+static inline bool ws_may_chain(const struct wseries *ws)
+{
+	return (ws->chain == 0 || ws_chained(ws)) && !ws->hist;
+}
+void head_chain_spill_locked(struct window *w, struct wpart *part, struct wseries *ws, uint32_t last, uint32_t n);
+CHECKED errc head_chain_end_locked(struct window *w, struct wpart *part, struct wseries *ws, struct err *err);
+CHECKED errc head_chain_unfold_locked(struct window *w, struct shard *sh, struct wpart *part, struct wseries *ws, struct err *err);
+/* Its full chunks from the newest on, with the payloads in out (HEAD_CHUNK_MAX_BYTES); no lock is needed. chain: as copied. spilled: where the open chunk's bytes
+ * go: behind the count in out. */
+struct chain_reader {
+	struct window *w;
+	uint64_t off, at; /* of the next chunk to read, and of the one read last */
+	int64_t before;	  /* that begins here */
+};
+CHECKED errc head_chain_open(struct window *w, uint64_t chain, int64_t open_mint, uint8_t *spilled, struct chain_reader *out, struct err *err);
+CHECKED errc head_chain_next(struct chain_reader *r, uint8_t *out, struct chunkfile_chunk *c, bool *more, struct err *err);
 
 /* Under the shard's lock, t inside the window. FAILED: err says why, nothing was changed. winner: a conflict is decided by float_winner
  * (replay) instead of refused. *late is set when t was not behind all others. */
@@ -337,6 +407,9 @@ enum insert_verdict head_leaf_insert_locked(
 	struct window *w, struct shard *sh, struct wpart *part, struct wseries *ws, int64_t t, uint64_t v, bool winner, bool *late, struct err *err);
 /* The samples of a leaf into out (HEAD_RAW_SAMPLES + 1 entries). bytes: room for a chunk's record. */
 CHECKED errc head_leaf_decode(struct window *w, const struct leaf *l, struct chunk_sample *out, uint8_t *bytes, size_t *n, struct err *err);
+
+/* Room for more leaves behind those that there are. */
+CHECKED errc head_leaves_room(struct wpart *part, struct wseries *ws, uint32_t more, struct err *err);
 
 /* Whether a float of time t is there. */
 CHECKED errc head_leaf_has_locked(
@@ -353,7 +426,7 @@ bool head_pieces_reserve(struct wpart *p, uint32_t n);
 
 static inline bool ws_empty(const struct wseries *ws)
 {
-	return ws->n == 0 && ws_leaves(ws) == 0 && !(ws->hist && ws->hist->n > 0);
+	return ws->n == 0 && ws_leaves(ws) == 0 && !ws_chained(ws) && !(ws->hist && ws->hist->n > 0);
 }
 
 static inline uint32_t head_spread(uint64_t x)
@@ -390,8 +463,8 @@ struct wpart {
 	uint32_t n_pieces, cap_first, n_piece_pages, cap_piece_pages, free_piece, n_free_pieces;
 	uint64_t *map; /* low half of the series' hash << 32 | local + 1, open addressing; made when it is first asked for */
 	uint32_t map_mask, n_mapped;
-	uint32_t n_indexed;	 /* series whose labels are in the postings: they follow in slices (head_window_index) */
-	uint64_t *posting_slots; /* pair << 32 | its only number or its list, open addressing */
+	uint32_t n_indexed;		 /* series whose labels are in the postings: they follow in slices (head_window_index) */
+	uint64_t *posting_slots;	 /* pair << 32 | its only number or its list, open addressing */
 	uint32_t postings_mask, n_pairs; /* slots less one, and how many are taken */
 	struct posting **postings;	 /* lists, in pages; the first one may be smaller */
 	uint32_t n_postings, cap_first_postings, n_posting_pages, cap_posting_pages;
@@ -467,7 +540,7 @@ struct window {
 /* The time of a series' newest sample in a window; it has one. */
 static inline int64_t head_ws_newest(const struct window *w, const struct wseries *ws)
 {
-	uint32_t t = ws->n > 0 || ws_leaves(ws) == 0 ? ws->t : ws->leaves->v[ws->leaves->n - 1].maxt;
+	uint32_t t = ws->n > 0 || ws_leaves(ws) == 0 ? ws->t : ws->leaves->v[ws->leaves->n - 1].maxt; /* of a chain: t is behind it */
 	if (UNLIKELY(ws->hist && ws->hist->n > 0 && ws->hist->v[ws->hist->n - 1].maxt > t))
 		t = ws->hist->v[ws->hist->n - 1].maxt;
 	return w->start + t;
