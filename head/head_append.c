@@ -84,6 +84,11 @@ static void ctx_give(struct head *h, struct append_ctx *c)
 	c->n_wins = 0;
 	c->n_logged = c->n_defs = c->n_hists_logged = 0;
 	arena_reset(&c->arena);
+	/* Definitions made it large; samples of known series need a tenth. */
+	if (c->group.cap > HEAD_LOG_GROUP_BYTES / 4) {
+		buf_free(&c->group);
+		buf_init(&c->group, 4 * HEAD_LOG_GROUP_BYTES);
+	}
 	bool keep = c->cap_samples <= CTX_KEPT_SAMPLES && c->cap_hists <= CTX_KEPT_SAMPLES / 4 && c->cap_symbols <= CTX_KEPT_SAMPLES &&
 		    c->arena.held_bytes <= MIB && c->wire.cap <= MIB && c->cap_wins <= 1024;
 	pthread_mutex_lock(&h->ctx_mu);

@@ -31,8 +31,8 @@ static struct buf buffer_take(struct ingest *in, size_t max)
 static void buffer_give(struct ingest *in, struct buf b)
 {
 	pthread_mutex_lock(&in->buffers_mu);
-	/* A giant request's buffer is not kept: it would stay resident for nothing. */
-	if (in->n_buffers < INGEST_BUFFERS_KEPT && b.cap <= 4 * MIB) {
+	/* That of a giant request, or of one full of new series, is not kept: it would stay resident for nothing. */
+	if (in->n_buffers < INGEST_BUFFERS_KEPT && b.cap <= MIB / 4) {
 		in->buffers[in->n_buffers++] = b;
 		b.p = NULL;
 	}
