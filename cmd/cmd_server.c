@@ -128,7 +128,9 @@ static void *replay_main(void *arg)
 	struct server *s = arg;
 	struct err err = {0};
 	struct wal_replay_stats st = {0};
-	errc rc = wal_replay(s->wal, replay_frame, s, replay_progress, &st, &err);
+	errc rc = head_load(s->head, &err);
+	if (rc == OK)
+		rc = wal_replay(s->wal, replay_frame, s, replay_progress, &st, &err);
 	if (rc == OK)
 		rc = head_start(s->head, &err);
 	if (rc != OK) {

@@ -312,7 +312,7 @@ static errc append_series_locked(
 		if (t > part->max_t)
 			part->max_t = t;
 		c->wins[c->cur].n++;
-		if (UNLIKELY(look) && !young)
+		if (UNLIKELY(look) && !young && !atomic_load_explicit(&c->head->snap.keys_held, memory_order_relaxed))
 			young = key_change(s, samples[k].v, before);
 		if (young && def == UINT32_MAX) {
 			def = (uint32_t)c->n_defs++;

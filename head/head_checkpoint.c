@@ -123,7 +123,7 @@ errc head_checkpoint_maybe(struct head *h, struct err *err)
 
 	buf_init(&record, LIMIT_WAL_FRAME_BYTES);
 	buf_init(&wire, 2 * HEAD_SERIES_WIRE_BYTES);
-	h->n_checkpoint++;
+	h->n_checkpoint = (h->n_checkpoint + 1) | CHECKPOINT_MARK;
 	held = malloc((cap + 64) * sizeof *held);
 	CHECK(held, ERR_NOMEM, "no memory for a checkpoint");
 	TRY(wal_checkpoint_begin(h->cfg.wal, upto, &cp, err));

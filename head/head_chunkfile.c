@@ -9,7 +9,8 @@
  *       29     -  payload
  *        +     4  crc32c of everything before
  *
- * Never synced and never read by another process: the log covers it, and head_open empties the directory. Leaves refer to records by
+ * The log covers it, so it is synced only when a snapshot is about to name it (head_snapshot_write.c): a later process goes on in it then, cut back to what the
+ * snapshot knows. head_load removes all others. Leaves refer to records by
  * offset; the checksum is looked at on every read. Writes are gathered: 4 KiB at first, an eighth of the file later, 64 KiB at most, so a
  * thousand small windows hold little. When the disk is full the bytes stay in memory (the memory limit sees them) and are tried again.
  * Few descriptors are open at once, whatever the number of windows.
@@ -80,6 +81,12 @@ static void count_memory(struct chunkfile *f, size_t from, size_t to)
 	atomic_fetch_add_explicit(f->total2, (uint64_t)to - from, memory_order_relaxed);
 }
 
+static void flush_at_set(struct chunkfile *f)
+{
+	uint64_t at = f->flushed / 8;
+	f->flush_at = at < CHUNKFILE_FIRST_WRITE ? CHUNKFILE_FIRST_WRITE : at > HEAD_CHUNK_BUFFER_BYTES ? HEAD_CHUNK_BUFFER_BYTES : (size_t)at;
+}
+
 static void flush(struct chunkfile *f)
 {
 	struct err err = {0};
@@ -99,8 +106,7 @@ static void flush(struct chunkfile *f)
 	atomic_fetch_add_explicit(&f->head->chunk_file_bytes, f->n, memory_order_relaxed);
 	f->flushed += f->n;
 	f->n = 0;
-	uint64_t at = f->flushed / 8;
-	f->flush_at = at < CHUNKFILE_FIRST_WRITE ? CHUNKFILE_FIRST_WRITE : at > HEAD_CHUNK_BUFFER_BYTES ? HEAD_CHUNK_BUFFER_BYTES : (size_t)at;
+	flush_at_set(f);
 	if (f->cap > f->flush_at * 2 + HEAD_CHUNK_MAX_BYTES) {
 		count_memory(f, f->cap, 0);
 		free(f->buf);
@@ -164,8 +170,59 @@ errc head_chunkfile_read(struct chunkfile *f, uint64_t off, uint32_t len, uint8_
 		f->head->cfg.chunk_dir, ulid_text(f->ulid).s, (unsigned long long)off);
 	memmove(out, out + CHUNKFILE_HEADER, len);
 fail:
-	if (pinned)
+	if (pinned) {
 		fd_put(f, fd, slot);
+		/* A snapshot would bring the damage over the next start: without one the log mends it. */
+		if (rc != OK)
+			head_snapshot_drop(f->head, "a chunk of an open window can't be read");
+	}
+	return rc;
+}
+
+errc head_chunkfile_sync(struct chunkfile *f, uint64_t *bytes, struct err *err)
+{
+	errc rc = OK;
+	int fd = -1, slot = -1;
+	pthread_mutex_lock(&f->mu);
+	if (f->n > 0)
+		flush(f);
+	bool all = f->n == 0;
+	*bytes = f->flushed;
+	pthread_mutex_unlock(&f->mu);
+	CHECK(all, ERR_NOSPACE, "full chunks of window %s could not be written", ulid_text(f->ulid).s);
+	CHECK(!f->unsynced, ERR_IO, "the chunk file of window %s could not be synced before", ulid_text(f->ulid).s);
+	if (*bytes == 0)
+		return OK;
+	TRY(fd_get(f, &fd, &slot, err));
+	rc = io_fdatasync(fd, err);
+	f->unsynced = rc != OK;
+	fd_put(f, fd, slot);
+fail:
+	return rc;
+}
+
+errc head_chunkfile_adopt(struct chunkfile *f, uint64_t bytes, struct err *err)
+{
+	errc rc = OK;
+	int fd = -1;
+	uint64_t size;
+	char path[PATH_BYTES];
+	path_of(f, path);
+	if (bytes == 0)
+		return OK;
+	TRY(io_open(path, IO_READ | IO_WRITE, &fd, err));
+	TRY(io_size(fd, &size, err));
+	CHECK(size >= bytes, ERR_CORRUPT, "%s has %llu bytes, the snapshot knows %llu", path, (unsigned long long)size, (unsigned long long)bytes);
+	if (size > bytes)
+		TRY(io_truncate(fd, bytes, err));
+	pthread_mutex_lock(&f->mu);
+	f->exists = true;
+	f->flushed = bytes;
+	flush_at_set(f);
+	pthread_mutex_unlock(&f->mu);
+	atomic_fetch_add_explicit(&f->head->chunk_file_bytes, bytes, memory_order_relaxed);
+fail:
+	io_close(fd);
 	return rc;
 }
 

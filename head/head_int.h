@@ -1,6 +1,6 @@
 /* head/head_int.h - what the files of head/ share. Reading order: head_pool.c, head_symbols.c, head_series.c, head_chunkfile.c,
  * head_piece.c, head_open.c, head_leaf.c, head_window.c, head_postings.c, head_tenant.c, head_append.c, head_log.c, head_replay.c, head_cut.c, head_cutter.c, head_checkpoint.c,
- * head_source.c, head.c.
+ * head_snapshot.c, head_snapshot_write.c, head_snapshot_load.c, head_source.c, head.c.
  *
  * Locks, outermost first; a function that ends in _locked needs the one its comment names:
  *
@@ -114,6 +114,8 @@ void head_symbols_destroy(struct symbols *sy);
 /* Interns all or nothing. */
 CHECKED errc head_pairs_ref(struct symbols *sy, struct labels l, uint32_t *ids, struct err *err);
 void head_pairs_unref(struct symbols *sy, const uint32_t *ids, uint32_t n);
+/* Once more each; under sy->mu. The caller holds them already. */
+static inline void head_pairs_hold_locked(struct symbols *sy, const uint32_t *ids, uint32_t n);
 /* The id of a pair that some live series has, or false. For queries. */
 bool head_pair_find(struct symbols *sy, struct span name, struct span value, uint32_t *id);
 
@@ -126,6 +128,12 @@ static inline struct label head_pair_label(const struct label_pair *p)
 	return (struct label){{p->name->s, p->name->n}, {p->value->s, p->value->n}};
 }
 
+static inline void head_pairs_hold_locked(struct symbols *sy, const uint32_t *ids, uint32_t n)
+{
+	for (uint32_t i = 0; i < n; i++)
+		head_pair(sy, ids[i])->refs++;
+}
+
 /* ---- series (head_series.c) ---- */
 
 struct hash128 {
@@ -134,6 +142,8 @@ struct hash128 {
 
 /* How often the log has what samples of the series need to be read: its definition, then (KEY_*) the change of its key. */
 enum def_state { DEF_NONE, DEF_ONCE, DEF_TWICE, KEY_NONE, KEY_ONCE };
+
+#define CHECKPOINT_MARK UINT32_C(0x80000000)
 
 /* Structs are reused for other series but never unmapped, so that an alias can look whether `ref` is still the one it knew. What a known sample needs
  * is the first 64 bytes. */
@@ -146,7 +156,7 @@ struct series {
 	uint32_t ws_window;
 	uint32_t newest_window; /* the greatest serial of a window it was ever in */
 	uint32_t tenant;
-	uint32_t checkpoint; /* number of the last checkpoint that holds it */
+	uint32_t checkpoint; /* CHECKPOINT_MARK and the number of the last checkpoint that holds it, or its number in a snapshot */
 	uint32_t n_windows;
 	uint16_t n_pairs;
 	uint8_t n_aliases : 4, def_state : 3, key_no : 1;
@@ -202,6 +212,11 @@ static inline uintptr_t head_slot_address(table_slot s)
 uintptr_t head_table_find_locked(struct head *h, struct shard *sh, struct hash128 x, uint32_t tenant, struct span wire);
 CHECKED errc head_series_new_locked(
 	struct head *h, struct shard *sh, struct tenant *tn, struct hash128 x, struct labels l, struct series **out, struct err *err);
+/* Room for n series in all, so that the table need not grow step by step. Best effort. */
+void head_table_reserve_locked(struct head *h, struct shard *sh, uint64_t n);
+/* A series of a snapshot, whose pairs the caller has counted for it. *out NULL: it is there already. ERR_NOMEM: nothing was changed. */
+CHECKED errc head_series_load_locked(struct head *h, struct shard *sh, struct tenant *tn, struct hash128 x, struct span wire, const uint32_t *pairs,
+	uint32_t n, uint64_t ref, struct series **out, struct err *err);
 void head_series_remove_locked(struct head *h, struct shard *sh, struct series *s);
 /* Best effort: without memory the next request of this spelling is decoded again. */
 void head_alias_add_locked(struct head *h, struct shard *sh, struct hash128 x, struct span wire, struct series *s, uint64_t ref, uint32_t home);
@@ -222,6 +237,7 @@ struct chunkfile {
 	size_t n, cap, flush_at;
 	uint64_t flushed;
 	bool exists;
+	bool unsynced; /* a sync of it failed: what the disk has is not known */
 	_Atomic uint64_t *total2; /* the window's memory */
 };
 struct chunkfile_fds {
@@ -241,6 +257,10 @@ CHECKED errc head_chunkfile_append(struct chunkfile *f, uint64_t ref, const stru
 enum { CHUNKFILE_HEADER = 29, CHUNKFILE_OVERHEAD = CHUNKFILE_HEADER + 4 };
 CHECKED errc head_chunkfile_read(struct chunkfile *f, uint64_t off, uint32_t len, uint8_t *out, struct err *err);
 uint64_t head_chunkfile_bytes(struct chunkfile *f);
+/* All that was appended is on disk; *bytes: how much that is. */
+CHECKED errc head_chunkfile_sync(struct chunkfile *f, uint64_t *bytes, struct err *err);
+/* Goes on in the file that a snapshot knows, cut back to `bytes`. ERR_CORRUPT: it is not there, or shorter. */
+CHECKED errc head_chunkfile_adopt(struct chunkfile *f, uint64_t bytes, struct err *err);
 void head_chunkfile_remove(struct chunkfile *f);
 
 /* ---- a series in a window (head_leaf.c) ---- */
@@ -298,7 +318,8 @@ struct wseries {
 	uint8_t shard;
 	uint32_t local; /* number in its part */
 	uint8_t fill;	/* bytes used of the last piece */
-	uint8_t unused[11];
+	uint8_t unused[3];
+	uint64_t known_seq; /* replay's: it came from a snapshot with all samples of frames up to this one; 0: it did not */
 };
 _Static_assert(sizeof(struct wseries) == 64, "one cache line");
 
@@ -593,6 +614,62 @@ void head_gauges(struct head *h);
 struct replay_state; /* head_replay.c */
 void head_replay_free(struct head *h);
 CHECKED errc head_replay_end(struct head *h, struct err *err);
+/* For who loads a snapshot. series: the log calls s by this ref; ERR_CORRUPT: another one, too. window: *out NULL: what it held is in blocks. windowed: it is in
+ * one. clear: as if nothing had been read so far, but for cuts. loaded: all of frames <= seq is there, and the log was synced up to `synced`. */
+CHECKED errc head_replay_series(struct head *h, uint64_t ref, struct series *s, struct err *err);
+CHECKED errc head_replay_window(struct head *h, struct span tenant, const struct wal_window *ww, uint64_t first_segment, uint64_t seq,
+	struct window **out, struct err *err);
+void head_replay_windowed(struct head *h, const struct series *s);
+CHECKED errc head_replay_cut(struct head *h, const struct cut_record *r, struct err *err);
+bool head_replay_has_file(struct head *h, struct ulid window);
+void head_replay_clear(struct head *h);
+void head_replay_loaded(struct head *h, uint64_t seq, uint64_t synced);
+
+/* ---- snapshots (head_snapshot*.c) ---- */
+
+enum { SNAPSHOT_VERSION = 1, SNAPSHOT_HEADER = 16, SNAPSHOT_SECTION_HEADER = 20 };
+#define SNAPSHOT_SECTION_MAX (64 * MIB)		/* a series of a million chunks fits */
+#define SNAPSHOT_BYTES_PER_S (64 * MIB)		/* unless the configuration says otherwise */
+enum snapshot_section {
+	SNAPSHOT_MARK = 1,
+	SNAPSHOT_CUTS,
+	SNAPSHOT_TENANTS,
+	SNAPSHOT_PAIRS,
+	SNAPSHOT_SERIES,
+	SNAPSHOT_WINDOW,
+	SNAPSHOT_STATES,
+	SNAPSHOT_WINDOW_END,
+	SNAPSHOT_END,
+	SNAPSHOT_OPTIONAL = 128, /* and above: who does not know it goes on */
+};
+enum { SNAPSHOT_HAS_LEAVES = 1, SNAPSHOT_HAS_OPEN = 2, SNAPSHOT_HAS_OTHER = 4, SNAPSHOT_OPEN_BYTES = 30, SNAPSHOT_CUT_BYTES = 57 };
+
+struct head_snapshots {
+	/* mu: the file's name, too */
+	pthread_mutex_t mu;
+	bool damaged; /* a chunk that a snapshot may name can't be read: there is none any more, and none is written */
+	/* atomics */
+	_Atomic bool keys_held; /* series keep their keys */
+	_Atomic int64_t written_ms; /* 0: none */
+	_Atomic uint64_t bytes;
+	/* windows_mu */
+	bool wanted;
+	uint64_t tries;
+	errc last;
+	/* the cutter's */
+	uint64_t pos; /* of the newest one's mark in the log */
+	uint64_t n_series; /* seen at the tick before */
+	int64_t not_before_ns;
+};
+/* Where it is, and under which name it is written. */
+enum { SNAPSHOT_PATH_BYTES = 4096 };
+void head_snapshot_path(const struct head *h, bool tmp, char *out);
+/* Writes one. The cutter's. */
+CHECKED errc head_snapshot_write(struct head *h, struct err *err);
+/* The same when it is time to, or when somebody asks; `stopping`: the last chance. */
+void head_snapshot_maybe(struct head *h, bool stopping);
+/* What it names can't be relied on: it is removed, and the next start reads the whole log. Any thread, without locks below fds.mu. */
+void head_snapshot_drop(struct head *h, const char *why);
 
 struct announce {
 	struct wal_cut cut;
@@ -601,7 +678,7 @@ struct announce {
 
 struct head_metrics {
 	struct metric *series, *windows, *memory, *appended, *duplicate, *late, *created, *cut, *cut_seconds, *cut_failures, *refused[ERRID_COUNT],
-		*unknown, *checkpoints, *chunk_write_failures;
+		*unknown, *checkpoints, *chunk_write_failures, *snapshots, *snapshot_failures, *snapshot_seconds, *snapshot_bytes, *snapshot_age;
 };
 
 struct head {
@@ -638,6 +715,8 @@ struct head {
 	/* cuts */
 	pthread_mutex_t cuts_mu;
 	struct cut_list cuts;
+	struct head_snapshots snap;
+	bool loaded; /* head_load was called */
 	/* the cutter's */
 	pthread_t cutter;
 	bool cutter_runs;

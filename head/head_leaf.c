@@ -348,12 +348,15 @@ enum insert_verdict head_leaf_insert_locked(
 		return append(w, sh, part, ws, t, v, err);
 	*late = true;
 	if (ws->n > 0 && rel(w, t) >= ws->start) {
-		if (rel(w, t) == ws->t && !winner)
+		if (rel(w, t) == ws->t && (!winner || ws->v == v))
 			return same_time(ws->v, v, false, &replace);
 		size_t n, n_bytes = head_open_read(part, ws, sh->scratch_bytes);
 		if (xor_decode(span_of(sh->scratch_bytes, n_bytes), sh->scratch, HEAD_RAW_SAMPLES + 1, &n, err) != OK)
 			return INSERT_FAILED;
-		ASSERT(n == ws->n);
+		if (n != ws->n) { /* it may have come from a snapshot */
+			err_set(err, ERR_CORRUPT, "an open chunk of %u samples has %zu", ws->n, n);
+			return INSERT_FAILED;
+		}
 		uint32_t at = lower(sh->scratch, (uint32_t)n, t);
 		if (at < n && sh->scratch[at].t == t) {
 			enum insert_verdict d = same_time(sh->scratch[at].v, v, winner, &replace);

@@ -21,6 +21,7 @@ struct ref_page {
 	struct series *v[REFS_PER_PAGE];
 	struct wseries *ws[REFS_PER_PAGE]; /* NULL: not looked for */
 	uint32_t serial;		   /* of the window */
+	uint16_t windowed;		   /* a bit for each: it is in a window of the snapshot */
 };
 struct ref_slot {
 	uint64_t number;       /* of the page: ref / REFS_PER_PAGE */
@@ -45,6 +46,10 @@ struct replay_state {
 	uint64_t cut_again_seq;
 	bool peeked;
 	bool dropped; /* a window went, so that a page's places may be of the past */
+	/* from a snapshot; 0: from the log alone */
+	uint64_t loaded_seq; /* it has all up to this frame */
+	uint64_t synced_seq; /* it was written when the log was synced up to this one */
+	uint64_t last_seq;   /* of the newest frame with records */
 };
 
 static struct replay_state *state_of(struct head *h)
@@ -476,7 +481,7 @@ static struct wseries *item_ws_locked(struct head *h, struct window *w, const st
 }
 
 /* Samples of neighbouring refs are in all shards: all locks are held for a batch, instead of one for each sample. */
-static errc items_insert(struct head *h, struct window *w, const struct wal_sample *samples, const struct replay_item *v, uint32_t n,
+static errc items_insert(struct head *h, struct window *w, uint64_t seq, const struct wal_sample *samples, const struct replay_item *v, uint32_t n,
 	uint64_t *stored, struct err *err)
 {
 	errc rc = OK;
@@ -490,7 +495,9 @@ static errc items_insert(struct head *h, struct window *w, const struct wal_samp
 		if (ws) {
 			bool late;
 			part = w->parts[ws->shard].p;
-			verdict = head_leaf_insert_locked(w, &h->shards[ws->shard], part, ws, s->t, s->v, true, &late, err);
+			/* A snapshot goes on behind its mark, series by series. */
+			verdict = seq <= ws->known_seq ? INSERT_DUPLICATE
+						       : head_leaf_insert_locked(w, &h->shards[ws->shard], part, ws, s->t, s->v, true, &late, err);
 		}
 		if (verdict == INSERT_STORED) {
 			part->n_samples++;
@@ -552,7 +559,7 @@ static errc replay_samples(struct place *p, struct span body, struct err *err)
 			else
 				v[m++] = v[i];
 		}
-		rc = items_insert(h, w, samples, v, m, &stored, err);
+		rc = items_insert(h, w, p->f->seq, samples, v, m, &stored, err);
 	}
 	if (rc == OK && !ok)
 		damage(p, "samples cut short");
@@ -674,6 +681,139 @@ fail:
 	return rc;
 }
 
+/* A series without a window leaves the table, by its newest ref. */
+static void leave_unused(struct head *h, struct series *s, uint64_t ref)
+{
+	if (!s || atomic_load(&s->ref) != ref || s->n_windows > 0)
+		return;
+	struct shard *sh = &h->shards[s->shard];
+	pthread_mutex_lock(&sh->mu);
+	s->ws = NULL;
+	head_series_remove_locked(h, sh, s);
+	pthread_mutex_unlock(&sh->mu);
+}
+
+/* ---- what a snapshot brings ---- */
+
+errc head_replay_series(struct head *h, uint64_t ref, struct series *s, struct err *err)
+{
+	errc rc = OK;
+	TRY(replay_begin(h, err));
+	CHECK(ref > 0 && ref <= REF_MAX, ERR_CORRUPT, "a series with the number %" PRIu64, ref);
+	struct series **place = ref_place(h, h->replay, ref);
+	CHECK(place, ERR_NOMEM, "no memory for %" PRIu64 " series", atomic_load(&h->n_series));
+	CHECK(!*place, ERR_CORRUPT, "two series with the number %" PRIu64, ref);
+	*place = s;
+	ref_used(h, ref);
+fail:
+	return rc;
+}
+
+errc head_replay_window(
+	struct head *h, struct span tenant, const struct wal_window *ww, uint64_t first_segment, uint64_t seq, struct window **out, struct err *err)
+{
+	errc rc = OK;
+	struct window_slot *e;
+	struct tenant *tn;
+	*out = NULL;
+	TRY(replay_begin(h, err));
+	TRY(window_entry(h->replay, ww->window, &e, err));
+	CHECK(window_fits(ww) && !e->w, ERR_CORRUPT, "window %s", ulid_text(ww->window).s);
+	/* A part of it was cut by a replay behind this snapshot: what is not in that block stands behind the mark. One cut before is not in the snapshot. */
+	if (e->closed || (e->upto_seq > 0 && e->upto_seq >= seq))
+		return OK;
+	TRY(head_tenant_get(h, tenant, &tn, err));
+	const struct wal_frame f = {.segment = first_segment};
+	struct place p = {.head = h, .f = &f};
+	TRY(replay_window(&p, ww, tn, e, err));
+	*out = e->w;
+fail:
+	return rc;
+}
+
+void head_replay_windowed(struct head *h, const struct series *s)
+{
+	uint64_t ref = atomic_load_explicit(&s->ref, memory_order_relaxed);
+	struct ref_page *p = ref_page(h->replay, ref);
+	ASSERT(p);
+	p->windowed |= (uint16_t)(1u << ref % REFS_PER_PAGE);
+}
+
+errc head_replay_cut(struct head *h, const struct cut_record *c, struct err *err)
+{
+	errc rc = OK;
+	struct window_slot *e;
+	TRY(replay_begin(h, err));
+	TRY(window_entry(h->replay, c->cut.window, &e, err));
+	TRY(head_cuts_put(h, c, err));
+	e->upto_seq = c->cut.upto_seq > e->upto_seq ? c->cut.upto_seq : e->upto_seq;
+	e->closed |= c->cut.upto_seq == WAL_CUT_ALL;
+fail:
+	return rc;
+}
+
+bool head_replay_has_file(struct head *h, struct ulid window)
+{
+	struct replay_state *r = h->replay;
+	const struct window_slot *e = r && r->windows ? window_slot(r, window) : NULL;
+	return e && e->w && e->w->file.exists;
+}
+
+void head_replay_loaded(struct head *h, uint64_t seq, uint64_t synced)
+{
+	h->replay->loaded_seq = seq;
+	h->replay->last_seq = seq;
+	h->replay->synced_seq = synced;
+}
+
+void head_replay_clear(struct head *h)
+{
+	struct replay_state *r = h->replay;
+	if (!r)
+		return;
+	for (uint64_t i = 0; r->windows && i <= r->window_mask; i++)
+		if (r->windows[i].used && r->windows[i].w)
+			window_drop(r, &r->windows[i]);
+	for (uint64_t i = 0; r->refs && i <= r->ref_mask; i++) {
+		const struct ref_page *p = r->refs[i].page;
+		for (uint32_t k = 0; p && k < REFS_PER_PAGE; k++)
+			leave_unused(h, p->v[k], r->refs[i].number * REFS_PER_PAGE + k);
+	}
+	if (r->refs)
+		head_memory_sub(h, (r->ref_mask + 1) * sizeof *r->refs);
+	head_table_free(r->refs, r->ref_mask + 1, sizeof *r->refs);
+	head_pool_destroy(&r->pages);
+	r->refs = NULL;
+	r->n_pages = r->ref_mask = 0;
+	memset(r->near, 0, sizeof r->near);
+	r->loaded_seq = r->synced_seq = r->last_seq = 0;
+}
+
+struct again {
+	struct head *head;
+	uint64_t upto;
+	bool done;
+};
+
+static errc again_frame(void *arg, const struct wal_frame *f, struct err *err)
+{
+	struct again *a = arg;
+	a->done = f->seq > a->upto;
+	return a->done ? ERR_CANCELED : head_replay_frame(a->head, f, err);
+}
+
+/* The snapshot named a chunk that can't be read, and the tail needs it: what was read so far is read again, from the log alone. */
+static errc replay_again(struct head *h, const struct wal_frame *f, struct err *err)
+{
+	struct again a = {.head = h, .upto = f->seq};
+	log_error("the log is replayed from its beginning", LERR(err));
+	*err = (struct err){0};
+	head_snapshot_drop(h, "the log's tail could not be replayed over it");
+	head_replay_clear(h);
+	errc rc = wal_peek(h->cfg.wal, again_frame, &a, err);
+	return a.done ? OK : rc;
+}
+
 errc head_replay_frame(void *head, const struct wal_frame *f, struct err *err)
 {
 	struct head *h = head;
@@ -683,8 +823,16 @@ errc head_replay_frame(void *head, const struct wal_frame *f, struct err *err)
 	if (!err)
 		err = &local;
 	TRY(replay_begin(h, err));
-	TRY(replay_records(&p, f->payload, false, err));
 	struct replay_state *r = h->replay;
+	/* A checkpoint's definitions are in the snapshot or behind its mark; their keys would be newer than what stands there. */
+	if (f->seq == 0 && r->loaded_seq > 0)
+		return peek_frame(h, f, err);
+	rc = replay_records(&p, f->payload, false, err);
+	if ((rc == ERR_CORRUPT || rc == ERR_IO) && r->loaded_seq > 0)
+		rc = replay_again(h, f, err);
+	TRY(rc);
+	if (f->seq > r->last_seq)
+		r->last_seq = f->seq;
 	if (f->seq > 0 && f->seq >= r->cut_again_seq && head_memory(h) > h->cfg.max_memory_bytes / 5 * 4) {
 		if (!r->peeked) {
 			r->peeked = true;
@@ -730,27 +878,23 @@ fail:
 	return rc;
 }
 
-/* A series without a window leaves the table, by its newest ref. */
-static void leave_unused(struct head *h, struct series *s, uint64_t ref)
-{
-	if (!s || atomic_load(&s->ref) != ref || s->n_windows > 0)
-		return;
-	struct shard *sh = &h->shards[s->shard];
-	pthread_mutex_lock(&sh->mu);
-	s->ws = NULL;
-	head_series_remove_locked(h, sh, s);
-	pthread_mutex_unlock(&sh->mu);
-}
-
 errc head_replay_end(struct head *h, struct err *err)
 {
 	errc rc = OK;
 	struct replay_state *r = h->replay;
+	/* The log lacks the end of what it had synced: definitions that stood there are not in it any more. */
+	bool defs_lost = r && r->synced_seq > r->last_seq;
+	if (defs_lost)
+		log_error("the log ends before the frame that it had synced when the snapshot was written: its samples come from the snapshot",
+			LU64("frame", r->last_seq), LU64("synced", r->synced_seq));
 	for (uint64_t i = 0; r && r->refs && i <= r->ref_mask; i++) {
 		const struct ref_page *p = r->refs[i].page;
+		for (uint32_t k = 0; defs_lost && p && k < REFS_PER_PAGE; k++)
+			if (p->v[k])
+				p->v[k]->def_state = DEF_NONE;
 		for (uint32_t k = 0; p && k < REFS_PER_PAGE; k++) {
 			/* Without looking at it: what got a window still has it. */
-			if (!p->ws[k] || r->dropped)
+			if ((!p->ws[k] && !(p->windowed >> k & 1)) || r->dropped)
 				leave_unused(h, p->v[k], r->refs[i].number * REFS_PER_PAGE + k);
 		}
 	}

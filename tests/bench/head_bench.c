@@ -78,6 +78,7 @@ static void start(void)
 		.on_block = on_block,
 	};
 	must(head_open(&hc, &head, &err), &err);
+	must(head_load(head, &err), &err);
 	must(wal_replay(wal, head_replay_frame, head, NULL, NULL, &err), &err);
 	must(head_start(head, &err), &err);
 }
