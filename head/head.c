@@ -177,6 +177,7 @@ void head_close(struct head *h)
 	if (!h)
 		return;
 	head_stop(h);
+	h->closing = true;
 	/* Series are not released one by one: everything goes. */
 	while (h->windows) {
 		struct window *w = h->windows;

@@ -246,7 +246,7 @@ void head_chunkfile_remove(struct chunkfile *f)
 		}
 	}
 	pthread_mutex_unlock(&c->mu);
-	if (f->exists) {
+	if (f->exists && !f->head->closing) {
 		char path[PATH_BYTES];
 		struct err err = {0};
 		path_of(f, path);

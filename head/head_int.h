@@ -716,7 +716,8 @@ struct head {
 	pthread_mutex_t cuts_mu;
 	struct cut_list cuts;
 	struct head_snapshots snap;
-	bool loaded; /* head_load was called */
+	bool loaded;  /* head_load was called */
+	bool closing; /* chunk files stay: a snapshot may name them */
 	/* the cutter's */
 	pthread_t cutter;
 	bool cutter_runs;
