@@ -340,7 +340,6 @@ static errc states_of(struct writer *w, struct window *win, uint64_t *total, str
 	*total = 0;
 	for (uint32_t shard = 0; shard < h->n_shards; shard++) {
 		struct shard *sh = &h->shards[shard];
-		uint32_t expected = 0;
 		bool end = false;
 		for (uint32_t at = 0; !end;) {
 			struct wal_mark now;
@@ -349,6 +348,7 @@ static errc states_of(struct writer *w, struct window *win, uint64_t *total, str
 			uint64_t covers = wal_mark(h->cfg.wal, &now) && now.seq > w->mark.seq ? now.seq - w->mark.seq : 0;
 			section_begin(w, SNAPSHOT_STATES);
 			size_t begin = w->out.n;
+			uint32_t expected = 0;
 			buf_uvarint(&w->out, covers);
 			pthread_mutex_lock(&sh->mu);
 			const struct wpart *p = win->parts[shard].p;

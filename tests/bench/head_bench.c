@@ -190,6 +190,19 @@ int main(int argc, char **argv)
 	printf("after replay: head says %.0f B a series\n", (double)st.memory_bytes / n);
 	cpu = cpu_s();
 	w0 = wall_s();
+	must(head_snapshot(head, &err), &err);
+	printf("snapshot: %.2f s wall, %.2f us CPU a series; resident %.0f MB\n", wall_s() - w0, (cpu_s() - cpu) / n * 1e6, rss_mb());
+	head_close(head);
+	wal_close(wal);
+	cpu = cpu_s();
+	w0 = wall_s();
+	start();
+	printf("start from it: %.2f s wall, %.2f s CPU, %.2f us a series; resident %.0f MB\n", wall_s() - w0, cpu_s() - cpu, (cpu_s() - cpu) / n * 1e6,
+		rss_mb());
+	head_status(head, &st);
+	printf("after it: head says %.0f B a series\n", (double)st.memory_bytes / n);
+	cpu = cpu_s();
+	w0 = wall_s();
 	double before = rss_mb();
 	must(head_flush(head, &err), &err);
 	printf("cut: %.2f s wall, %.2f us CPU a series, %.2f B a sample; resident %.0f -> %.0f MB\n", wall_s() - w0, (cpu_s() - cpu) / n * 1e6,

@@ -191,6 +191,35 @@ static void snapshot_and_tail_are_the_whole_log(void **state)
 	}
 }
 
+/* More series than are copied at once, in several windows each, in another order in each. */
+static void many_series(void **state)
+{
+	(void)state;
+	struct lab l;
+	uint64_t r = 5;
+	lab_open(&l, 5, RANGE, 4 * MIB);
+	l.n_series = 9000;
+	l.cfg.shards = 2;
+	must_start(&l);
+	for (uint32_t i = 0; i < 9; i++) {
+		int64_t clock = T0 + (i % 3) * RANGE + i * 1000;
+		send(&l, i % 2, (i * 7) % 4 * 1000, 5000, 2, 100, &clock, &r);
+		if (i == 6)
+			must_snapshot(&l);
+	}
+	lab_crash(&l, SIM_DROP_ALL);
+	l.cfg.shards = 8;
+	must_start(&l);
+	assert_true(loaded(&l));
+	lab_check_exact(&l, UINT64_MAX);
+	must_snapshot(&l);
+	lab_crash(&l, SIM_DROP_ALL);
+	must_start(&l);
+	assert_true(loaded(&l));
+	lab_check_exact(&l, UINT64_MAX);
+	lab_free(&l);
+}
+
 /* Appends go on while it is written, then the power goes; and again, on the same snapshot. */
 struct writer {
 	struct lab *l;
@@ -716,6 +745,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(snapshot_and_tail_are_the_whole_log),
+		cmocka_unit_test(many_series),
 		cmocka_unit_test(while_appending),
 		cmocka_unit_test(power_cut_anywhere),
 		cmocka_unit_test(damage_is_met),
