@@ -26,7 +26,7 @@ struct server_flags {
 	uint64_t wal_max_size, wal_segment_size;
 	int64_t head_block_range_ms, head_cut_delay_ms, head_max_age_ms;
 	bool head_cut_delay_set;
-	uint64_t head_max_memory, head_shards;
+	uint64_t head_max_memory, head_shards, head_snapshot_tail;
 	int64_t ingest_oldest_ms, ingest_future_ms;
 	uint64_t ingest_max_body, ingest_max_series, ingest_max_samples, ingest_max_inflight;
 	uint64_t ingest_max_labels, ingest_max_label_name, ingest_max_label_value;

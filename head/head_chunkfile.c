@@ -201,29 +201,56 @@ fail:
 	return rc;
 }
 
-errc head_chunkfile_adopt(struct chunkfile *f, uint64_t bytes, struct err *err)
+errc head_chunkfile_adopt(struct chunkfile *f, uint64_t *bytes, struct err *err)
 {
-	errc rc = OK;
-	int fd = -1;
-	uint64_t size;
+	struct io_stat st;
 	char path[PATH_BYTES];
 	path_of(f, path);
-	if (bytes == 0)
-		return OK;
-	TRY(io_open(path, IO_READ | IO_WRITE, &fd, err));
-	TRY(io_size(fd, &size, err));
-	CHECK(size >= bytes, ERR_CORRUPT, "%s has %llu bytes, the snapshot knows %llu", path, (unsigned long long)size, (unsigned long long)bytes);
-	if (size > bytes)
-		TRY(io_truncate(fd, bytes, err));
+	errc rc = io_stat(path, &st, err);
+	if (rc != OK)
+		return rc;
 	pthread_mutex_lock(&f->mu);
-	f->exists = true;
+	f->exists = st.exists;
+	*bytes = f->flushed = st.exists ? st.size : 0;
+	flush_at_set(f);
+	pthread_mutex_unlock(&f->mu);
+	atomic_fetch_add_explicit(&f->head->chunk_file_bytes, *bytes, memory_order_relaxed);
+	return OK;
+}
+
+errc head_chunkfile_cut(struct chunkfile *f, uint64_t bytes, struct err *err)
+{
+	errc rc = OK;
+	int fd = -1, slot = -1;
+	CHECK(f->flushed >= bytes, ERR_CORRUPT, "the chunk file of window %s has %llu bytes, the snapshot knows %llu", ulid_text(f->ulid).s,
+		(unsigned long long)f->flushed, (unsigned long long)bytes);
+	if (f->flushed == bytes)
+		return OK;
+	TRY(fd_get(f, &fd, &slot, err));
+	TRY(io_truncate(fd, bytes, err));
+	pthread_mutex_lock(&f->mu);
+	atomic_fetch_sub_explicit(&f->head->chunk_file_bytes, f->flushed - bytes, memory_order_relaxed);
 	f->flushed = bytes;
 	flush_at_set(f);
 	pthread_mutex_unlock(&f->mu);
-	atomic_fetch_add_explicit(&f->head->chunk_file_bytes, bytes, memory_order_relaxed);
 fail:
-	io_close(fd);
+	if (fd >= 0)
+		fd_put(f, fd, slot);
 	return rc;
+}
+
+void head_chunkfile_disown(struct chunkfile *f)
+{
+	char path[PATH_BYTES];
+	path_of(f, path);
+	pthread_mutex_lock(&f->mu);
+	bool was = f->exists;
+	f->exists = false;
+	pthread_mutex_unlock(&f->mu);
+	if (!was)
+		return;
+	atomic_fetch_sub_explicit(&f->head->chunk_file_bytes, f->flushed, memory_order_relaxed);
+	(void)!io_unlink(path, NULL);
 }
 
 uint64_t head_chunkfile_bytes(struct chunkfile *f)

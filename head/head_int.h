@@ -259,8 +259,11 @@ CHECKED errc head_chunkfile_read(struct chunkfile *f, uint64_t off, uint32_t len
 uint64_t head_chunkfile_bytes(struct chunkfile *f);
 /* All that was appended is on disk; *bytes: how much that is. */
 CHECKED errc head_chunkfile_sync(struct chunkfile *f, uint64_t *bytes, struct err *err);
-/* Goes on in the file that a snapshot knows, cut back to `bytes`. ERR_CORRUPT: it is not there, or shorter. */
-CHECKED errc head_chunkfile_adopt(struct chunkfile *f, uint64_t bytes, struct err *err);
+/* Goes on in the file that a snapshot knows: its size; and when all leaves are there it is cut back to what they need. ERR_CORRUPT: it is shorter. */
+CHECKED errc head_chunkfile_adopt(struct chunkfile *f, uint64_t *bytes, struct err *err);
+CHECKED errc head_chunkfile_cut(struct chunkfile *f, uint64_t bytes, struct err *err);
+/* The file goes now, though a reader may still hold the window: another window is about to have its name. */
+void head_chunkfile_disown(struct chunkfile *f);
 void head_chunkfile_remove(struct chunkfile *f);
 
 /* ---- a series in a window (head_leaf.c) ---- */

@@ -772,8 +772,10 @@ void head_replay_clear(struct head *h)
 	if (!r)
 		return;
 	for (uint64_t i = 0; r->windows && i <= r->window_mask; i++)
-		if (r->windows[i].used && r->windows[i].w)
+		if (r->windows[i].used && r->windows[i].w) {
+			head_chunkfile_disown(&r->windows[i].w->file);
 			window_drop(r, &r->windows[i]);
+		}
 	for (uint64_t i = 0; r->refs && i <= r->ref_mask; i++) {
 		const struct ref_page *p = r->refs[i].page;
 		for (uint32_t k = 0; p && k < REFS_PER_PAGE; k++)

@@ -74,11 +74,15 @@ static bool due(struct head *h, bool stopping)
 	return !growing && io_mono_ns() >= h->snap.not_before_ns;
 }
 
-/* A disk that is nearly full belongs to the log. */
+/* A disk that is nearly full belongs to the log, and below --disk.reserve writes are refused. */
 static bool fits(struct head *h)
 {
-	uint64_t total, left, need = 2 * atomic_load(&h->snap.bytes) + head_memory(h) / 2 + 64 * MIB;
-	return io_statfs(h->cfg.chunk_dir, &total, &left, NULL) != OK || left >= need;
+	uint64_t total, left, size = atomic_load(&h->snap.bytes) * 2, least = head_memory(h) / 2;
+	if (io_statfs(h->cfg.chunk_dir, &total, &left, NULL) != OK)
+		return true;
+	uint64_t reserve = total / 32 > GIB ? total / 32 : GIB;
+	reserve = reserve < total / 4 ? reserve : total / 4;
+	return left >= reserve + (size > least ? size : least);
 }
 
 void head_snapshot_maybe(struct head *h, bool stopping)

@@ -39,7 +39,7 @@ struct reader {
 	bool in_window;
 	struct window *w;
 	struct wal_window ww;
-	uint64_t n_states, chunk_bytes;
+	uint64_t n_states, chunk_bytes, chunk_room;
 	uint64_t windows, samples;
 	uint64_t sections;
 	bool ended;
@@ -370,6 +370,8 @@ static errc window_get(struct reader *r, struct rd *b, struct err *err)
 	TRY(head_replay_window(r->h, r->ww.tenant, &r->ww, first, r->mark.seq, &r->w, err));
 	r->in_window = true;
 	r->n_states = r->chunk_bytes = 0;
+	if (r->w)
+		TRY(head_chunkfile_adopt(&r->w->file, &r->chunk_room, err));
 fail:
 	return rc;
 }
@@ -406,7 +408,7 @@ static errc leaves_get(struct reader *r, struct rd *b, struct wpart *part, struc
 			uint64_t off = (uint64_t)get_le32(word + 4) << 8 | word[3];
 			l.off = off & ((UINT64_C(1) << 40) - 1);
 			uint64_t file_end = off + l.len + CHUNKFILE_OVERHEAD;
-			MUST(l.len + (size_t)CHUNKFILE_OVERHEAD <= HEAD_CHUNK_MAX_BYTES, "leaf");
+			MUST(l.len + (size_t)CHUNKFILE_OVERHEAD <= HEAD_CHUNK_MAX_BYTES && (!part || file_end <= r->chunk_room), "leaf");
 			r->chunk_bytes = file_end > r->chunk_bytes ? file_end : r->chunk_bytes;
 		} else {
 			struct span raw = rd_bytes(b, (uint64_t)l.n * 16);
@@ -562,7 +564,7 @@ static errc window_end(struct reader *r, struct rd *b, struct err *err)
 	uint64_t n = rd_uvarint(b), bytes = rd_uvarint(b);
 	MUST(b->ok && b->p == b->end && r->in_window && n == r->n_states && bytes >= r->chunk_bytes && bytes < UINT64_C(1) << 40, "a window's end");
 	if (r->w)
-		TRY(head_chunkfile_adopt(&r->w->file, bytes, err));
+		TRY(head_chunkfile_cut(&r->w->file, bytes, err));
 	r->windows++;
 	r->in_window = false;
 	r->w = NULL;
