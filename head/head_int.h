@@ -237,7 +237,7 @@ struct chunkfile {
 	size_t n, cap, flush_at;
 	uint64_t flushed;
 	bool exists;
-	bool unsynced; /* a sync of it failed: what the disk has is not known */
+	bool unsynced;		  /* a sync of it failed: what the disk has is not known */
 	_Atomic uint64_t *total2; /* the window's memory */
 };
 struct chunkfile_fds {
@@ -617,12 +617,13 @@ void head_gauges(struct head *h);
 struct replay_state; /* head_replay.c */
 void head_replay_free(struct head *h);
 CHECKED errc head_replay_end(struct head *h, struct err *err);
-/* For who loads a snapshot. series: the log calls s by this ref; ERR_CORRUPT: another one, too. window: *out NULL: what it held is in blocks. windowed: it is in
- * one. clear: as if nothing had been read so far, but for cuts. loaded: all of frames <= seq is there, and the log was synced up to `synced`. */
+/* For who loads a snapshot. reserve: so many series. series: the log calls s by this ref; ERR_CORRUPT: another one, too. window: *out NULL: what it held is in
+ * blocks. idle: it is in no window. clear: as if nothing had been read so far, but for cuts. loaded: all of frames <= seq is there, and the log was synced up to `synced`. */
+CHECKED errc head_replay_reserve(struct head *h, uint64_t n_series, struct err *err);
 CHECKED errc head_replay_series(struct head *h, uint64_t ref, struct series *s, struct err *err);
-CHECKED errc head_replay_window(struct head *h, struct span tenant, const struct wal_window *ww, uint64_t first_segment, uint64_t seq,
-	struct window **out, struct err *err);
-void head_replay_windowed(struct head *h, const struct series *s);
+CHECKED errc head_replay_window(
+	struct head *h, struct span tenant, const struct wal_window *ww, uint64_t first_segment, uint64_t seq, struct window **out, struct err *err);
+void head_replay_idle(struct head *h, const struct series *s);
 CHECKED errc head_replay_cut(struct head *h, const struct cut_record *r, struct err *err);
 bool head_replay_has_file(struct head *h, struct ulid window);
 void head_replay_clear(struct head *h);
@@ -631,8 +632,8 @@ void head_replay_loaded(struct head *h, uint64_t seq, uint64_t synced);
 /* ---- snapshots (head_snapshot*.c) ---- */
 
 enum { SNAPSHOT_VERSION = 1, SNAPSHOT_HEADER = 16, SNAPSHOT_SECTION_HEADER = 20 };
-#define SNAPSHOT_SECTION_MAX (64 * MIB)		/* a series of a million chunks fits */
-#define SNAPSHOT_BYTES_PER_S (64 * MIB)		/* unless the configuration says otherwise */
+#define SNAPSHOT_SECTION_MAX (64 * MIB) /* a series of a million chunks fits */
+#define SNAPSHOT_BYTES_PER_S (64 * MIB) /* unless the configuration says otherwise */
 enum snapshot_section {
 	SNAPSHOT_MARK = 1,
 	SNAPSHOT_CUTS,
@@ -652,7 +653,7 @@ struct head_snapshots {
 	pthread_mutex_t mu;
 	bool damaged; /* a chunk that a snapshot may name can't be read: there is none any more, and none is written */
 	/* atomics */
-	_Atomic bool keys_held; /* series keep their keys */
+	_Atomic bool keys_held;	    /* series keep their keys */
 	_Atomic int64_t written_ms; /* 0: none */
 	_Atomic uint64_t bytes;
 	/* windows_mu */
@@ -660,7 +661,7 @@ struct head_snapshots {
 	uint64_t tries;
 	errc last;
 	/* the cutter's */
-	uint64_t pos; /* of the newest one's mark in the log */
+	uint64_t pos;	   /* of the newest one's mark in the log */
 	uint64_t n_series; /* seen at the tick before */
 	int64_t not_before_ns;
 };

@@ -21,7 +21,7 @@ struct ref_page {
 	struct series *v[REFS_PER_PAGE];
 	struct wseries *ws[REFS_PER_PAGE]; /* NULL: not looked for */
 	uint32_t serial;		   /* of the window */
-	uint16_t windowed;		   /* a bit for each: it is in a window of the snapshot */
+	uint16_t loaded, idle;		   /* a bit for each: it came from a snapshot; and is in no window there */
 };
 struct ref_slot {
 	uint64_t number;       /* of the page: ref / REFS_PER_PAGE */
@@ -99,10 +99,9 @@ static void ref_ahead(const struct replay_state *r, uint64_t ref)
 		__builtin_prefetch(&r->refs[spread(number) & r->ref_mask]);
 }
 
-static bool refs_grow(struct head *h, struct replay_state *r)
+static bool refs_resize(struct head *h, struct replay_state *r, uint64_t mask)
 {
-	struct replay_state old = *r;
-	uint64_t mask = r->refs ? r->ref_mask * 2 + 1 : 63;
+	const struct replay_state old = {.refs = r->refs, .ref_mask = r->ref_mask};
 	struct ref_slot *v = head_table_alloc(mask + 1, sizeof *v);
 	if (!v)
 		return false;
@@ -114,6 +113,11 @@ static bool refs_grow(struct head *h, struct replay_state *r)
 	head_memory_add(h, (mask + 1 - (old.refs ? old.ref_mask + 1 : 0)) * sizeof *v);
 	head_table_free(old.refs, old.ref_mask + 1, sizeof *old.refs);
 	return true;
+}
+
+static bool refs_grow(struct head *h, struct replay_state *r)
+{
+	return refs_resize(h, r, r->refs ? r->ref_mask * 2 + 1 : 63);
 }
 
 /* Where the series of ref goes; NULL: no memory. */
@@ -695,6 +699,19 @@ static void leave_unused(struct head *h, struct series *s, uint64_t ref)
 
 /* ---- what a snapshot brings ---- */
 
+errc head_replay_reserve(struct head *h, uint64_t n_series, struct err *err)
+{
+	errc rc = OK;
+	TRY(replay_begin(h, err));
+	uint64_t mask = 63, pages = n_series / REFS_PER_PAGE;
+	while (pages + pages / 16 + 1 > (mask + 1) / 4 * 3)
+		mask = mask * 2 + 1;
+	if (!h->replay->refs)
+		CHECK(refs_resize(h, h->replay, mask), ERR_NOMEM, "no memory for %" PRIu64 " series", n_series);
+fail:
+	return rc;
+}
+
 errc head_replay_series(struct head *h, uint64_t ref, struct series *s, struct err *err)
 {
 	errc rc = OK;
@@ -704,6 +721,7 @@ errc head_replay_series(struct head *h, uint64_t ref, struct series *s, struct e
 	CHECK(place, ERR_NOMEM, "no memory for %" PRIu64 " series", atomic_load(&h->n_series));
 	CHECK(!*place, ERR_CORRUPT, "two series with the number %" PRIu64, ref);
 	*place = s;
+	ref_page(h->replay, ref)->loaded |= (uint16_t)(1u << ref % REFS_PER_PAGE);
 	ref_used(h, ref);
 fail:
 	return rc;
@@ -731,12 +749,10 @@ fail:
 	return rc;
 }
 
-void head_replay_windowed(struct head *h, const struct series *s)
+void head_replay_idle(struct head *h, const struct series *s)
 {
 	uint64_t ref = atomic_load_explicit(&s->ref, memory_order_relaxed);
-	struct ref_page *p = ref_page(h->replay, ref);
-	ASSERT(p);
-	p->windowed |= (uint16_t)(1u << ref % REFS_PER_PAGE);
+	ref_page(h->replay, ref)->idle |= (uint16_t)(1u << ref % REFS_PER_PAGE);
 }
 
 errc head_replay_cut(struct head *h, const struct cut_record *c, struct err *err)
@@ -896,7 +912,7 @@ errc head_replay_end(struct head *h, struct err *err)
 				p->v[k]->def_state = DEF_NONE;
 		for (uint32_t k = 0; p && k < REFS_PER_PAGE; k++) {
 			/* Without looking at it: what got a window still has it. */
-			if ((!p->ws[k] && !(p->windowed >> k & 1)) || r->dropped)
+			if ((!p->ws[k] && !(p->loaded >> k & 1)) || p->idle >> k & 1 || r->dropped)
 				leave_unused(h, p->v[k], r->refs[i].number * REFS_PER_PAGE + k);
 		}
 	}

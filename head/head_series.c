@@ -245,8 +245,8 @@ nomem:
 	return err_set(err, ERR_NOMEM, "no memory for a new series");
 }
 
-errc head_series_load_locked(struct head *h, struct shard *sh, struct tenant *tn, struct hash128 x, struct span wire, const uint32_t *pairs, uint32_t n,
-	uint64_t ref, struct series **out, struct err *err)
+errc head_series_load_locked(struct head *h, struct shard *sh, struct tenant *tn, struct hash128 x, struct span wire, const uint32_t *pairs,
+	uint32_t n, uint64_t ref, struct series **out, struct err *err)
 {
 	ASSERT(n > 0 && n <= LIMIT_LABELS_DECODE);
 	*out = NULL;

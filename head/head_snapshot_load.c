@@ -34,7 +34,11 @@ struct reader {
 	uint64_t last_ref;
 	uint32_t last_pairs[LIMIT_LABELS_DECODE];
 	uint32_t n_last_pairs;
-	struct buf wire; /* of a group's series */
+	struct buf wire;			 /* of a section's series, */
+	uint32_t field[LIMIT_LABELS_DECODE + 1]; /* and where the last one's labels begin in it: what stays the same is copied from there */
+	bool fields;				 /* there is a last one */
+	uint64_t *windowed;			 /* a bit for each series: it is in a window */
+	uint32_t cap_windowed;
 	/* the window at hand; NULL and in_window: it is a block already */
 	bool in_window;
 	struct window *w;
@@ -143,6 +147,7 @@ static errc mark_get(struct reader *r, struct rd *b, struct err *err)
 	/* A series takes 32 bytes and more. */
 	n = n < r->size / 32 ? n : r->size / 32;
 	TRY(room(&r->series, &r->cap_series, 0, n + n / 16, sizeof(struct series *), err));
+	TRY(head_replay_reserve(r->h, n, err));
 	for (uint32_t i = 0; n > 0 && i < r->h->n_shards; i++) {
 		struct shard *sh = &r->h->shards[i];
 		pthread_mutex_lock(&sh->mu);
@@ -226,10 +231,26 @@ static inline uint8_t *field_put(uint8_t *p, uint8_t tag, const struct symbol *y
 	return p + y->n;
 }
 
-/* As labels_to_wire. */
-static bool wire_put(struct buf *b, const struct symbols *sy, const uint32_t *ids, uint32_t n)
+/* As labels_to_wire. same: bits of the places that the series before has the same pair in; most have, next to each other. */
+static bool wire_put(struct reader *r, const uint32_t *ids, uint32_t n, const uint8_t *same)
 {
-	for (uint32_t i = 0; i < n; i++) {
+	struct buf *b = &r->wire;
+	const struct symbols *sy = &r->h->symbols;
+	uint32_t field[LIMIT_LABELS_DECODE + 1];
+	for (uint32_t i = 0; i < n;) {
+		uint32_t k = i;
+		while (r->fields && k < n && same[k])
+			k++;
+		if (k > i) {
+			uint32_t from = r->field[i], bytes = r->field[k] - from;
+			if (!buf_reserve(b, bytes))
+				return false;
+			memcpy(b->p + b->n, b->p + from, bytes);
+			for (; i < k; i++)
+				field[i] = (uint32_t)b->n + r->field[i] - from;
+			b->n += bytes;
+			continue;
+		}
 		const struct label_pair *p = head_pair(sy, ids[i]);
 		size_t bytes = 2 + uvarint_size(p->name->n) + p->name->n + uvarint_size(p->value->n) + p->value->n;
 		if (!buf_reserve(b, bytes + 1 + UVARINT_MAX_BYTES))
@@ -239,14 +260,19 @@ static bool wire_put(struct buf *b, const struct symbols *sy, const uint32_t *id
 		q = put_uvarint(q, bytes);
 		q = field_put(q, 0x0a, p->name);
 		q = field_put(q, 0x12, p->value);
+		field[i++] = (uint32_t)b->n;
 		b->n = (size_t)(q - b->p);
 	}
+	field[n] = (uint32_t)b->n;
+	memcpy(r->field, field, (n + 1) * sizeof *field);
+	r->fields = true;
 	return true;
 }
 
 static errc one_get(struct reader *r, struct rd *b, struct new_series *x, uint32_t *ids, struct err *err)
 {
 	errc rc = OK;
+	uint8_t same[LIMIT_LABELS_DECODE];
 	const struct symbols *sy = &r->h->symbols;
 	x->ref = r->last_ref += (uint64_t)rd_varint(b);
 	uint64_t tenant = rd_uvarint(b);
@@ -258,18 +284,21 @@ static errc one_get(struct reader *r, struct rd *b, struct new_series *x, uint32
 	MUST(b->ok && tenant < r->n_tenants && n > 0 && n <= LIMIT_LABELS_DECODE && x->bits >> 1 <= KEY_ONCE, "series");
 	x->tenant = r->tenants[tenant];
 	x->n_pairs = (uint32_t)n;
-	const struct symbol *before = NULL;
 	for (uint32_t i = 0; i < n; i++) {
 		uint64_t number = rd_uvarint(b);
 		MUST(number == 0 ? i < r->n_last_pairs : number <= r->n_pairs, "a series with an unknown pair");
+		same[i] = number == 0;
 		ids[i] = number == 0 ? r->last_pairs[i] : r->pairs[number - 1];
 		r->last_pairs[i] = ids[i];
 		/* Sorted by name: what finds a series by its labels, and the block, lean on it. */
-		const struct symbol *name = head_pair(sy, ids[i])->name;
-		MUST(!before || span_cmp(span_of(before->s, before->n), span_of(name->s, name->n)) < 0, "labels out of order");
-		before = name;
+		if (i > 0 && !(same[i - 1] && same[i])) {
+			const struct symbol *a = head_pair(sy, ids[i - 1])->name, *z = head_pair(sy, ids[i])->name;
+			MUST(span_cmp(span_of(a->s, a->n), span_of(z->s, z->n)) < 0, "labels out of order");
+		}
 	}
 	r->n_last_pairs = x->n_pairs;
+	x->wire_at = r->wire.n;
+	CHECK(wire_put(r, ids, x->n_pairs, same), ERR_NOMEM, "no memory for a series");
 fail:
 	return rc;
 }
@@ -296,8 +325,8 @@ static errc group_add(struct reader *r, struct new_series *v, uint32_t n, const 
 		struct shard *sh = &h->shards[head_shard_of(h, x->x)];
 		size_t end = done + 1 < n ? v[done + 1].wire_at : r->wire.n;
 		pthread_mutex_lock(&sh->mu);
-		rc = head_series_load_locked(h, sh, x->tenant, x->x, span_of(r->wire.p + x->wire_at, end - x->wire_at), ids + x->pairs_at, x->n_pairs, x->ref,
-			&s, err);
+		rc = head_series_load_locked(
+			h, sh, x->tenant, x->x, span_of(r->wire.p + x->wire_at, end - x->wire_at), ids + x->pairs_at, x->n_pairs, x->ref, &s, err);
 		if (rc == OK && !s)
 			rc = bad(r, "a series twice", err);
 		if (rc == OK) {
@@ -333,15 +362,14 @@ static errc series_get(struct reader *r, struct rd *b, struct err *err)
 {
 	errc rc = OK;
 	uint32_t ids[LIMIT_LABELS_DECODE + GROUP * 64];
+	buf_clear(&r->wire);
+	r->fields = false;
 	while (b->p < b->end) {
 		struct new_series v[GROUP];
 		uint32_t n = 0, at = 0;
-		buf_clear(&r->wire);
 		while (n < GROUP && b->p < b->end && at <= GROUP * 64) {
 			v[n].pairs_at = at;
-			v[n].wire_at = r->wire.n;
 			TRY(one_get(r, b, &v[n], ids + at, err));
-			CHECK(wire_put(&r->wire, &r->h->symbols, ids + at, v[n].n_pairs), ERR_NOMEM, "no memory for a series");
 			at += v[n++].n_pairs;
 		}
 		MUST(r->n_series < CHECKPOINT_MARK - GROUP, "too many series");
@@ -419,7 +447,8 @@ static errc leaves_get(struct reader *r, struct rd *b, struct wpart *part, struc
 			CHECK(v || !part, ERR_NOMEM, "no memory for late samples");
 			for (uint32_t k = 0; k < l.n; k++) {
 				struct chunk_sample s = {(int64_t)get_le64(raw.p + k * 16), get_le64(raw.p + k * 16 + 8)};
-				MUST(s.t > t && (k > 0 || s.t == r->ww.start_ms + mint) && (k + 1 < l.n || s.t == r->ww.start_ms + maxt), "raw samples");
+				MUST(s.t > t && (k > 0 || s.t == r->ww.start_ms + mint) && (k + 1 < l.n || s.t == r->ww.start_ms + maxt),
+					"raw samples");
 				t = s.t;
 				if (v)
 					v[k] = s;
@@ -507,7 +536,6 @@ static errc state_get(struct reader *r, struct rd *b, struct series *s, uint64_t
 		CHECK(ws, ERR_NOMEM, "no memory for a series in a window");
 		part = r->w->parts[s->shard].p;
 		MUST(part->n == before + 1, "a series twice in a window");
-		head_replay_windowed(r->h, s);
 		s->ws = ws;
 		s->ws_window = r->w->serial;
 		ws->known_seq = known_seq;
@@ -538,6 +566,8 @@ static errc states_get(struct reader *r, struct rd *b, struct err *err)
 	uint64_t covers = rd_uvarint(b), number = 0, before = r->samples;
 	bool locked = false;
 	MUST(b->ok && r->in_window && covers <= INT64_MAX, "states of no window");
+	if (r->n_series > 0)
+		TRY(room(&r->windowed, &r->cap_windowed, (r->n_series - 1) / 64, r->n_series / 64 + 1, sizeof *r->windowed, err));
 	for (uint32_t i = 0; i < h->n_shards; i++)
 		pthread_mutex_lock(&h->shards[i].mu);
 	locked = true;
@@ -547,6 +577,8 @@ static errc states_get(struct reader *r, struct rd *b, struct err *err)
 		if (number + STATE_AHEAD < r->n_series)
 			__builtin_prefetch(r->series[number + STATE_AHEAD], 1);
 		TRY(state_get(r, b, r->series[number], r->mark.seq + covers, err));
+		if (r->w)
+			r->windowed[number / 64] |= UINT64_C(1) << number % 64;
 		r->n_states++;
 		number++;
 	}
@@ -600,6 +632,9 @@ static errc section_get(struct reader *r, uint32_t kind, struct rd *b, struct er
 		MUST(b->ok && b->p == b->end && !r->in_window && n_series == r->n_series && windows == r->windows && r->off == r->size &&
 				synced >= r->mark.seq && synced <= INT64_MAX,
 			"the end");
+		for (uint32_t i = 0; i < r->n_series; i++)
+			if (i / 64 >= r->cap_windowed || !(r->windowed[i / 64] >> i % 64 & 1))
+				head_replay_idle(r->h, r->series[i]);
 		head_replay_loaded(r->h, r->mark.seq, synced);
 		r->ended = true;
 		return OK;
@@ -618,7 +653,8 @@ static errc load(struct reader *r, struct err *err)
 	TRY(io_size(r->fd, &r->size, err));
 	TRY(fill(r, 0, SNAPSHOT_HEADER, &p, err));
 	MUST(memcmp(p, "varvesnp", 8) == 0, "no snapshot");
-	CHECK(get_le32(p + 8) == SNAPSHOT_VERSION, ERR_UNSUPPORTED, "%s has version %u, this varve reads %d", r->path, get_le32(p + 8), SNAPSHOT_VERSION);
+	CHECK(get_le32(p + 8) == SNAPSHOT_VERSION, ERR_UNSUPPORTED, "%s has version %u, this varve reads %d", r->path, get_le32(p + 8),
+		SNAPSHOT_VERSION);
 	r->id = get_le32(p + 12);
 	r->off = SNAPSHOT_HEADER;
 	while (!r->ended) {
@@ -637,6 +673,7 @@ static void reader_free(struct reader *r)
 	head_table_free(r->tenants, r->cap_tenants, sizeof(struct tenant *));
 	head_table_free(r->pairs, r->cap_pairs, sizeof *r->pairs);
 	head_table_free(r->series, r->cap_series, sizeof(struct series *));
+	head_table_free(r->windowed, r->cap_windowed, sizeof *r->windowed);
 	buf_free(&r->wire);
 	free(r->buf);
 	io_close(r->fd);
@@ -689,7 +726,7 @@ errc head_load(struct head *h, struct err *err)
 	h->loaded = true;
 	r->h = h;
 	r->fd = -1;
-	buf_init(&r->wire, 64 * MIB);
+	buf_init(&r->wire, UINT32_MAX);
 	head_snapshot_path(h, false, r->path);
 	rc = io_open(r->path, IO_READ, &r->fd, &why);
 	if (rc == OK)

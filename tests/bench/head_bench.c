@@ -197,8 +197,8 @@ int main(int argc, char **argv)
 	cpu = cpu_s();
 	w0 = wall_s();
 	start();
-	printf("start from it: %.2f s wall, %.2f s CPU, %.2f us a series; resident %.0f MB\n", wall_s() - w0, cpu_s() - cpu, (cpu_s() - cpu) / n * 1e6,
-		rss_mb());
+	printf("start from it: %.2f s wall, %.2f s CPU, %.2f us a series; resident %.0f MB\n", wall_s() - w0, cpu_s() - cpu,
+		(cpu_s() - cpu) / n * 1e6, rss_mb());
 	head_status(head, &st);
 	printf("after it: head says %.0f B a series\n", (double)st.memory_bytes / n);
 	cpu = cpu_s();

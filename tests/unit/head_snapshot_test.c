@@ -77,7 +77,8 @@ static void mixed(struct lab *l, uint32_t requests, uint32_t *no, uint64_t *r)
 			lab_batch_series(&b, k, 0);
 			for (uint32_t s = 0, per = 1 + (uint32_t)(lab_random(r) % 40); s < per; s++) {
 				int64_t t = T0 + (late ? INT64_C(40000) * (int64_t)(lab_random(r) % 60) : INT64_C(2400) * *no) + 60 * s;
-				lab_batch_sample(&b, (t / 2000) * 2000 + (*no * 61 + s) % 2000, lab_random(r) % 8 ? f64_bits((double)(k + s)) : lab_random(r));
+				lab_batch_sample(
+					&b, (t / 2000) * 2000 + (*no * 61 + s) % 2000, lab_random(r) % 8 ? f64_bits((double)(k + s)) : lab_random(r));
 			}
 		}
 		errc rc = lab_send(l, &b, &err);
@@ -524,7 +525,8 @@ static void failing_while_written(void **state)
 			if (nth % 2)
 				must_snapshot(&l);
 			send(&l, 0, 0, 8, 130, 50, &clock, &r);
-			sim_fault(l.sim, &(struct sim_fault){.calls = SIM_ANY, .path = "data/head", .nth = nth, .error = errors[e], .sticky = nth % 3 == 0});
+			sim_fault(l.sim,
+				&(struct sim_fault){.calls = SIM_ANY, .path = "data/head", .nth = nth, .error = errors[e], .sticky = nth % 3 == 0});
 			errc rc = head_snapshot(l.head, &err);
 			bool hit = sim_fault_hits(l.sim) > 0;
 			sim_fault(l.sim, NULL);
