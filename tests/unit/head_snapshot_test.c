@@ -247,6 +247,7 @@ static void while_appending(void **state)
 	struct lab l;
 	lab_open(&l, 11, RANGE, 4 * MIB);
 	l.n_series = 400;
+	l.quiet_model = true;
 	must_start(&l);
 	for (uint32_t round = 0; round < (full() ? 20u : 4u); round++) {
 		_Atomic bool stop = false;
@@ -254,7 +255,6 @@ static void while_appending(void **state)
 		pthread_t t[LAB_TENANTS];
 		for (uint32_t i = 0; i < LAB_TENANTS; i++) {
 			w[i] = (struct writer){.l = &l, .tenant = i, .stop = &stop};
-			l.quiet_model = true;
 			assert_int_equal(pthread_create(&t[i], NULL, append_main, &w[i]), 0);
 		}
 		for (uint32_t i = 0; i < 5; i++) {
