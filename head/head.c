@@ -26,6 +26,7 @@ static void metrics_open(struct head_metrics *m)
 	m->snapshot_failures = metric_counter("varve_snapshot_failures_total", "Snapshots of the head that could not be written or were dropped");
 	m->snapshot_seconds = metric_gauge("varve_snapshot_duration_seconds", "Time that writing the newest snapshot took");
 	m->snapshot_bytes = metric_gauge("varve_snapshot_bytes", "Size of the newest snapshot");
+	m->snapshot_loaded = metric_gauge("varve_snapshot_loaded", "1 when this process began with a snapshot and the log's tail");
 	m->snapshot_age = metric_gauge("varve_snapshot_age_seconds", "Age of the newest snapshot; -1: there is none");
 	m->chunk_write_failures = metric_counter("varve_head_chunk_write_failures_total", "Writes of full chunks that failed; they stay in memory");
 	static const enum errid ids[] = {ERRID_PROTOBUF, ERRID_NO_METRIC_NAME, ERRID_EMPTY_LABEL_NAME, ERRID_DUPLICATE_LABEL, ERRID_LABEL_UTF8,

@@ -682,7 +682,8 @@ struct announce {
 
 struct head_metrics {
 	struct metric *series, *windows, *memory, *appended, *duplicate, *late, *created, *cut, *cut_seconds, *cut_failures, *refused[ERRID_COUNT],
-		*unknown, *checkpoints, *chunk_write_failures, *snapshots, *snapshot_failures, *snapshot_seconds, *snapshot_bytes, *snapshot_age;
+		*unknown, *checkpoints, *chunk_write_failures, *snapshots, *snapshot_failures, *snapshot_seconds, *snapshot_bytes, *snapshot_age,
+		*snapshot_loaded;
 };
 
 struct head {

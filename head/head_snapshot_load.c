@@ -737,6 +737,7 @@ errc head_load(struct head *h, struct err *err)
 		goto fail;
 	}
 	loaded = rc == OK;
+	metric_set(h->m.snapshot_loaded, loaded);
 	if (loaded) {
 		log_info("snapshot of the head loaded", LU64("series", r->n_series), LU64("windows", r->windows), LU64("samples", r->samples),
 			LU64("bytes", r->size), LU64("frame", r->mark.seq), LI64("ms", (io_mono_ns() - begin) / 1000000));
