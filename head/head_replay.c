@@ -9,6 +9,11 @@
  * cut records, so that nothing becomes a block that is one already. These blocks are announced when the cutter starts; they count
  * as settled only when their frames have left the log, because a cut record could not be read before the samples it covers.
  *
+ * What a snapshot holds is put into the same tables before the first frame (head_snapshot_load.c). Should the tail then need a chunk that the snapshot names and that can't
+ * be read, all is forgotten and what was read so far is read again from the log alone.
+ *
+ * One file because the tables of refs and windows are replay's alone, and all of it works on them.
+ *
  * Bytes come from disk: what does not fit is counted, logged with its place, and skipped. Only a lack of memory ends a replay.
  */
 #include <inttypes.h>

@@ -12,13 +12,20 @@
  * behind the mark and skips, series by series, what is known to be there (wseries.known_seq). Before the new name the log is synced, so a
  * snapshot never has a sample that the log has not.
  *
- * It is written when the tail that a start would have to read has grown above --head.snapshot-tail, and then not oftener than leaves 15/16 of the
- * time free of it; by the cutter's thread, which has no cut to do at that moment.
+ * It is written when the tail that a start would have to read has grown above --head.snapshot-tail and a quarter of the last snapshot, so that at most four bytes are
+ * written for one of the log; and not oftener than leaves 15/16 of the time free of it. By the cutter's thread, which has no cut to do at that moment; once more when
+ * the process stops.
  */
 #include <stdio.h>
 #include "head/head_int.h"
 
-enum { PAUSE_FACTOR = 15, RETRY_NS_S = 30, GROWING_SHIFT = 3, GROWING_TAILS = 16 };
+enum {
+	PAUSE_FACTOR = 15,
+	BYTES_PER_TAIL = 4,
+	RETRY_S = 30,
+	GROWING_SHIFT = 3, /* an eighth more series than at the tick before */
+	GROWING_TAILS = 16
+};
 #define STOPPING_BYTES_MAX (2 * GIB) /* above, writing one at the end would make stopping long */
 
 void head_snapshot_path(const struct head *h, bool tmp, char *out)
@@ -67,11 +74,12 @@ static bool due(struct head *h, bool stopping)
 		return false;
 	uint64_t tail = st.pos - (st.pos < h->snap.pos ? st.pos : h->snap.pos);
 	bool growing = still_growing(h, tail);
+	uint64_t bytes = atomic_load(&h->snap.bytes);
 	if (tail < h->cfg.snapshot_tail_bytes)
 		return false;
 	if (stopping)
-		return atomic_load(&h->snap.bytes) <= STOPPING_BYTES_MAX && head_memory(h) <= 2 * STOPPING_BYTES_MAX;
-	return !growing && io_mono_ns() >= h->snap.not_before_ns;
+		return bytes <= STOPPING_BYTES_MAX && head_memory(h) <= 2 * STOPPING_BYTES_MAX;
+	return !growing && tail >= bytes / BYTES_PER_TAIL && io_mono_ns() >= h->snap.not_before_ns;
 }
 
 /* A disk that is nearly full belongs to the log, and below --disk.reserve writes are refused. */
@@ -96,7 +104,7 @@ void head_snapshot_maybe(struct head *h, bool stopping)
 	struct err err = {0};
 	int64_t begin = io_mono_ns();
 	if (!wanted && !fits(h)) {
-		h->snap.not_before_ns = begin + RETRY_NS_S * INT64_C(1000000000);
+		h->snap.not_before_ns = begin + RETRY_S * INT64_C(1000000000);
 		return;
 	}
 	errc rc = head_snapshot_write(h, &err);
@@ -107,7 +115,7 @@ void head_snapshot_maybe(struct head *h, bool stopping)
 		metric_set(h->m.snapshot_seconds, (double)took / 1e9);
 	} else {
 		metric_add(h->m.snapshot_failures, 1);
-		h->snap.not_before_ns = io_mono_ns() + RETRY_NS_S * INT64_C(1000000000);
+		h->snap.not_before_ns = io_mono_ns() + RETRY_S * INT64_C(1000000000);
 		log_warn("no snapshot of the head now; it is tried again", LERR(&err));
 	}
 	pthread_mutex_lock(&h->windows_mu);

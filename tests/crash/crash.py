@@ -217,7 +217,7 @@ class Run:
         self.server = procs.Varve(self.dir / "varve", flags={
             "objstore.config-file": config, "head.block-range": "1m", "head.cut-delay": "2s", "head.max-age": "2m", "ingest.oldest": "1h", "wal.segment-size": "1MiB",
             "wal.max-size": "8MiB", "label": "cluster=crash", "bucket.audit-interval": "30s", "disk.reserve": "1MiB",
-            "head.snapshot-tail": "1KiB" if self.snapshots else "16MiB"}).start()
+            "head.snapshot-tail": "1KiB" if self.snapshots else "8MiB"}).start()
         self.writers, self.ready = [], []
         begin = time.monotonic()
         self.start_writers()
