@@ -394,7 +394,7 @@ static void damage_is_met(void **state)
 	struct lab l;
 	struct sim_tape *tape = small(&l, 21);
 	struct sim *whole = l.sim;
-	uint64_t n = size_of("data/head/snapshot"), ignored = 0, step = full() ? 1 : 3;
+	uint64_t n = size_of("data/head/snapshot"), ignored = 0, step = full() ? 1 : 11;
 	for (uint64_t i = 0; i < n; i += step) {
 		l.sim = sim_tape_crash(tape, sim_tape_len(tape), SIM_KEEP_ALL, 1);
 		sim_use(l.sim);
@@ -408,7 +408,7 @@ static void damage_is_met(void **state)
 		sim_free(l.sim);
 	}
 	/* Cut short. */
-	for (uint64_t i = 0; i < n; i += 7) {
+	for (uint64_t i = 0; i < n; i += full() ? 1 : 37) {
 		int fd;
 		l.sim = sim_tape_crash(tape, sim_tape_len(tape), SIM_KEEP_ALL, 1);
 		sim_use(l.sim);
