@@ -47,6 +47,13 @@ static bool there(void)
 	return st.exists;
 }
 
+/* Anything; small numbers; numbers so far from each other that the series changes its key in the log whenever it may. */
+static uint64_t value(uint32_t k, uint64_t *r)
+{
+	uint64_t x = lab_random(r);
+	return k % 3 == 0 ? x : f64_bits((double)(x % (k % 3 == 1 ? 1000 : UINT64_C(1000000000000))));
+}
+
 /* `per` samples for each of n series of a tenant, from *clock on. */
 static void send(struct lab *l, uint32_t tenant, uint32_t first, uint32_t n, uint32_t per, int64_t step, int64_t *clock, uint64_t *r)
 {
@@ -56,7 +63,7 @@ static void send(struct lab *l, uint32_t tenant, uint32_t first, uint32_t n, uin
 	for (uint32_t k = first; k < first + n; k++) {
 		lab_batch_series(&b, k, 0);
 		for (uint32_t i = 0; i < per; i++)
-			lab_batch_sample(&b, *clock + (int64_t)i * step, k % 3 ? (uint64_t)f64_bits((double)(lab_random(r) % 1000)) : lab_random(r));
+			lab_batch_sample(&b, *clock + (int64_t)i * step, value(k, r));
 	}
 	*clock += (int64_t)per * step;
 	if (lab_send(l, &b, &err) != OK)
