@@ -242,38 +242,53 @@ static bool series_put(struct writer *w, struct series *s, uint32_t tenant)
 	return true;
 }
 
+/* Series [from, from + HEAD_SLICE) of a part. */
+static errc series_slice(struct writer *w, struct window *win, uint32_t shard, uint32_t from, bool *more, struct err *err)
+{
+	errc rc = OK;
+	struct shard *sh = &w->h->shards[shard];
+	uint32_t at = from;
+	for (bool again = true; again;) {
+		bool ok = true;
+		buf_clear(&w->body);
+		buf_clear(&w->new_pairs);
+		buf_clear(&w->new_tenants);
+		uint32_t tenant = tenant_number(w, win->tenant);
+		CHECK(tenant, ERR_NOMEM, "no memory for a snapshot");
+		pthread_mutex_lock(&sh->mu);
+		const struct wpart *p = win->parts[shard].p;
+		uint32_t n = p ? p->n : 0, end = n - from < HEAD_SLICE || from > n ? n : from + HEAD_SLICE;
+		for (; ok && at < end && w->body.n < SLICE_BYTES; at++) {
+			if (at + 4 < n)
+				__builtin_prefetch(part_series(p, at + 4), 1);
+			struct series *s = part_series(p, at);
+			if (!known(w, s))
+				ok = series_put(w, s, tenant);
+		}
+		again = at < end;
+		*more |= end < n;
+		pthread_mutex_unlock(&sh->mu);
+		CHECK(ok, ERR_NOMEM, "no memory for a snapshot");
+		if (w->new_tenants.n > 0)
+			TRY(section_of(w, SNAPSHOT_TENANTS, &w->new_tenants, err));
+		if (w->new_pairs.n > 0)
+			TRY(section_of(w, SNAPSHOT_PAIRS, &w->new_pairs, err));
+		if (w->body.n > 0)
+			TRY(section_of(w, SNAPSHOT_SERIES, &w->body, err));
+	}
+fail:
+	return rc;
+}
+
+/* The shards in turn: series that came together, whose samples will come together, stay near each other in the next process, whose shards are others. */
 static errc series_of(struct writer *w, struct window *win, struct err *err)
 {
 	errc rc = OK;
-	struct head *h = w->h;
-	for (uint32_t shard = 0; shard < h->n_shards; shard++) {
-		struct shard *sh = &h->shards[shard];
-		bool end = false, ok = true;
-		for (uint32_t at = 0; !end;) {
-			buf_clear(&w->body);
-			buf_clear(&w->new_pairs);
-			buf_clear(&w->new_tenants);
-			uint32_t tenant = tenant_number(w, win->tenant);
-			CHECK(tenant, ERR_NOMEM, "no memory for a snapshot");
-			pthread_mutex_lock(&sh->mu);
-			const struct wpart *p = win->parts[shard].p;
-			for (uint32_t k = 0; ok && p && k < HEAD_SLICE && at < p->n && w->body.n < SLICE_BYTES; k++, at++) {
-				if (at + 4 < p->n)
-					__builtin_prefetch(part_series(p, at + 4), 1);
-				struct series *s = part_series(p, at);
-				if (!known(w, s))
-					ok = series_put(w, s, tenant);
-			}
-			end = !p || at >= p->n;
-			pthread_mutex_unlock(&sh->mu);
-			CHECK(ok, ERR_NOMEM, "no memory for a snapshot");
-			if (w->new_tenants.n > 0)
-				TRY(section_of(w, SNAPSHOT_TENANTS, &w->new_tenants, err));
-			if (w->new_pairs.n > 0)
-				TRY(section_of(w, SNAPSHOT_PAIRS, &w->new_pairs, err));
-			if (w->body.n > 0)
-				TRY(section_of(w, SNAPSHOT_SERIES, &w->body, err));
-		}
+	bool more = true;
+	for (uint32_t from = 0; more; from += HEAD_SLICE) {
+		more = false;
+		for (uint32_t shard = 0; shard < w->h->n_shards; shard++)
+			TRY(series_slice(w, win, shard, from, &more, err));
 	}
 fail:
 	return rc;
@@ -333,49 +348,62 @@ static void state_put(struct buf *b, const struct wpart *p, const struct wseries
 	}
 }
 
-static errc states_of(struct writer *w, struct window *win, uint64_t *total, struct err *err)
+static errc states_slice(struct writer *w, struct window *win, uint32_t shard, uint32_t from, uint64_t *total, bool *more, struct err *err)
 {
 	errc rc = OK;
 	struct head *h = w->h;
-	*total = 0;
-	for (uint32_t shard = 0; shard < h->n_shards; shard++) {
-		struct shard *sh = &h->shards[shard];
-		bool end = false;
-		for (uint32_t at = 0; !end;) {
-			struct wal_mark now;
-			uint64_t n = 0;
-			/* Whatever is in the log by now is in the series already. */
-			uint64_t covers = wal_mark(h->cfg.wal, &now) && now.seq > w->mark.seq ? now.seq - w->mark.seq : 0;
-			section_begin(w, SNAPSHOT_STATES);
-			size_t begin = w->out.n;
-			uint32_t expected = 0;
-			buf_uvarint(&w->out, covers);
-			pthread_mutex_lock(&sh->mu);
-			const struct wpart *p = win->parts[shard].p;
-			for (uint32_t k = 0; p && k < HEAD_SLICE && at < p->n && w->out.n - begin < SLICE_BYTES; k++, at++) {
-				if (at + 4 < p->n) {
-					__builtin_prefetch(part_series(p, at + 4));
-					__builtin_prefetch(part_ws(p, at + 4));
-				}
-				const struct series *s = part_series(p, at);
-				const struct wseries *ws = part_ws(p, at);
-				/* One that came after the mark has its definition behind it, too. */
-				if ((ws->n == 0 && ws_leaves(ws) == 0) || !known(w, s))
-					continue;
-				state_put(&w->out, p, ws, (int64_t)s->checkpoint - (int64_t)expected);
-				expected = s->checkpoint + 1;
-				n++;
+	struct shard *sh = &h->shards[shard];
+	uint32_t at = from;
+	for (bool again = true; again;) {
+		struct wal_mark now;
+		uint64_t n = 0;
+		/* Whatever is in the log by now is in the series already. */
+		uint64_t covers = wal_mark(h->cfg.wal, &now) && now.seq > w->mark.seq ? now.seq - w->mark.seq : 0;
+		section_begin(w, SNAPSHOT_STATES);
+		size_t begin = w->out.n;
+		uint32_t expected = 0;
+		buf_uvarint(&w->out, covers);
+		pthread_mutex_lock(&sh->mu);
+		const struct wpart *p = win->parts[shard].p;
+		uint32_t part_n = p ? p->n : 0, end = part_n - from < HEAD_SLICE || from > part_n ? part_n : from + HEAD_SLICE;
+		for (; at < end && w->out.n - begin < SLICE_BYTES; at++) {
+			if (at + 4 < part_n) {
+				__builtin_prefetch(part_series(p, at + 4));
+				__builtin_prefetch(part_ws(p, at + 4));
 			}
-			end = !p || at >= p->n;
-			pthread_mutex_unlock(&sh->mu);
-			*total += n;
-			if (n > 0) {
-				TRY(section_end(w, err));
-			} else {
-				w->out.n = w->section;
-				w->number--;
-			}
+			const struct series *s = part_series(p, at);
+			const struct wseries *ws = part_ws(p, at);
+			/* One that came after the mark has its definition behind it, too. */
+			if ((ws->n == 0 && ws_leaves(ws) == 0) || !known(w, s))
+				continue;
+			state_put(&w->out, p, ws, (int64_t)s->checkpoint - (int64_t)expected);
+			expected = s->checkpoint + 1;
+			n++;
 		}
+		again = at < end;
+		*more |= end < part_n;
+		pthread_mutex_unlock(&sh->mu);
+		*total += n;
+		if (n > 0) {
+			TRY(section_end(w, err));
+		} else {
+			w->out.n = w->section;
+			w->number--;
+		}
+	}
+fail:
+	return rc;
+}
+
+static errc states_of(struct writer *w, struct window *win, uint64_t *total, struct err *err)
+{
+	errc rc = OK;
+	bool more = true;
+	*total = 0;
+	for (uint32_t from = 0; more; from += HEAD_SLICE) {
+		more = false;
+		for (uint32_t shard = 0; shard < w->h->n_shards; shard++)
+			TRY(states_slice(w, win, shard, from, total, &more, err));
 	}
 fail:
 	return rc;

@@ -2,7 +2,7 @@
  *
  * What the head costs by itself: new series, known series, memory, replay, cut. Without HTTP, snappy and protobuf.
  *
- *     head_bench DIR [series=200000] [rounds=20] [batch=2000]
+ *     head_bench DIR [series=200000] [rounds=20] [batch=2000] [snapshot=0: after so many rounds]
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -89,7 +89,7 @@ int main(int argc, char **argv)
 		return 1;
 	snprintf(dir, sizeof dir, "%s", argv[1]);
 	uint32_t n = argc > 2 ? (uint32_t)atoi(argv[2]) : 200000, rounds = argc > 3 ? (uint32_t)atoi(argv[3]) : 20;
-	uint32_t batch = argc > 4 ? (uint32_t)atoi(argv[4]) : 2000;
+	uint32_t batch = argc > 4 ? (uint32_t)atoi(argv[4]) : 2000, snapshot = argc > 5 ? (uint32_t)atoi(argv[5]) : 0;
 	struct err err = {0};
 	log_setup(LOG_WARN, LOG_LOGFMT);
 	must(io_mkdirs(dir, &err), &err);
@@ -169,6 +169,8 @@ int main(int argc, char **argv)
 		if (round == 0)
 			printf("new series:   %6.0f ns in head_append, %6.0f ns all CPU; %4.0f B resident a series\n", append / n * 1e9,
 				(cpu_s() - cpu) / n * 1e9, (rss_mb() - rss0) * 1e6 / n);
+		if (round + 1 == snapshot)
+			must(head_snapshot(head, &err), &err);
 	}
 	if (rounds > 1)
 		printf("known series: %6.0f ns in head_append, %6.0f ns all CPU\n", append / n / (rounds - 1) * 1e9,
