@@ -4,7 +4,7 @@
  *            │
  *            ▼
  *      window (tenant, aligned start): per series a sorted run of leaves   freed in one step when its block is written
- *            │ full chunks ─▶ head/<ULID>.chunks (no sync: the log covers it); all of it now and then ─▶ head/snapshot
+ *            │ full chunks ─▶ head/<ULID>.*.chunks (no sync: the log covers it); all of it now and then ─▶ head/snapshot
  *            ▼ due
  *      cutter thread ─▶ blocks/<ULID> ─▶ WAL_CUT record ─▶ on_block (shipper) ─▶ memory freed when the last reader lets go
  *

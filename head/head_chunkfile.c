@@ -1,4 +1,4 @@
-/* head/head_chunkfile.c - where full chunks of an open window leave memory for: head/<ULID>.chunks.
+/* head/head_chunkfile.c - where full chunks of an open window leave memory for: head/<ULID>.<number>.chunks.
  *
  *   offset  size  field, little-endian
  *        0     8  the series' ref
@@ -22,12 +22,13 @@ enum { CHUNKFILE_FIRST_WRITE = 4096, PATH_BYTES = 4096 };
 
 static void path_of(const struct chunkfile *f, char *path)
 {
-	snprintf(path, PATH_BYTES, "%s/%s.chunks", f->head->cfg.chunk_dir, ulid_text(f->ulid).s);
+	snprintf(path, PATH_BYTES, "%s/%s.%08x.chunks", f->head->cfg.chunk_dir, ulid_text(f->ulid).s, f->number);
 }
 
 void head_chunkfile_init(struct chunkfile *f, struct head *h, struct ulid ulid, _Atomic uint64_t *total2)
 {
 	*f = (struct chunkfile){.head = h, .ulid = ulid, .flush_at = CHUNKFILE_FIRST_WRITE, .total2 = total2};
+	io_random(&f->number, sizeof f->number);
 	pthread_mutex_init(&f->mu, NULL);
 }
 
@@ -166,8 +167,8 @@ errc head_chunkfile_read(struct chunkfile *f, uint64_t off, uint32_t len, uint8_
 		TRY(io_pread_full(fd, out, n, off, err));
 	}
 	CHECK(get_le32(out + n - 4) == crc32c(0, out, n - 4) && get_le32(out + 25) == len, ERR_CORRUPT,
-		"%s/%s.chunks: the chunk at offset %llu does not match its checksum; its samples are in the log, a restart brings them back",
-		f->head->cfg.chunk_dir, ulid_text(f->ulid).s, (unsigned long long)off);
+		"%s/%s.%08x.chunks: the chunk at offset %llu does not match its checksum; its samples are in the log, a restart brings them back",
+		f->head->cfg.chunk_dir, ulid_text(f->ulid).s, f->number, (unsigned long long)off);
 	memmove(out, out + CHUNKFILE_HEADER, len);
 fail:
 	if (pinned) {
@@ -201,10 +202,11 @@ fail:
 	return rc;
 }
 
-errc head_chunkfile_adopt(struct chunkfile *f, uint64_t *bytes, struct err *err)
+errc head_chunkfile_adopt(struct chunkfile *f, uint32_t number, uint64_t *bytes, struct err *err)
 {
 	struct io_stat st;
 	char path[PATH_BYTES];
+	f->number = number;
 	path_of(f, path);
 	errc rc = io_stat(path, &st, err);
 	if (rc != OK)
@@ -239,18 +241,11 @@ fail:
 	return rc;
 }
 
-void head_chunkfile_disown(struct chunkfile *f)
+bool head_chunkfile_named(const struct chunkfile *f, const char *name)
 {
 	char path[PATH_BYTES];
 	path_of(f, path);
-	pthread_mutex_lock(&f->mu);
-	bool was = f->exists;
-	f->exists = false;
-	pthread_mutex_unlock(&f->mu);
-	if (!was)
-		return;
-	atomic_fetch_sub_explicit(&f->head->chunk_file_bytes, f->flushed, memory_order_relaxed);
-	(void)!io_unlink(path, NULL);
+	return f->exists && strcmp(path + strlen(f->head->cfg.chunk_dir) + 1, name) == 0;
 }
 
 uint64_t head_chunkfile_bytes(struct chunkfile *f)

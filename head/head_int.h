@@ -232,6 +232,8 @@ int head_series_cmp(const struct head *h, const struct series *a, const struct s
 struct chunkfile {
 	struct head *head;
 	struct ulid ulid;
+	uint32_t
+		number; /* random, in its name: the log may bring a window of this ULID back, and a snapshot must not take that one's file for the one it knows */
 	pthread_mutex_t mu;
 	uint8_t *buf; /* bytes [flushed, flushed + n) */
 	size_t n, cap, flush_at;
@@ -260,10 +262,9 @@ uint64_t head_chunkfile_bytes(struct chunkfile *f);
 /* All that was appended is on disk; *bytes: how much that is. */
 CHECKED errc head_chunkfile_sync(struct chunkfile *f, uint64_t *bytes, struct err *err);
 /* Goes on in the file that a snapshot knows: its size; and when all leaves are there it is cut back to what they need. ERR_CORRUPT: it is shorter. */
-CHECKED errc head_chunkfile_adopt(struct chunkfile *f, uint64_t *bytes, struct err *err);
+CHECKED errc head_chunkfile_adopt(struct chunkfile *f, uint32_t number, uint64_t *bytes, struct err *err);
 CHECKED errc head_chunkfile_cut(struct chunkfile *f, uint64_t bytes, struct err *err);
-/* The file goes now, though a reader may still hold the window: another window is about to have its name. */
-void head_chunkfile_disown(struct chunkfile *f);
+bool head_chunkfile_named(const struct chunkfile *f, const char *name);
 void head_chunkfile_remove(struct chunkfile *f);
 
 /* ---- a series in a window (head_leaf.c) ---- */
@@ -625,7 +626,7 @@ CHECKED errc head_replay_window(
 	struct head *h, struct span tenant, const struct wal_window *ww, uint64_t first_segment, uint64_t seq, struct window **out, struct err *err);
 void head_replay_idle(struct head *h, const struct series *s);
 CHECKED errc head_replay_cut(struct head *h, const struct cut_record *r, struct err *err);
-bool head_replay_has_file(struct head *h, struct ulid window);
+bool head_replay_has_file(struct head *h, struct ulid window, const char *name);
 void head_replay_clear(struct head *h);
 void head_replay_loaded(struct head *h, uint64_t seq, uint64_t synced);
 
@@ -651,7 +652,7 @@ enum { SNAPSHOT_HAS_LEAVES = 1, SNAPSHOT_HAS_OPEN = 2, SNAPSHOT_HAS_OTHER = 4, S
 struct head_snapshots {
 	/* mu: the file's name, too */
 	pthread_mutex_t mu;
-	bool damaged; /* a chunk that a snapshot may name can't be read: there is none any more, and none is written */
+	_Atomic bool damaged; /* a chunk that a snapshot may name can't be read: there is none any more, and none is written */
 	/* atomics */
 	_Atomic bool keys_held;	    /* series keep their keys */
 	_Atomic int64_t written_ms; /* 0: none */

@@ -773,11 +773,11 @@ fail:
 	return rc;
 }
 
-bool head_replay_has_file(struct head *h, struct ulid window)
+bool head_replay_has_file(struct head *h, struct ulid window, const char *name)
 {
 	struct replay_state *r = h->replay;
 	const struct window_slot *e = r && r->windows ? window_slot(r, window) : NULL;
-	return e && e->w && e->w->file.exists;
+	return e && e->w && head_chunkfile_named(&e->w->file, name);
 }
 
 void head_replay_loaded(struct head *h, uint64_t seq, uint64_t synced)
@@ -793,10 +793,8 @@ void head_replay_clear(struct head *h)
 	if (!r)
 		return;
 	for (uint64_t i = 0; r->windows && i <= r->window_mask; i++)
-		if (r->windows[i].used && r->windows[i].w) {
-			head_chunkfile_disown(&r->windows[i].w->file);
+		if (r->windows[i].used && r->windows[i].w)
 			window_drop(r, &r->windows[i]);
-		}
 	for (uint64_t i = 0; r->refs && i <= r->ref_mask; i++) {
 		const struct ref_page *p = r->refs[i].page;
 		for (uint32_t k = 0; p && k < REFS_PER_PAGE; k++)

@@ -26,7 +26,7 @@ enum {
 	GROWING_SHIFT = 3, /* an eighth more series than at the tick before */
 	GROWING_TAILS = 16
 };
-#define STOPPING_BYTES_MAX (2 * GIB) /* above, writing one at the end would make stopping long */
+#define STOPPING_BYTES_MAX (512 * MIB) /* above, writing one at the end would make stopping long */
 
 void head_snapshot_path(const struct head *h, bool tmp, char *out)
 {

@@ -389,6 +389,7 @@ static errc window_get(struct reader *r, struct rd *b, struct err *err)
 	struct span ulid = rd_bytes(b, 16);
 	r->ww = (struct wal_window){.start_ms = rd_varint(b), .range_ms = 0};
 	uint64_t range = rd_uvarint(b), first = rd_uvarint(b);
+	uint32_t file = rd_le32(b);
 	MUST(b->ok && b->p == b->end && !r->in_window && tenant < r->n_tenants && range <= INT64_MAX, "window");
 	memcpy(r->ww.window.b, ulid.p, 16);
 	r->ww.range_ms = (int64_t)range;
@@ -399,7 +400,7 @@ static errc window_get(struct reader *r, struct rd *b, struct err *err)
 	r->in_window = true;
 	r->n_states = r->chunk_bytes = 0;
 	if (r->w)
-		TRY(head_chunkfile_adopt(&r->w->file, &r->chunk_room, err));
+		TRY(head_chunkfile_adopt(&r->w->file, file, &r->chunk_room, err));
 fail:
 	return rc;
 }
@@ -680,8 +681,7 @@ static void reader_free(struct reader *r)
 	free(r);
 }
 
-/* Chunk files that no window goes on in; without a snapshot that is all of them. What is left of one is gone for good before the first new one is made: names are used
- * again when the log brings a window back. */
+/* Chunk files that no window goes on in; without a snapshot that is all of them. A snapshot that is of no use goes first, and for good. */
 static errc chunk_dir_clean(struct head *h, bool loaded, struct err *err)
 {
 	errc rc = OK;
@@ -700,11 +700,11 @@ static errc chunk_dir_clean(struct head *h, bool loaded, struct err *err)
 	}
 	for (size_t i = 0; i < n; i++) {
 		size_t len = strlen(names[i]);
-		bool chunks = len == ULID_TEXT_BYTES + 7 && strcmp(names[i] + len - 7, ".chunks") == 0;
+		bool chunks = len >= ULID_TEXT_BYTES + 7 && strcmp(names[i] + len - 7, ".chunks") == 0;
 		struct ulid u;
 		if (!chunks && strcmp(names[i], "snapshot.tmp") != 0)
 			continue;
-		if (chunks && loaded && ulid_parse(span_of(names[i], ULID_TEXT_BYTES), &u) && head_replay_has_file(h, u))
+		if (chunks && loaded && ulid_parse(span_of(names[i], ULID_TEXT_BYTES), &u) && head_replay_has_file(h, u, names[i]))
 			continue;
 		snprintf(path, sizeof path, "%s/%s", h->cfg.chunk_dir, names[i]);
 		TRY(io_unlink(path, err));

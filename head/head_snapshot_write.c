@@ -429,6 +429,7 @@ static errc window_put(struct writer *w, struct window *win, struct err *err)
 	buf_varint(&w->out, win->start);
 	buf_uvarint(&w->out, (uint64_t)win->range);
 	buf_uvarint(&w->out, atomic_load_explicit(&win->first_segment, memory_order_relaxed));
+	buf_le32(&w->out, win->file.number);
 	TRY(section_end(w, err));
 	TRY(states_of(w, win, &n, err));
 	TRY(head_chunkfile_sync(&win->file, &bytes, err));
