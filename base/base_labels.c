@@ -173,16 +173,27 @@ size_t labels_wire_size(struct labels l)
 	return n;
 }
 
+static uint8_t *put_text(uint8_t *p, uint8_t tag, struct span text)
+{
+	*p++ = tag;
+	p = put_uvarint(p, text.n);
+	if (text.n)
+		memcpy(p, text.p, text.n);
+	return p + text.n;
+}
+
 void labels_to_wire(struct labels l, struct buf *out)
 {
+	if (!buf_reserve(out, labels_wire_size(l)))
+		return;
+	uint8_t *p = out->p + out->n;
 	for (uint32_t i = 0; i < l.n; i++) {
-		buf_u8(out, 0x0a);
-		buf_uvarint(out, label_body_size(&l.v[i]));
-		buf_u8(out, 0x0a);
-		buf_str(out, l.v[i].name);
-		buf_u8(out, 0x12);
-		buf_str(out, l.v[i].value);
+		*p++ = 0x0a;
+		p = put_uvarint(p, label_body_size(&l.v[i]));
+		p = put_text(p, 0x0a, l.v[i].name);
+		p = put_text(p, 0x12, l.v[i].value);
 	}
+	out->n = (size_t)(p - out->p);
 }
 
 enum labels_fault labels_normalize(struct labels *l, const struct labels_limits *limits, uint32_t *which)

@@ -13,7 +13,6 @@
 	ERRID(DECODED_TOO_LARGE, 413, "decoded-too-large")                                                                                           \
 	ERRID(CONTENT_TYPE, 415, "content-type")                                                                                                     \
 	ERRID(CONTENT_ENCODING, 415, "content-encoding")                                                                                             \
-	ERRID(REMOTE_WRITE_2, 415, "remote-write-2")                                                                                                 \
 	ERRID(SNAPPY, 400, "snappy")                                                                                                                 \
 	ERRID(PROTOBUF, 400, "protobuf")                                                                                                             \
 	ERRID(TOO_MANY_SERIES, 413, "too-many-series")                                                                                               \
@@ -33,7 +32,11 @@
 	ERRID(TOO_OLD, 400, "too-old")                                                                                                               \
 	ERRID(TOO_FAR_AHEAD, 400, "too-far-ahead")                                                                                                   \
 	ERRID(DUPLICATE_TIMESTAMP, 400, "duplicate-timestamp")                                                                                       \
+	ERRID(EXEMPLAR_NO_SERIES, 400, "exemplar-no-series")                                                                                         \
+	ERRID(EXEMPLAR_OUT_OF_ORDER, 400, "exemplar-out-of-order")                                                                                   \
 	ERRID(HISTOGRAMS, 400, "histograms")                                                                                                         \
+	ERRID(HISTOGRAM_INVALID, 400, "histogram-invalid")                                                                                           \
+	ERRID(NO_SAMPLES, 400, "no-samples")                                                                                                         \
 	/* try again later */                                                                                                                        \
 	ERRID(NOT_READY, 503, "not-ready")                                                                                                           \
 	ERRID(OVERLOADED, 503, "overloaded")                                                                                                         \

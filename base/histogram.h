@@ -4,6 +4,7 @@
  * docs/format/remote.md.
  */
 #pragma once
+#include "base/arena.h"
 #include "base/bytes.h"
 #include "base/err.h"
 
@@ -38,3 +39,7 @@ struct histogram {
 /* Canonical encoding (kind, schema, threshold, counts, sum, spans, buckets, bounds; without hint), appended to out: equality and the
  * order-free winner compare these bytes. */
 void histogram_canonical(enum sample_kind kind, const struct histogram *h, struct buf *out);
+
+/* Whether h can be stored, by the reference's rules (docs/format/remote.md): ERR_INVALID (HISTOGRAM_INVALID) says why not. Schemas 9..52 are reduced to 8 by
+ * merging neighbours; h's arrays are then the arena's. Never more memory than h has; the rest of h is left as it is. */
+CHECKED errc histogram_judge(enum sample_kind kind, struct histogram *h, struct arena *arena, struct err *err);

@@ -12,15 +12,24 @@
 #define LIMIT_INGEST_BODY_BYTES (32 * MIB) /* --ingest.max-body: what Prometheus' own receiver takes */
 #define LIMIT_INGEST_DECODED_FACTOR                                                                                                                  \
 	4 /* decompressed at most this many times the flag: real bodies shrink 3-12x, but large ones are split by senders long before */
-#define LIMIT_INGEST_SERIES_PER_REQUEST 200000	 /* --ingest.max-series-per-request: 100x a sender's default batch */
-#define LIMIT_INGEST_SAMPLES_PER_REQUEST 2000000 /* --ingest.max-samples-per-request: bounds the verdict arrays to 32 MiB */
-#define LIMIT_INGEST_INFLIGHT_BYTES (512 * MIB)	 /* --ingest.max-inflight: bodies and decoded bytes of all requests together */
-#define LIMIT_HTTP_HEADER_BYTES (32 * KIB)	 /* request line and headers: cookies of a proxy fit, floods do not */
-#define LIMIT_HTTP_FORM_BYTES (1 * MIB)		 /* a query API POST body: match[] lists of dashboards are below 100 kB */
-#define LIMIT_HTTP_READ_BODY_BYTES (4 * MIB)	 /* a remote-read request, compressed */
-#define LIMIT_HTTP_CONNECTIONS 4096		 /* --http.max-connections */
-#define LIMIT_HTTP_IDLE_MS 60000		 /* --http.idle-timeout: also how long a body may stand still */
-#define LIMIT_HTTP_REQUEST_MS 120000		 /* a request that is not complete after this is dropped (slow drip) */
+#define LIMIT_INGEST_SERIES_PER_REQUEST 200000	   /* --ingest.max-series-per-request: 100x a sender's default batch */
+#define LIMIT_INGEST_SAMPLES_PER_REQUEST 2000000   /* --ingest.max-samples-per-request: bounds the verdict arrays to 32 MiB */
+#define LIMIT_INGEST_HISTOGRAMS_PER_REQUEST 100000 /* 50x a sender's default batch; --ingest.max-samples-per-request bounds them, too */
+#define LIMIT_INGEST_HISTOGRAM_BYTES                                                                                                                 \
+	(32 * MIB) /* buckets, spans and bounds of one request when decoded: the largest histogram there is, or 4 M buckets */
+#define LIMIT_INGEST_EXEMPLARS_PER_REQUEST 200000
+#define LIMIT_INGEST_EXEMPLAR_BYTES (16 * MIB) /* 2.0: of their labels in 1.0's form */
+#define LIMIT_INGEST_METADATA_PER_REQUEST 200000
+#define LIMIT_INGEST_SYMBOLS_PER_REQUEST (1 << 20) /* 2.0: a batch of 2,000 series has some thousand */
+#define LIMIT_INGEST_LABEL_REFS (8 << 20)	   /* 2.0: of all series; 200,000 series of 20 labels */
+#define LIMIT_INGEST_LABEL_BYTES (128 * MIB)	   /* 2.0: of all series' labels as 1.0 would send them, which a few bytes may stand for */
+#define LIMIT_INGEST_INFLIGHT_BYTES (512 * MIB)	   /* --ingest.max-inflight: bodies and decoded bytes of all requests together */
+#define LIMIT_HTTP_HEADER_BYTES (32 * KIB)	   /* request line and headers: cookies of a proxy fit, floods do not */
+#define LIMIT_HTTP_FORM_BYTES (1 * MIB)		   /* a query API POST body: match[] lists of dashboards are below 100 kB */
+#define LIMIT_HTTP_READ_BODY_BYTES (4 * MIB)	   /* a remote-read request, compressed */
+#define LIMIT_HTTP_CONNECTIONS 4096		   /* --http.max-connections */
+#define LIMIT_HTTP_IDLE_MS 60000		   /* --http.idle-timeout: also how long a body may stand still */
+#define LIMIT_HTTP_REQUEST_MS 120000		   /* a request that is not complete after this is dropped (slow drip) */
 
 #define LIMIT_HTTP_PARAMS 20000		   /* parameters of one query string or form */
 #define LIMIT_HTTP_DISCARD_BYTES (1 * MIB) /* a refused body up to this is read away to keep the connection */
@@ -35,6 +44,10 @@
 #define LIMIT_LABEL_NAME_BYTES 1024  /* --ingest.max-label-name */
 #define LIMIT_LABEL_VALUE_BYTES 4096 /* --ingest.max-label-value: as VictoriaMetrics */
 #define LIMIT_LABELS_DECODE 1024     /* label fields read before a series is refused, whatever the flag says */
+
+/* -- exemplars and metadata ------------------------------------------------------------------------------------------ */
+#define LIMIT_EXEMPLARS 10000000	/* --exemplars.max at most: a gigabyte; a checkpoint of the log holds them all */
+#define LIMIT_METADATA_FAMILIES 1000000 /* --metadata.max at most; real tenants have some thousand */
 
 /* -- log ------------------------------------------------------------------------------------------------------------ */
 #define LIMIT_WAL_SEGMENT_BYTES (128 * MIB) /* --wal.segment-size: the reference's; 50 M samples at 2.5 B */

@@ -39,9 +39,13 @@ struct flag *server_flag_table(struct server_flags *f, size_t *n)
 			"A window is cut at the latest this long after its first sample arrived."),
 		F("head.max-memory", FLAG_SIZE, head_max_memory, NULL, "SIZE", true,
 			"Memory of the head; above 80 % windows are cut early, above it writes get 503. Default: 75 % of the machine's or cgroup's."),
+		F("exemplars.max", FLAG_U64, exemplars_max, "500000", "COUNT", true,
+			"Exemplars kept in memory, of all tenants together; the newest of each stay, and each has an equal share. 0 keeps none."),
 		F("ingest.oldest", FLAG_DURATION_MS, ingest_oldest_ms, "30d", "DURATION", true,
 			"Samples older than this are refused; 0 accepts any age."),
 		F("ingest.future", FLAG_DURATION_MS, ingest_future_ms, "10m", "DURATION", true, "Samples further ahead than this are refused."),
+		F("ingest.created-timestamp-zero", FLAG_BOOL, ingest_created_zero, "false", "BOOL", true,
+			"Store a 0 at the start timestamps that remote write 2.0 says, where a series has no samples yet."),
 		F("ingest.max-body", FLAG_SIZE, ingest_max_body, "32MiB", "SIZE", true,
 			"Largest write request as sent; decompressed at most 4 times this."),
 		F("ingest.max-series-per-request", FLAG_U64, ingest_max_series, "200000", "COUNT", true, "Series in one write request."),
@@ -65,6 +69,8 @@ struct flag *server_flag_table(struct server_flags *f, size_t *n)
 		F("ingest.max-samples-per-request", FLAG_U64, ingest_max_samples, "2000000", "COUNT", false, "Samples in one write request."),
 		F("ingest.max-inflight", FLAG_SIZE, ingest_max_inflight, "512MiB", "SIZE", false,
 			"Bytes of all requests being worked on; above it 503."),
+		F("metadata.max", FLAG_U64, metadata_max, "20000", "COUNT", false,
+			"Metric families of a tenant whose metadata is kept; the one not heard of for longest gives way. 0 keeps none."),
 		F("ingest.max-labels", FLAG_U64, ingest_max_labels, "64", "COUNT", false, "Labels of a series."),
 		F("ingest.max-label-name", FLAG_SIZE, ingest_max_label_name, "1KiB", "SIZE", false, "Length of a label name."),
 		F("ingest.max-label-value", FLAG_SIZE, ingest_max_label_value, "4KiB", "SIZE", false, "Length of a label value."),
@@ -134,6 +140,9 @@ errc server_flags_check(struct server_flags *f, struct err *err)
 		return err_set(err, ERR_INVALID, "--ingest.max-labels must be between 1 and %d", LIMIT_LABELS_DECODE);
 	if (f->ingest_max_label_name < 1 || f->ingest_max_label_name > 64 * KIB || f->ingest_max_label_value < 1 || f->ingest_max_label_value > MIB)
 		return err_set(err, ERR_INVALID, "--ingest.max-label-name must be at most 64KiB and --ingest.max-label-value at most 1MiB");
+	if (f->exemplars_max > LIMIT_EXEMPLARS || f->metadata_max > LIMIT_METADATA_FAMILIES)
+		return err_set(err, ERR_INVALID, "--exemplars.max must be at most %d and --metadata.max at most %d", LIMIT_EXEMPLARS,
+			LIMIT_METADATA_FAMILIES);
 	if (f->query_max_concurrency < 1 || f->query_max_concurrency > 1024)
 		return err_set(err, ERR_INVALID, "--query.max-concurrency must be between 1 and 1024");
 	if (f->http_max_connections < 1 || f->http_max_connections > 1000000 || f->http_threads > 1024 || f->head_shards > 4096)

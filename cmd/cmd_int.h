@@ -27,7 +27,9 @@ struct server_flags {
 	int64_t head_block_range_ms, head_cut_delay_ms, head_max_age_ms;
 	bool head_cut_delay_set;
 	uint64_t head_max_memory, head_shards, head_snapshot_tail;
+	uint64_t exemplars_max, metadata_max;
 	int64_t ingest_oldest_ms, ingest_future_ms;
+	bool ingest_created_zero;
 	uint64_t ingest_max_body, ingest_max_series, ingest_max_samples, ingest_max_inflight;
 	uint64_t ingest_max_labels, ingest_max_label_name, ingest_max_label_value;
 	uint64_t disk_reserve;

@@ -163,6 +163,7 @@ static void front(void *arg, struct http_request *r)
 		     "POST /api/v1/write (also /api/v1/receive, /api/v1/push)   remote write 1.0\n"
 		     "POST /api/v1/read                                         remote read\n"
 		     "GET  /api/v1/series /api/v1/labels /api/v1/label/NAME/values\n"
+		     "GET  /api/v1/query_exemplars /api/v1/metadata\n"
 		     "GET  /api/v1/status/blocks /api/v1/status/walreplay /api/v1/status/buildinfo\n"
 		     "GET  /metrics /-/healthy /-/ready      POST /-/flush /-/reload\n"));
 }
@@ -179,6 +180,8 @@ errc server_listen(struct server *s, struct err *err)
 		{HTTP_GET | HTTP_POST, "/api/v1/series", HTTP_WORKER | HTTP_GZIP, LIMIT_HTTP_FORM_BYTES, query_series, s->query},
 		{HTTP_GET | HTTP_POST, "/api/v1/labels", HTTP_WORKER | HTTP_GZIP, LIMIT_HTTP_FORM_BYTES, query_labels, s->query},
 		{HTTP_GET, "/api/v1/label/*/values", HTTP_WORKER | HTTP_GZIP, 0, query_label_values, s->query},
+		{HTTP_GET | HTTP_POST, "/api/v1/query_exemplars", HTTP_WORKER | HTTP_GZIP, LIMIT_HTTP_FORM_BYTES, query_exemplars, s->query},
+		{HTTP_GET, "/api/v1/metadata", HTTP_WORKER | HTTP_GZIP, 0, query_metadata, s->query},
 		{HTTP_GET, "/api/v1/status/walreplay", HTTP_NO_BUDGET, 0, walreplay, s},
 		{HTTP_GET, "/api/v1/status/buildinfo", HTTP_NO_BUDGET, 0, buildinfo, s},
 		{HTTP_GET, "/api/v1/status/blocks", HTTP_WORKER | HTTP_GZIP, 0, blocks, s},

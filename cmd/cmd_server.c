@@ -231,6 +231,8 @@ static errc open_parts(struct server *s, struct err *err)
 		.max_age_ms = f->head_max_age_ms,
 		.max_memory_bytes = f->head_max_memory,
 		.wal_max_bytes = f->wal_max_size,
+		.max_exemplars = f->exemplars_max,
+		.max_metadata = (uint32_t)f->metadata_max,
 		.labels = limits,
 		.ext_labels = s->ext_labels,
 		.node = span_cstr(s->dir.node),
@@ -265,6 +267,7 @@ static errc open_parts(struct server *s, struct err *err)
 		.max_series_per_request = (uint32_t)f->ingest_max_series,
 		.max_samples_per_request = (uint32_t)f->ingest_max_samples,
 		.oldest_ms = f->ingest_oldest_ms,
+		.created_zero = f->ingest_created_zero,
 		.future_ms = f->ingest_future_ms,
 		.labels = limits,
 	};

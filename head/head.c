@@ -29,6 +29,9 @@ static void metrics_open(struct head_metrics *m)
 	m->snapshot_loaded = metric_gauge("varve_snapshot_loaded", "1 when this process began with a snapshot and the log's tail");
 	m->snapshot_age = metric_gauge("varve_snapshot_age_seconds", "Age of the newest snapshot; -1: there is none");
 	m->chunk_write_failures = metric_counter("varve_head_chunk_write_failures_total", "Writes of full chunks that failed; they stay in memory");
+	m->exemplars = metric_gauge("varve_head_exemplars", "Exemplars in memory, all tenants; --exemplars.max is their limit");
+	m->exemplars_evicted = metric_counter("varve_head_exemplars_evicted_total", "Exemplars that gave their place to newer ones");
+	m->metadata = metric_gauge("varve_head_metadata", "Metadata entries in memory, all tenants");
 	static const enum errid ids[] = {ERRID_PROTOBUF, ERRID_NO_METRIC_NAME, ERRID_EMPTY_LABEL_NAME, ERRID_DUPLICATE_LABEL, ERRID_LABEL_UTF8,
 		ERRID_TOO_MANY_LABELS, ERRID_LABEL_NAME_TOO_LONG, ERRID_LABEL_VALUE_TOO_LONG, ERRID_TOO_OLD, ERRID_TOO_FAR_AHEAD,
 		ERRID_DUPLICATE_TIMESTAMP, ERRID_BAD_REQUEST};
@@ -97,6 +100,7 @@ errc head_open(const struct head_config *cfg, struct head **out, struct err *err
 	pthread_mutex_init(&h->ctx_mu, NULL);
 	pthread_mutex_init(&h->cuts_mu, NULL);
 	pthread_mutex_init(&h->snap.mu, NULL);
+	pthread_mutex_init(&h->reclaim_mu, NULL);
 	pthread_mutex_init(&h->fds.mu, NULL);
 	pthread_mutex_init(&h->symbols.mu, NULL);
 	pthread_condattr_t attr;
@@ -112,6 +116,7 @@ errc head_open(const struct head_config *cfg, struct head **out, struct err *err
 	CHECK(cfg->cut_delay_ms >= 0 && cfg->max_age_ms > 0, ERR_INVALID, "cut delay or maximum age is negative");
 	metrics_open(&h->m);
 	io_random(h->secret, sizeof h->secret);
+	io_random(h->refs_secret, sizeof h->refs_secret);
 	atomic_init(&h->next_ref, 1);
 	atomic_init(&h->next_serial, 1);
 	atomic_init(&h->min_range, cfg->block_range_ms);
@@ -192,7 +197,6 @@ void head_close(struct head *h)
 	for (uint32_t i = 0; h->shards && i < h->n_shards; i++) {
 		head_pool_destroy(&h->shards[i].pool);
 		head_table_free(h->shards[i].slots, h->shards[i].mask + 1, sizeof *h->shards[i].slots);
-		free(h->shards[i].aliases);
 		free(h->shards[i].scratch);
 		free(h->shards[i].scratch_bytes);
 		pthread_mutex_destroy(&h->shards[i].mu);
@@ -208,6 +212,7 @@ void head_close(struct head *h)
 	pthread_mutex_destroy(&h->ctx_mu);
 	pthread_mutex_destroy(&h->cuts_mu);
 	pthread_mutex_destroy(&h->snap.mu);
+	pthread_mutex_destroy(&h->reclaim_mu);
 	pthread_mutex_destroy(&h->fds.mu);
 	pthread_cond_destroy(&h->wake);
 	pthread_cond_destroy(&h->done);

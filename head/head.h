@@ -20,6 +20,7 @@
  * What a request says of one series twice is judged known spelling first, then in its order; a retry gives the same verdicts.
  */
 #pragma once
+#include "base/annotations.h"
 #include "base/labels.h"
 #include "base/errid.h"
 #include "base/ulid.h"
@@ -37,6 +38,8 @@ struct head_config {
 	int64_t max_age_ms;	   /* after its first sample arrived, at the latest */
 	uint64_t max_memory_bytes; /* above 80 %: cut the largest early; above: head_append says ERR_AGAIN / HEAD_MEMORY */
 	uint64_t wal_max_bytes;	   /* above: cut the windows that hold the oldest segments */
+	uint64_t max_exemplars;	   /* of all tenants together; 0: none are kept */
+	uint32_t max_metadata;	   /* metric families of a tenant; 0: none are kept */
 	struct labels_limits labels;
 	struct labels ext_labels; /* --label pairs; tenant_id is added per tenant; copied */
 	struct span node;	  /* who writes blocks: meta.json extensions */
@@ -76,9 +79,13 @@ struct head_sample {
 };
 
 struct head_series {
-	struct span wire;  /* label fields as they came (base/labels.h), borrowed for the call */
-	uint32_t n_labels; /* label fields in wire */
-	uint32_t first, n; /* its samples in the batch */
+	struct span wire;     /* label fields as they came (base/labels.h), borrowed for the call; 2.0: p is NULL, n what they would take at most */
+	const uint32_t *refs; /* 2.0: n_labels pairs of indexes into the batch's symbols */
+	uint32_t n_labels;    /* label fields in wire, or pairs */
+	uint32_t first, n;    /* its samples in the batch */
+	/* Its first sample is a zero at its start timestamp, before the others: stored when the series has no sample at that time or behind it
+	 * and a window for it is open or about to be. Else it is left out, which is no refusal; and it is not in the counts. */
+	bool zero;
 	/* out: per series verdict; the counts of a request are sums over these */
 	enum errid refused_id; /* first reason in this series; ERRID_NONE: nothing refused */
 	uint32_t stored;       /* accepted and in the log record */
@@ -88,7 +95,9 @@ struct head_series {
 };
 
 struct head_batch {
-	struct span tenant; /* checked by tenant_valid */
+	struct span tenant;	    /* checked by tenant_valid */
+	const struct span *symbols; /* remote write 2.0; NULL: 1.0 */
+	size_t n_symbols;
 	struct head_series *series;
 	size_t n_series;
 	const struct head_sample *samples;
@@ -112,6 +121,69 @@ size_t head_batch_bound(const struct head *h, const struct head_batch *b);
  * before it are stored (records hold them; commit them), the rest is not: answer 503. Any thread. */
 CHECKED errc head_append(
 	struct head *h, const struct wal_ticket *ticket, struct head_batch *b, struct buf *records, uint32_t *n_logged, struct err *err);
+
+/* ---- exemplars and metadata ----
+ *
+ * Kept beside the series, not in windows: the newest exemplars of a tenant, and what it said last of its metric families. Logged with the request that
+ * brought them, and put into each checkpoint of the log: a restart finds them, a cut does not end them. Tenants share max_exemplars: when it is
+ * reached a new one takes the place of its own tenant's oldest, or, while its tenant has less than an equal share, of the largest tenant's.
+ */
+
+/* What becomes of an exemplar: the first two are written, the others are not. */
+enum exemplar_result {
+	EXEMPLAR_STORED,
+	EXEMPLAR_DUPLICATE,	/* it is there already */
+	EXEMPLAR_NO_SERIES,	/* nobody sent a sample of its series */
+	EXEMPLAR_OUT_OF_ORDER,	/* its series has a newer one */
+	EXEMPLAR_TOO_LONG,	/* its labels have more than 128 characters, as OpenMetrics allows */
+	EXEMPLAR_INVALID,	/* its labels are none: a name twice, an empty one, not UTF-8 */
+	EXEMPLAR_TOO_FAR_AHEAD, /* behind max_t: it would stand in the way of all that follow */
+	EXEMPLAR_OFF,		/* max_exemplars is 0 */
+	EXEMPLAR_RESULTS
+};
+const char *exemplar_result_text(enum exemplar_result r); /* "out-of-order", for metrics */
+
+/* Exemplars of one series of a request. */
+struct head_exemplars {
+	struct span wire;	  /* the series' label fields as they came, borrowed for the call */
+	bool known;		  /* head_append has stored or met a sample of it; else it is looked for */
+	const struct exemplar *v; /* labels as they came */
+	uint32_t n;
+};
+
+struct head_annotations {
+	struct span tenant; /* checked by tenant_valid */
+	const struct head_exemplars *series;
+	size_t n_series;
+	const struct metadata *metadata;
+	size_t n_metadata;
+	int64_t max_t;	/* of exemplars */
+	int64_t now_ms; /* arrival */
+	/* out */
+	bool leans; /* as in head_batch */
+	uint64_t exemplars_by[EXEMPLAR_RESULTS];
+	uint64_t metadata_new, metadata_known, metadata_refused;
+};
+
+/* Upper bound of their log records: add it to head_batch_bound's before wal_reserve. */
+size_t head_annotations_bound(const struct head *h, const struct head_annotations *a);
+/* Behind head_append of the same ticket, which says what series there are, and before its wal_commit: appends to `records`. The caller MUST commit
+ * them, whatever is returned. Out-of-order and other refused exemplars are counted and no error. ERR_NOMEM: the rest was not looked at: answer 503. Any thread. */
+CHECKED errc head_annotate(struct head *h, const struct wal_ticket *ticket, struct head_annotations *a, struct buf *records, struct err *err);
+
+/* Reads. Both callbacks run under a lock that the tenant's writes wait for: they copy what they want and do not block; what they are given lives
+ * until they return. Not a snapshot: what is there all the time is given once. */
+struct head_exemplar_read {
+	int64_t start, end; /* closed */
+	bool (*match)(void *arg, struct labels series);
+	/* An exemplar of a series that matches, in order; begins: the first one of its series. x->n_labels is 0. */
+	errc (*give)(void *arg, struct labels series, bool begins, const struct exemplar *x, struct err *err);
+	void *arg;
+};
+CHECKED errc head_exemplars_read(struct head *h, struct span tenant, const struct head_exemplar_read *r, struct err *err);
+/* All of a family's, newest first, one behind the other. family.p NULL: of every family, in no order. */
+CHECKED errc head_metadata_read(struct head *h, struct span tenant, struct span family,
+	errc (*give)(void *arg, const struct metadata *m, struct err *err), void *arg, struct err *err);
 
 /* ---- reading ---- */
 

@@ -13,7 +13,7 @@
 #include <inttypes.h>
 #include "head/head_int.h"
 
-enum { CTX_KEPT = 64, PREFETCH = 32, CTX_KEPT_SAMPLES = 262144 };
+enum { CTX_KEPT = 64, AHEAD = 12, CTX_KEPT_SAMPLES = 262144 };
 
 /* ---- contexts ---- */
 
@@ -24,6 +24,7 @@ static void ctx_free(struct append_ctx *c)
 	free(c->spare);
 	free(c->missed);
 	free(c->found);
+	free(c->symbols);
 	free(c->defs);
 	free(c->samples);
 	free(c->sorted);
@@ -77,7 +78,8 @@ static void ctx_give(struct head *h, struct append_ctx *c)
 	c->n_wins = 0;
 	c->n_logged = c->n_defs = 0;
 	arena_reset(&c->arena);
-	bool keep = c->cap_samples <= CTX_KEPT_SAMPLES && c->arena.held_bytes <= MIB && c->wire.cap <= MIB && c->cap_wins <= 1024;
+	bool keep = c->cap_samples <= CTX_KEPT_SAMPLES && c->cap_symbols <= CTX_KEPT_SAMPLES && c->arena.held_bytes <= MIB && c->wire.cap <= MIB &&
+		    c->cap_wins <= 1024;
 	pthread_mutex_lock(&h->ctx_mu);
 	keep = keep && h->n_ctxs < CTX_KEPT;
 	if (keep) {
@@ -205,7 +207,7 @@ static void refuse(struct append_ctx *c, struct head_series *out, enum errid id,
 
 static void refuse_all(struct append_ctx *c, struct head_series *out, enum errid id)
 {
-	for (uint32_t k = 0; k < out->n; k++)
+	for (uint32_t k = out->zero; k < out->n; k++)
 		refuse(c, out, id, c->batch->samples[out->first + k].t);
 }
 
@@ -232,23 +234,41 @@ static void def_logged(const struct append_ctx *c, struct series *s)
 		s->def_state = s->def_state == DEF_NONE ? DEF_ONCE : KEY_ONCE;
 		s->def_pos = c->ticket->pos_max;
 	} else if (s->def_state != DEF_TWICE && c->ticket->pos_min >= s->def_pos + WAL_COPY_DISTANCE_BYTES) {
+		/* Requests that were judged before a change of key are among those that have a ticket by now. */
+		s->def_pos = s->def_state == KEY_ONCE ? wal_drawn_to(c->head->cfg.wal) : c->ticket->pos_max;
 		s->def_state = DEF_TWICE;
-		s->def_pos = c->ticket->pos_max;
 	}
 }
 
 enum { KEY_CHANGE_AT = 16, KEY_FAR_BYTES = 3 };
 
-/* Looked at once a chunk. A key costs some 20 bytes of log and saves two or more a sample; values that neither stay nor count have none that is near. Both copies of the
- * key before are written, so a request that leans on the one before that is, too: the place of the older one is free. */
-static bool key_change(struct series *s, uint64_t v, uint64_t before)
+/* Looked at once a chunk. A key costs some 20 bytes of log and saves two or more a sample; values that neither stay nor count have none that is near. The place of the
+ * older key is free when everything that replay may ever read was written after the change before. */
+static bool key_change(const struct head *h, struct series *s, uint64_t v, uint64_t before)
 {
+	uint64_t kept = wal_kept_from(h->cfg.wal);
+	if (s->key_changed && (s->def_pos > kept || h->key_floor > kept))
+		return false;
 	if (wal_value_bytes(v, s->keys[s->key_no]) < KEY_FAR_BYTES || !(v == before || wal_value_whole(v)))
 		return false;
 	s->key_no ^= 1;
+	s->key_changed = 1;
 	s->keys[s->key_no] = v;
 	s->def_state = KEY_NONE;
 	return true;
+}
+
+/* Whether the zero in front of a series' samples is stored: it lies before them, in their window or one that is open, and the series has nothing at its
+ * time or behind it. A series that is written without a break has, in the window that was asked last: then that is all that it costs. */
+static bool zero_fits_locked(const struct append_ctx *c, uint32_t shard, const struct series *s, const struct head_sample *samples)
+{
+	int64_t t = samples[0].t;
+	if (t >= samples[1].t || bounds(c, t) != ERRID_NONE || bounds(c, samples[1].t) != ERRID_NONE)
+		return false;
+	const struct window *w = c->n_wins ? c->wins[c->cur].w : NULL;
+	if (LIKELY(w && s->ws && s->ws_window == w->serial && head_ws_newest(w, s->ws) >= t))
+		return false;
+	return head_window_zero_fits_locked(c->tenant, shard, s, t, samples[1].t);
 }
 
 /* Samples of series i of the batch go to s. `wire`: its canonical bytes, valid until the request ends; p == NULL: not at hand. */
@@ -268,7 +288,8 @@ static errc append_series_locked(
 		wire = arena_dup(&c->arena, span_of(c->wire.p, c->wire.n));
 		CHECK(wire.p, ERR_NOMEM, "no memory for a definition");
 	}
-	for (uint32_t k = 0; k < out->n; k++) {
+	const bool zero = UNLIKELY(out->zero) && zero_fits_locked(c, shard, s, samples);
+	for (uint32_t k = out->zero && !zero; k < out->n; k++) {
 		int64_t t = samples[k].t;
 		enum errid id = bounds(c, t);
 		if (id != ERRID_NONE) {
@@ -312,8 +333,8 @@ static errc append_series_locked(
 		if (t > part->max_t)
 			part->max_t = t;
 		c->wins[c->cur].n++;
-		if (UNLIKELY(look) && !young && !atomic_load_explicit(&c->head->snap.keys_held, memory_order_relaxed))
-			young = key_change(s, samples[k].v, before);
+		if (UNLIKELY(look) && !young)
+			young = key_change(c->head, s, samples[k].v, before);
 		if (young && def == UINT32_MAX) {
 			def = (uint32_t)c->n_defs++;
 			if (s->def_state == DEF_NONE)
@@ -327,6 +348,7 @@ static errc append_series_locked(
 		c->samples[at] = (struct wal_sample){.ref = ref, .t = t, .v = samples[k].v, .key = s->keys[s->key_no], .key_no = s->key_no};
 		c->meta[at] = (struct log_meta){.win = c->cur, .def = def};
 		c->n_logged++;
+		out->stored -= zero && k == 0; /* it is nobody's sample */
 	}
 fail:
 	return rc;
@@ -355,6 +377,12 @@ static uint32_t shard_by_hash(const struct append_ctx *c, uint32_t i)
 	return head_shard_of(c->head, c->hashes[i]);
 }
 
+/* Once it is found. A struct of a series is never of another shard, whatever became of the series. */
+static uint32_t shard_by_home(const struct append_ctx *c, uint32_t i)
+{
+	return c->found[i].series ? c->found[i].series->shard : 0;
+}
+
 /* Put aside by pass 1 for pass 2. */
 struct alias_seen {
 	struct series *series;
@@ -374,7 +402,7 @@ static void find_one_locked(struct append_ctx *c, struct shard *sh, uint32_t i, 
 	}
 	struct alias *al = p ? (struct alias *)(p - 1) : NULL;
 	if (al && atomic_load_explicit(&al->series->ref, memory_order_relaxed) == al->ref) {
-		aliases[(*n_aliases)++] = (struct alias_seen){al->series, al->ref, i, al->shard};
+		aliases[(*n_aliases)++] = (struct alias_seen){al->series, al->ref, i, al->series->shard};
 		return;
 	}
 	if (al)
@@ -383,48 +411,111 @@ static void find_one_locked(struct append_ctx *c, struct shard *sh, uint32_t i, 
 	c->n_missed++;
 }
 
-/* Looks order[a..b) up. A million series are never in the cache, so each step asks for the lines of the next one for a whole group: slot, series. */
+/* Where the series of c->order[k] may be: the first slot with its 16 bits is nearly always the one. */
+static void find_candidate(struct append_ctx *c, const struct shard *sh, uint32_t i)
+{
+	struct hash128 x = c->hashes[i];
+	table_slot sl = 0;
+	for (uint64_t at = x.lo & sh->mask; (sl = sh->slots[at]) && (sl ^ head_slot_tag(x)) >> 48; at = (at + 1) & sh->mask)
+		;
+	uintptr_t p = head_slot_address(sl);
+	c->found[i].series = p & 1 ? NULL : (struct series *)p;
+	__builtin_prefetch((void *)p);
+	__builtin_prefetch((const char *)p + 56); /* it may begin at any multiple of 8 */
+}
+
+static void find_verify_locked(struct append_ctx *c, struct shard *sh, uint32_t i, struct alias_seen *aliases, uint32_t *n_aliases)
+{
+#ifndef HEAD_VERIFY
+	struct found *f = &c->found[i];
+	if (LIKELY(f->series && f->series->hash.lo == c->hashes[i].lo && f->series->hash.hi == c->hashes[i].hi)) {
+		f->ref = atomic_load_explicit(&f->series->ref, memory_order_relaxed);
+		return;
+	}
+#endif
+	find_one_locked(c, sh, i, aliases, n_aliases);
+}
+
+/* Looks order[a..b) up. A million series are never in the cache, so each step asks for the lines of the next one AHEAD series before it is there: slot, series. */
 static void find_locked(struct append_ctx *c, struct shard *sh, uint32_t a, uint32_t b, struct alias_seen *aliases, uint32_t *n_aliases)
 {
-	for (uint32_t k = a; k < b && sh->slots; k++)
-		__builtin_prefetch(&sh->slots[c->hashes[c->order[k]].lo & sh->mask]);
-	for (uint32_t k = a; k < b; k++) {
-		uint32_t i = c->order[k];
-		struct hash128 x = c->hashes[i];
-		table_slot sl = 0;
-		/* The first slot with its 16 bits: nearly always the one. */
-		for (uint64_t at = x.lo & sh->mask; sh->slots && (sl = sh->slots[at]) && (sl ^ head_slot_tag(x)) >> 48; at = (at + 1) & sh->mask)
-			;
-		uintptr_t p = head_slot_address(sl);
-		c->found[i].series = p & 1 ? NULL : (struct series *)p;
-		__builtin_prefetch((void *)p);
+	if (!sh->slots) {
+		for (; a < b; a++)
+			find_one_locked(c, sh, c->order[a], aliases, n_aliases);
+		return;
 	}
-	for (uint32_t k = a; k < b; k++) {
-		uint32_t i = c->order[k];
+	for (uint32_t k = a; k < b + 2 * AHEAD; k++) {
+		if (k < b)
+			__builtin_prefetch(&sh->slots[c->hashes[c->order[k]].lo & sh->mask]);
+		if (k >= a + AHEAD && k < b + AHEAD)
+			find_candidate(c, sh, c->order[k - AHEAD]);
+		if (k >= a + 2 * AHEAD)
+			find_verify_locked(c, sh, c->order[k - 2 * AHEAD], aliases, n_aliases);
+	}
+}
+
+/* The same for spellings of 2.0: from the slot to the alias, and from there to the series. An alias that is stale shows in pass_known. */
+static void find_spelled_candidate(struct append_ctx *c, const struct shard *sh, uint32_t i)
+{
+	struct hash128 x = c->hashes[i];
+	table_slot sl = 0;
+	for (uint64_t at = x.lo & sh->mask; (sl = sh->slots[at]) && (sl ^ head_slot_tag(x)) >> 48; at = (at + 1) & sh->mask)
+		;
+	uintptr_t p = head_slot_address(sl);
+	c->found[i].series = p & 1 ? (struct series *)(p - 1) : NULL; /* the alias, for a moment */
+	__builtin_prefetch(c->found[i].series);
+}
+
+static void find_spelled_verify_locked(struct append_ctx *c, struct shard *sh, uint32_t i, struct alias_seen *aliases, uint32_t *n_aliases)
+{
 #ifndef HEAD_VERIFY
-		struct found *f = &c->found[i];
-		if (LIKELY(f->series && f->series->hash.lo == c->hashes[i].lo && f->series->hash.hi == c->hashes[i].hi)) {
-			f->ref = atomic_load_explicit(&f->series->ref, memory_order_relaxed);
-			continue;
-		}
+	const struct alias *al = (const void *)c->found[i].series;
+	if (LIKELY(al && al->hash.lo == c->hashes[i].lo && al->hash.hi == c->hashes[i].hi)) {
+		c->found[i] = (struct found){al->series, al->ref};
+		__builtin_prefetch(al->series);
+		return;
+	}
 #endif
-		find_one_locked(c, sh, i, aliases, n_aliases);
+	find_one_locked(c, sh, i, aliases, n_aliases);
+}
+
+static void find_spelled_locked(struct append_ctx *c, struct shard *sh, uint32_t a, uint32_t b, struct alias_seen *aliases, uint32_t *n_aliases)
+{
+	if (!sh->slots) {
+		for (; a < b; a++)
+			find_one_locked(c, sh, c->order[a], aliases, n_aliases);
+		return;
+	}
+	for (uint32_t k = a; k < b + 2 * AHEAD; k++) {
+		if (k < b)
+			__builtin_prefetch(&sh->slots[c->hashes[c->order[k]].lo & sh->mask]);
+		if (k >= a + AHEAD && k < b + AHEAD)
+			find_spelled_candidate(c, sh, c->order[k - AHEAD]);
+		if (k >= a + 2 * AHEAD)
+			find_spelled_verify_locked(c, sh, c->order[k - 2 * AHEAD], aliases, n_aliases);
 	}
 }
 
 static void pass_find(struct append_ctx *c, const uint32_t *begin, struct alias_seen *aliases, uint32_t *n_aliases)
 {
 	struct head *h = c->head;
+	void (*find)(struct append_ctx *, struct shard *, uint32_t, uint32_t, struct alias_seen *, uint32_t *) =
+		c->batch->symbols ? find_spelled_locked : find_locked;
 	for (uint32_t shard = 0; shard < h->n_shards; shard++) {
 		uint32_t a = begin[shard], b = begin[shard + 1];
 		if (a == b)
 			continue;
 		struct shard *sh = &h->shards[shard];
 		pthread_mutex_lock(&sh->mu);
-		for (; a < b; a += PREFETCH)
-			find_locked(c, sh, a, b - a < PREFETCH ? b : a + PREFETCH, aliases, n_aliases);
+		find(c, sh, a, b, aliases, n_aliases);
 		pthread_mutex_unlock(&sh->mu);
 	}
+}
+
+static errc labels_of(struct append_ctx *c, uint32_t i, struct labels *l, struct err *why)
+{
+	return c->batch->symbols ? head_spelling_labels(c, i, l, why)
+				 : labels_from_wire(c->batch->series[i].wire, LIMIT_LABELS_DECODE, &c->parse, l, why);
 }
 
 /* A known spelling was decoded once and is well-formed. What is not known must be protobuf with names in UTF-8, or nothing of the request is stored:
@@ -437,7 +528,7 @@ static errc well_formed(struct append_ctx *c, struct err *err)
 		struct labels l;
 		struct err why = {0};
 		arena_reset(&c->parse);
-		errc rc = labels_from_wire(c->batch->series[i].wire, LIMIT_LABELS_DECODE, &c->parse, &l, &why);
+		errc rc = labels_of(c, i, &l, &why);
 		if (rc == ERR_NOMEM)
 			return err_set(err, ERR_NOMEM, "%s", why.msg);
 		if (rc == ERR_LIMIT)
@@ -455,45 +546,50 @@ static errc well_formed(struct append_ctx *c, struct err *err)
 	return OK;
 }
 
+/* It may have gone with its last window since it was found: then it is new again. */
+static void known_ahead(struct append_ctx *c, uint32_t i)
+{
+	struct found *f = &c->found[i];
+	if (UNLIKELY(!f->series))
+		return;
+	if (UNLIKELY(atomic_load_explicit(&f->series->ref, memory_order_relaxed) != f->ref)) {
+		f->series = NULL;
+		c->missed[i] = 1;
+	} else if (LIKELY(f->series->ws != NULL)) {
+		__builtin_prefetch(f->series->ws, 1);
+	}
+}
+
+/* Pieces are those of the window that the samples before went to. */
+static void known_piece_ahead(const struct append_ctx *c, const struct series *s, uint32_t shard)
+{
+	const struct window *w = c->n_wins ? c->wins[c->cur].w : NULL;
+	if (LIKELY(w && s && s->ws && s->ws_window == w->serial && s->ws->last))
+		__builtin_prefetch(part_piece(w->parts[shard].p, s->ws->last), 1);
+}
+
 static errc pass_known(struct append_ctx *c, const uint32_t *begin, struct err *err)
 {
 	errc rc = OK;
 	struct head *h = c->head;
+	const bool spelled = c->batch->symbols != NULL;
 	for (uint32_t shard = 0; shard < h->n_shards && rc == OK; shard++) {
 		uint32_t a = begin[shard], b = begin[shard + 1];
 		if (a == b)
 			continue;
 		struct shard *sh = &h->shards[shard];
 		pthread_mutex_lock(&sh->mu);
-		for (; a < b && rc == OK; a += PREFETCH) {
-			uint32_t end = b - a < PREFETCH ? b : a + PREFETCH;
-			/* Pieces are those of the window that the samples before went to. */
-			const struct window *w = c->n_wins ? c->wins[c->cur].w : NULL;
-			const struct wpart *part = w ? w->parts[shard].p : NULL;
-			uint32_t serial = part ? w->serial : 0;
-			for (uint32_t k = a; k < end; k++) {
-				struct found *f = &c->found[c->order[k]];
-				if (UNLIKELY(!f->series))
-					continue;
-				/* It may have gone with its last window since it was found: then it is new again. */
-				if (UNLIKELY(atomic_load_explicit(&f->series->ref, memory_order_relaxed) != f->ref)) {
-					f->series = NULL;
-					c->missed[c->order[k]] = 1;
-					continue;
-				}
-				if (LIKELY(f->series->ws != NULL))
-					__builtin_prefetch(f->series->ws, 1);
-			}
-			for (uint32_t k = a; k < end; k++) {
-				const struct series *s = c->found[c->order[k]].series;
-				if (LIKELY(s && s->ws && s->ws_window == serial && s->ws->last))
-					__builtin_prefetch(part_piece(part, s->ws->last), 1);
-			}
-			for (uint32_t k = a; k < end && rc == OK; k++) {
-				uint32_t i = c->order[k];
-				if (LIKELY(c->found[i].series != NULL))
-					rc = append_series_locked(c, sh, shard, c->found[i].series, i, c->batch->series[i].wire, err);
-			}
+		for (uint32_t k = a; k < b + 2 * AHEAD && rc == OK; k++) {
+			if (k < b)
+				known_ahead(c, c->order[k]);
+			if (k >= a + AHEAD && k < b + AHEAD)
+				known_piece_ahead(c, c->found[c->order[k - AHEAD]].series, shard);
+			if (k < a + 2 * AHEAD)
+				continue;
+			uint32_t i = c->order[k - 2 * AHEAD];
+			if (LIKELY(c->found[i].series != NULL))
+				rc = append_series_locked(
+					c, sh, shard, c->found[i].series, i, spelled ? (struct span){NULL, 0} : c->batch->series[i].wire, err);
 		}
 		pthread_mutex_unlock(&sh->mu);
 	}
@@ -564,11 +660,11 @@ static errc append_unknown(struct append_ctx *c, uint32_t i, struct err *err)
 
 	/* Nothing to keep: no series is made for samples that are all out of bounds. */
 	uint32_t inside = 0;
-	for (uint32_t k = 0; k < out->n; k++)
+	for (uint32_t k = out->zero; k < out->n; k++)
 		inside += bounds(c, c->batch->samples[out->first + k].t) == ERRID_NONE;
 
 	arena_reset(&c->parse);
-	rc = labels_from_wire(out->wire, LIMIT_LABELS_DECODE, &c->parse, &l, &why);
+	rc = labels_of(c, i, &l, &why);
 	if (rc == ERR_NOMEM)
 		return err_set(err, ERR_NOMEM, "%s", why.msg);
 	if (rc != OK) {
@@ -585,7 +681,7 @@ static errc append_unknown(struct append_ctx *c, uint32_t i, struct err *err)
 		return OK;
 	}
 	if (inside == 0) {
-		for (uint32_t k = 0; k < out->n; k++) {
+		for (uint32_t k = out->zero; k < out->n; k++) {
 			int64_t t = c->batch->samples[out->first + k].t;
 			refuse(c, out, bounds(c, t), t);
 		}
@@ -596,7 +692,7 @@ static errc append_unknown(struct append_ctx *c, uint32_t i, struct err *err)
 	CHECK(!c->wire.failed, ERR_NOMEM, "no memory for the labels of a series");
 	struct span wire = arena_dup(&c->arena, span_of(c->wire.p, c->wire.n));
 	CHECK(wire.p, ERR_NOMEM, "no memory for the labels of a series");
-	bool canonical = span_eq(wire, out->wire);
+	bool canonical = !c->batch->symbols && span_eq(wire, out->wire);
 	struct hash128 x = canonical ? c->hashes[i] : head_hash(h, c->tenant, wire);
 	uint32_t shard = head_shard_of(h, x);
 	sh = &h->shards[shard];
@@ -621,7 +717,7 @@ static errc append_unknown(struct append_ctx *c, uint32_t i, struct err *err)
 	if (alias) {
 		struct shard *own = &h->shards[shard_by_hash(c, i)];
 		pthread_mutex_lock(&own->mu);
-		head_alias_add_locked(h, own, c->hashes[i], out->wire, s, ref, shard);
+		head_alias_add_locked(h, own, c->hashes[i], out->wire, s, ref);
 		pthread_mutex_unlock(&own->mu);
 	}
 fail:
@@ -636,6 +732,12 @@ static errc judge(struct append_ctx *c, struct err *err)
 	struct head_batch *b = c->batch;
 	uint32_t n = 0, n_bare = 0, n_aliases = 0;
 	memset(c->meta, 0xff, b->n_samples * sizeof *c->meta);
+	if (b->symbols)
+		TRY(head_spelling_begin(c, err));
+#ifdef HEAD_VERIFY
+	if (b->symbols)
+		TRY(head_spelling_wires(c, err));
+#endif
 	for (uint32_t i = 0; i < b->n_series; i++) {
 		struct head_series *s = &b->series[i];
 		ASSERT(s->first <= b->n_samples && s->n <= b->n_samples - s->first);
@@ -649,7 +751,8 @@ static errc judge(struct append_ctx *c, struct err *err)
 			n_bare += c->missed[i];
 			continue;
 		}
-		c->hashes[i] = head_hash(c->head, c->tenant, s->wire);
+		c->hashes[i] =
+			b->symbols ? head_hash_refs(c->head, c->tenant, c->symbols, s->refs, s->n_labels) : head_hash(c->head, c->tenant, s->wire);
 		c->order[n++] = i;
 	}
 	c->n_missed = n_bare;
@@ -660,6 +763,8 @@ static errc judge(struct append_ctx *c, struct err *err)
 	uint32_t begin[HEAD_SHARDS_MAX + 1];
 	by_shard(c, n, shard_by_hash, begin);
 	pass_find(c, begin, aliases, &n_aliases);
+	if (b->symbols && c->head->n_shards > 1)
+		by_shard(c, n, shard_by_home, begin);
 	TRY(well_formed(c, err));
 	TRY(pass_known(c, begin, err));
 	TRY(pass_aliases(c, aliases, n_aliases, err));

@@ -1,4 +1,5 @@
-/* head/head_checkpoint.c - what the log must still know when its oldest segments go: live series, and cuts that samples may still ask for.
+/* head/head_checkpoint.c - what the log must still know when its oldest segments go: live series, cuts that samples may still ask for, exemplars
+ * and metadata (head_exemplars.c, head_metadata.c): what stands of them in a closed segment was in memory before it was closed.
  *
  * A segment can go when no window that is not a block yet has samples in it. The definitions of all series in the table go into the
  * checkpoint, whatever segment they were in: a series is in the table exactly as long as some window object holds it, and every window object that
@@ -91,6 +92,11 @@ static void cuts_are_safe(struct head *h, const struct cut_list *put)
 	pthread_mutex_unlock(&h->cuts_mu);
 }
 
+static errc put_record(void *cp, struct span record, struct err *err)
+{
+	return wal_checkpoint_put(cp, record, err);
+}
+
 errc head_checkpoint_maybe(struct head *h, struct err *err)
 {
 	errc rc = OK;
@@ -137,6 +143,8 @@ errc head_checkpoint_maybe(struct head *h, struct err *err)
 	for (size_t i = 0; i < n; i++)
 		TRY(put_series(h, cp, held[i], &record, &wire, err));
 	TRY(put_cuts(h, cp, upto, &record, &put, err));
+	TRY(head_exemplars_checkpoint(h, put_record, cp, &record, err));
+	TRY(head_metadata_checkpoint(h, put_record, cp, &record, err));
 	struct wal_checkpoint *finish = cp;
 	cp = NULL;
 	TRY(wal_checkpoint_finish(finish, err));

@@ -358,7 +358,7 @@ static void destroy_dead(struct head *h)
 	if (freed == 0)
 		return;
 	for (uint32_t i = 0; i < h->n_shards; i++)
-		for (uint32_t at = 0; head_alias_sweep(&h->shards[i], &at);)
+		for (uint64_t at = 0; head_alias_sweep(&h->shards[i], &at);)
 			;
 	if (freed > 16 * MIB)
 		malloc_trim(0);
@@ -372,6 +372,8 @@ void head_gauges(struct head *h)
 	int64_t written = atomic_load(&h->snap.written_ms), now = io_now_ms();
 	metric_set(h->m.snapshot_age, written == 0 ? -1 : written < now ? (double)(now - written) / 1000 : 0);
 	metric_set(h->m.snapshot_bytes, (double)atomic_load(&h->snap.bytes));
+	metric_set(h->m.exemplars, (double)atomic_load(&h->n_exemplars));
+	metric_set(h->m.metadata, (double)atomic_load(&h->n_metadata));
 }
 
 static void wait_tick(struct head *h)

@@ -1,6 +1,8 @@
 /* head/head_int.h - what the files of head/ share. Reading order: head_pool.c, head_symbols.c, head_series.c, head_chunkfile.c,
- * head_piece.c, head_open.c, head_leaf.c, head_window.c, head_postings.c, head_tenant.c, head_append.c, head_log.c, head_replay.c, head_cut.c, head_cutter.c, head_checkpoint.c,
+ * head_piece.c, head_open.c, head_leaf.c, head_window.c, head_postings.c, head_tenant.c, head_spelling.c, head_append.c, head_log.c, head_replay.c, head_cut.c, head_cutter.c, head_checkpoint.c,
  * head_snapshot.c, head_snapshot_write.c, head_snapshot_load.c, head_source.c, head.c.
+ *
+ * Exemplars and metadata stand aside: head_annotate.c, head_exemplar_ring.c, head_exemplars.c, head_metadata.c, with head_annotations_int.h.
  *
  * Locks, outermost first; a function that ends in _locked needs the one its comment names:
  *
@@ -158,19 +160,20 @@ struct series {
 	uint32_t tenant;
 	uint32_t checkpoint; /* CHECKPOINT_MARK and the number of the last checkpoint that holds it, or its number in a snapshot */
 	uint32_t n_windows;
-	uint16_t n_pairs;
+	uint16_t n_pairs : 15, key_changed : 1;
 	uint8_t n_aliases : 4, def_state : 3, key_no : 1;
 	uint8_t shard;
 	uint32_t pairs[]; /* in name order */
 };
 
+/* 32 bytes: every series that 2.0 writes has one. */
 struct alias {
 	struct series *series;
-	uint64_t ref;
+	uint64_t ref; /* the series' when it was made: another one now, and the alias is stale */
 	struct hash128 hash;
-	uint32_t shard;	  /* of the series */
-	uint32_t at;	  /* index in its own shard's list */
-	struct span wire; /* HEAD_VERIFY only */
+#ifdef HEAD_VERIFY
+	struct span wire;
+#endif
 };
 
 /* Address in the low 48 bits, 16 bits of the hash above; bit 0: an alias, else a series; 0: empty. Eight to a cache line: at a million series the table is in the
@@ -183,8 +186,7 @@ struct shard {
 	uint64_t n_slots_used, mask;
 	struct head_pool pool; /* series and aliases */
 	struct series *free_series[HEAD_SERIES_CLASSES];
-	struct alias **aliases;
-	uint32_t n_aliases, cap_aliases;
+	uint64_t n_aliases;
 	uint64_t n_series;
 	struct chunk_sample *scratch; /* HEAD_RAW_SAMPLES + 1, for one decoded leaf */
 	uint8_t *scratch_bytes;
@@ -193,10 +195,13 @@ enum { HEAD_CHUNK_MAX_BYTES = 8192 }; /* 240 samples of 20 bytes, record header 
 
 struct tenant;
 struct hash128 head_hash(const struct head *h, const struct tenant *tn, struct span wire);
+/* 2.0 (head_spelling.c): of one symbol, and of a series from its symbols'. */
+struct hash128 head_hash_symbol(const struct head *h, struct span symbol);
+struct hash128 head_hash_refs(const struct head *h, const struct tenant *tn, const struct hash128 *symbols, const uint32_t *refs, uint32_t n_labels);
 static inline uint32_t head_shard_of(const struct head *h, struct hash128 x);
 static inline struct wal_keys series_keys(const struct series *s)
 {
-	return (struct wal_keys){{s->keys[0], s->keys[1]}, s->key_no};
+	return (struct wal_keys){{s->keys[0], s->keys[1]}, s->key_no, s->key_changed};
 }
 
 static inline table_slot head_slot_tag(struct hash128 x)
@@ -219,10 +224,11 @@ CHECKED errc head_series_load_locked(struct head *h, struct shard *sh, struct te
 	uint32_t n, uint64_t ref, struct series **out, struct err *err);
 void head_series_remove_locked(struct head *h, struct shard *sh, struct series *s);
 /* Best effort: without memory the next request of this spelling is decoded again. */
-void head_alias_add_locked(struct head *h, struct shard *sh, struct hash128 x, struct span wire, struct series *s, uint64_t ref, uint32_t home);
+void head_alias_add_locked(struct head *h, struct shard *sh, struct hash128 x, struct span wire, struct series *s, uint64_t ref);
 void head_alias_remove_locked(struct shard *sh, struct alias *a);
-/* Removes up to HEAD_SLICE aliases of dead series from index *at on; false at the end. */
-bool head_alias_sweep(struct shard *sh, uint32_t *at);
+/* Looks at some slots from *at on and removes aliases of series that are gone; false at the end. One that a growing table carries past it stays until it is met, or
+ * the next time. */
+bool head_alias_sweep(struct shard *sh, uint64_t *at);
 /* Appends the canonical bytes. */
 void head_series_wire(const struct head *h, const struct series *s, struct buf *out);
 int head_series_cmp(const struct head *h, const struct series *a, const struct series *b);
@@ -466,6 +472,12 @@ struct window {
 	} parts[];
 };
 
+/* The time of a series' newest sample in a window; it has one. */
+static inline int64_t head_ws_newest(const struct window *w, const struct wseries *ws)
+{
+	return w->start + (ws->n > 0 || ws_leaves(ws) == 0 ? ws->t : ws->leaves->v[ws->leaves->n - 1].maxt);
+}
+
 /* Opens a window under tenant->mu. ulid NULL: a new one. The tenant's list holds one reference. */
 CHECKED errc head_window_open_locked(
 	struct tenant *tn, const struct ulid *ulid, int64_t start, int64_t range, int64_t arrival_ms, struct window **out, struct err *err);
@@ -484,6 +496,8 @@ void head_window_destroy(struct window *w);
 void head_window_forget(struct window *w); /* the same at close: its series go with the table */
 /* The series' state in this part, made when absent. */
 struct wseries *head_window_series_locked(struct window *w, struct shard *sh, uint32_t shard, struct series *s, struct err *err);
+/* Under the shard's lock: whether a sample of s at t, in front of one at `first`, falls into their window or another open one, and s has none at t or behind it. */
+bool head_window_zero_fits_locked(struct tenant *tn, uint32_t shard, const struct series *s, int64_t t, int64_t first);
 /* Postings follow the series that there are when it is called, a slice a lock hold: before a question, before the cut, and by the cutter's tick. So a new series costs the
  * request, and a start, no postings. */
 CHECKED errc head_window_index(struct window *w, uint32_t shard, struct err *err);
@@ -498,6 +512,8 @@ static inline struct posting *part_posting(const struct wpart *p, uint32_t numbe
 
 /* ---- tenants (head_tenant.c) ---- */
 
+struct exemplar_ring;
+struct metadata_table;
 struct tenant {
 	struct head *head;
 	uint32_t idx;
@@ -507,7 +523,9 @@ struct tenant {
 	uint32_t n_windows, cap_windows;
 	struct window **by_start; /* mu; by hash of the start, each chain in the order of opening; NULL while they are few */
 	uint32_t start_mask;
-	uint32_t n_other_range; /* mu; windows of another length than the flag's */
+	uint32_t n_other_range;			   /* mu; windows of another length than the flag's */
+	_Atomic(struct exemplar_ring *) exemplars; /* NULL: never had any; as metadata made under mu */
+	_Atomic(struct metadata_table *) metadata;
 	uint32_t name_bytes;
 	char name[];
 };
@@ -518,6 +536,8 @@ static inline struct span head_tenant_name(const struct tenant *tn)
 {
 	return (struct span){tn->name, tn->name_bytes};
 }
+/* The same when it is there; not referenced. Under tn->mu. */
+struct window *head_tenant_window_locked(const struct tenant *tn, int64_t t);
 /* The open window that takes t: the one opened first among those that contain it, else a new one. Referenced for the caller. */
 CHECKED errc head_tenant_window(struct tenant *tn, int64_t t, int64_t arrival_ms, struct window **out, struct err *err);
 /* by_start follows windows: after it was made larger, after w was put at its end, after w left it. */
@@ -555,6 +575,8 @@ struct append_ctx {
 	uint32_t *spare;
 	uint8_t *missed;
 	struct found *found;
+	struct hash128 *symbols; /* 2.0: of the request's symbols */
+	size_t cap_symbols;
 	uint32_t n_missed;
 	struct log_def *defs;
 	size_t cap_series;
@@ -579,6 +601,11 @@ struct append_ctx {
 	uint64_t *refused; /* by errid */
 };
 void head_append_close(struct head *h); /* frees the contexts */
+/* 2.0 (head_spelling.c). begin: the symbols' hashes. labels: of series i, as they came, into c->parse; ERR_LIMIT: too many. wires: for HEAD_VERIFY builds, bytes that
+ * tell spellings apart, into each series' `wire`; they are no 1.0 spelling's. */
+CHECKED errc head_spelling_begin(struct append_ctx *c, struct err *err);
+CHECKED errc head_spelling_labels(struct append_ctx *c, uint32_t i, struct labels *l, struct err *err);
+CHECKED errc head_spelling_wires(struct append_ctx *c, struct err *err);
 /* Encodes what ctx holds; never fails: room was made before the verdicts. */
 void head_log_encode(struct append_ctx *ctx, struct buf *out);
 
@@ -611,6 +638,16 @@ CHECKED errc head_cut_write(struct window *w, struct ulid block, uint64_t upto_s
 /* Tells on_block; reads meta.json back. */
 CHECKED errc head_cut_announce(struct head *h, struct ulid block, uint64_t bytes, struct err *err);
 CHECKED errc head_checkpoint_maybe(struct head *h, struct err *err);
+/* What the log must still know of exemplars and metadata, of all tenants. record: scratch. */
+/* As records for the log, each given to put: for a checkpoint or a snapshot. */
+CHECKED errc head_exemplars_checkpoint(
+	struct head *h, errc (*put)(void *arg, struct span record, struct err *err), void *arg, struct buf *record, struct err *err);
+CHECKED errc head_metadata_checkpoint(
+	struct head *h, errc (*put)(void *arg, struct span record, struct err *err), void *arg, struct buf *record, struct err *err);
+/* A record of the log. *why: what does not fit in it, NULL when all does. */
+CHECKED errc head_exemplars_replay(struct head *h, struct span body, const char **why, struct err *err);
+CHECKED errc head_metadata_replay(struct head *h, struct span body, const char **why, struct err *err);
+void head_annotations_forget(struct tenant *tn);
 void *head_cutter_main(void *head);
 void head_cutter_wake(struct head *h);
 void head_gauges(struct head *h);
@@ -645,6 +682,7 @@ enum snapshot_section {
 	SNAPSHOT_STATES,
 	SNAPSHOT_WINDOW_END,
 	SNAPSHOT_END,
+	SNAPSHOT_RECORDS,
 	SNAPSHOT_OPTIONAL = 128, /* and above: who does not know it goes on */
 };
 enum { SNAPSHOT_HAS_LEAVES = 1, SNAPSHOT_HAS_OPEN = 2, SNAPSHOT_HAS_OTHER = 4, SNAPSHOT_OPEN_BYTES = 30, SNAPSHOT_CUT_BYTES = 57 };
@@ -654,7 +692,6 @@ struct head_snapshots {
 	pthread_mutex_t mu;
 	_Atomic bool damaged; /* a chunk that a snapshot may name can't be read: there is none any more, and none is written */
 	/* atomics */
-	_Atomic bool keys_held;	    /* series keep their keys */
 	_Atomic int64_t written_ms; /* 0: none */
 	_Atomic uint64_t bytes;
 	/* windows_mu */
@@ -684,7 +721,7 @@ struct announce {
 struct head_metrics {
 	struct metric *series, *windows, *memory, *appended, *duplicate, *late, *created, *cut, *cut_seconds, *cut_failures, *refused[ERRID_COUNT],
 		*unknown, *checkpoints, *chunk_write_failures, *snapshots, *snapshot_failures, *snapshot_seconds, *snapshot_bytes, *snapshot_age,
-		*snapshot_loaded;
+		*snapshot_loaded, *exemplars, *exemplars_evicted, *metadata;
 };
 
 struct head {
@@ -693,7 +730,7 @@ struct head {
 	struct arena cfg_arena;
 	uint32_t n_shards, shard_shift;
 	struct shard *shards;
-	_Alignas(64) uint8_t secret[192];
+	_Alignas(64) uint8_t secret[192], refs_secret[192];
 	struct head_metrics m;
 	struct chunkfile_fds fds;
 	struct symbols symbols;
@@ -701,6 +738,7 @@ struct head {
 	_Atomic uint64_t memory_bytes, n_series, n_windows, n_cutting, n_samples, chunk_file_bytes;
 	_Atomic uint64_t next_ref;
 	_Atomic uint32_t next_serial;
+	uint64_t key_floor;	   /* constant after start: where the log ended then; what stands before was told against who knows which keys */
 	_Atomic int64_t min_range; /* of any window that may be open */
 	_Atomic bool stop, released;
 	/* tenants */
@@ -714,6 +752,11 @@ struct head {
 	pthread_cond_t wake, done;
 	struct window *windows, *windows_tail;
 	bool woken, announced;
+	/* exemplars and metadata */
+	_Atomic uint64_t n_exemplars, n_metadata;	 /* kept, all tenants */
+	_Atomic uint64_t exemplar_bytes, metadata_bytes; /* what they take, without what is allocated ahead */
+	_Atomic uint32_t n_exemplar_rings;		 /* tenants that have any */
+	pthread_mutex_t reclaim_mu;			 /* who takes exemplars from the largest tenant */
 	/* request contexts */
 	pthread_mutex_t ctx_mu;
 	struct append_ctx *ctxs;

@@ -39,6 +39,10 @@ struct window_slot {
 	uint64_t upto_seq; /* cut in part up to this frame */
 	struct window *w;  /* open, or NULL */
 };
+struct old_key {
+	uint64_t ref; /* 0: empty */
+	struct wal_keys keys;
+};
 struct replay_state {
 	struct ref_slot *refs;
 	uint64_t n_pages, ref_mask;
@@ -49,6 +53,9 @@ struct replay_state {
 	struct label labels[LIMIT_LABELS_DECODE]; /* of the definition at hand */
 	uint64_t unknown_seq;			  /* frame for which unknown series were logged last */
 	uint64_t cut_again_seq;
+	/* Keys of refs that are not their series' newest one. */
+	struct old_key *old_keys;
+	uint64_t n_old_keys, old_mask;
 	bool peeked;
 	bool dropped; /* a window went, so that a page's places may be of the past */
 	/* from a snapshot; 0: from the log alone */
@@ -144,6 +151,35 @@ static struct series **ref_place(struct head *h, struct replay_state *r, uint64_
 	return &p->v[ref % REFS_PER_PAGE];
 }
 
+static struct old_key *old_key(const struct replay_state *r, uint64_t ref)
+{
+	uint64_t i = spread(ref) & r->old_mask;
+	while (r->old_keys[i].ref && r->old_keys[i].ref != ref)
+		i = (i + 1) & r->old_mask;
+	return &r->old_keys[i];
+}
+
+static errc old_key_put(struct replay_state *r, uint64_t ref, const struct wal_keys *keys, struct err *err)
+{
+	if (!r->old_keys || r->n_old_keys + 1 > (r->old_mask + 1) / 4 * 3) {
+		struct replay_state old = *r;
+		uint64_t mask = r->old_keys ? r->old_mask * 2 + 1 : 63;
+		struct old_key *v = calloc(mask + 1, sizeof *v);
+		if (!v)
+			return err_set(err, ERR_NOMEM, "replay: no memory for keys of %" PRIu64 " series", r->n_old_keys);
+		r->old_keys = v;
+		r->old_mask = mask;
+		for (uint64_t i = 0; old.old_keys && i <= old.old_mask; i++)
+			if (old.old_keys[i].ref)
+				*old_key(r, old.old_keys[i].ref) = old.old_keys[i];
+		free(old.old_keys);
+	}
+	struct old_key *k = old_key(r, ref);
+	r->n_old_keys += k->ref == 0;
+	*k = (struct old_key){ref, *keys};
+	return OK;
+}
+
 static struct window_slot *window_slot(struct replay_state *r, struct ulid u)
 {
 	uint64_t i = spread(get_le64(u.b) ^ get_le64(u.b + 8)) & r->window_mask;
@@ -197,6 +233,7 @@ void head_replay_free(struct head *h)
 	head_table_free(r->refs, r->ref_mask + 1, sizeof *r->refs);
 	head_pool_destroy(&r->pages);
 	free(r->windows);
+	free(r->old_keys);
 	free(r);
 	h->replay = NULL;
 }
@@ -231,6 +268,7 @@ static void keys_set(struct series *s, const struct wal_keys *k)
 	s->keys[0] = k->v[0];
 	s->keys[1] = k->v[1];
 	s->key_no = k->now & 1u;
+	s->key_changed = k->changed;
 }
 
 /* The copy in this frame counts toward the two that make a definition safe. */
@@ -292,8 +330,17 @@ static errc define(struct place *p, struct tenant *tn, const struct definition *
 	pthread_mutex_lock(&sh->mu);
 	struct series *s = (struct series *)head_table_find_locked(h, sh, def->x, tn->idx, def->wire);
 	errc rc = s ? OK : head_series_new_locked(h, sh, tn, def->x, l, &s, err);
-	if (rc == OK) {
+	uint64_t newest = s ? atomic_load_explicit(&s->ref, memory_order_relaxed) : 0;
+	if (rc == OK && s->def_state != DEF_NONE && newest > def->ref) {
+		/* An earlier life of the series, whose definition outlived a checkpoint's newer one. */
+		rc = old_key_put(r, def->ref, &def->keys, err);
+		*place = s;
+	} else if (rc == OK) {
 		/* The newest name is the one that new samples get: its definition is the last to leave the log. */
+		if (s->def_state != DEF_NONE && newest != def->ref) {
+			struct wal_keys keys = series_keys(s);
+			rc = old_key_put(r, newest, &keys, err);
+		}
 		atomic_store_explicit(&s->ref, def->ref, memory_order_relaxed);
 		s->def_state = DEF_NONE;
 		keys_set(s, &def->keys);
@@ -305,12 +352,12 @@ static errc define(struct place *p, struct tenant *tn, const struct definition *
 	return rc;
 }
 
-static errc replay_series(struct place *p, struct span body, struct err *err)
+static errc replay_series(struct place *p, uint8_t kind, struct span body, struct err *err)
 {
 	errc rc = OK;
 	struct wal_series_dec d;
 	struct tenant *tn;
-	if (!wal_series_open(body, &d) || !tenant_valid(d.tenant)) {
+	if (!wal_series_open(kind, body, &d) || !tenant_valid(d.tenant)) {
 		damage(p, "definitions of no tenant");
 		return OK;
 	}
@@ -333,6 +380,8 @@ static errc replay_series(struct place *p, struct span body, struct err *err)
 				if (atomic_load_explicit(&s->ref, memory_order_relaxed) == def->ref) {
 					keys_set(s, &def->keys);
 					def_seen(p->f, s);
+				} else {
+					TRY(old_key_put(r, def->ref, &def->keys, err));
 				}
 				continue;
 			}
@@ -351,8 +400,9 @@ fail:
 	return rc;
 }
 
-static void replay_keys(struct place *p, struct span body)
+static errc replay_keys(struct place *p, struct span body, struct err *err)
 {
+	errc rc = OK;
 	struct replay_state *r = state_of(p->head);
 	struct rd rd = rd_of(body.p, body.n);
 	struct wal_key_change c = {0};
@@ -361,9 +411,13 @@ static void replay_keys(struct place *p, struct span body)
 		struct series *s = ref_series(r, c.ref);
 		if (s && atomic_load_explicit(&s->ref, memory_order_relaxed) == c.ref)
 			key_seen(p->f, s, &c.keys);
+		else if (s)
+			TRY(old_key_put(r, c.ref, &c.keys, err));
 	}
 	if (!ok)
 		damage(p, "keys cut short");
+fail:
+	return rc;
 }
 
 /* Unlinks the window; it is destroyed when no reader holds it. */
@@ -466,7 +520,10 @@ static uint32_t items_find(
 		const struct series *se = item_series(&v[i]);
 		if (se->tenant != tn->idx)
 			continue;
-		s[v[i].i].key = se->keys[s[v[i].i].key_no];
+		struct wal_sample *x = &s[v[i].i];
+		x->key = se->keys[x->key_no];
+		if (UNLIKELY(atomic_load_explicit(&se->ref, memory_order_relaxed) != x->ref))
+			x->key = r->old_keys ? old_key(r, x->ref)->keys.v[x->key_no] : 0;
 		if (v[i].ws && v[i].ws->n > 0)
 			__builtin_prefetch(part_piece(w->parts[v[i].ws->shard].p, v[i].ws->last), 1);
 		v[m++] = v[i];
@@ -523,7 +580,7 @@ static errc items_insert(struct head *h, struct window *w, uint64_t seq, const s
 	return rc;
 }
 
-static errc replay_samples(struct place *p, struct span body, struct err *err)
+static errc replay_samples(struct place *p, uint8_t kind, struct span body, struct err *err)
 {
 	errc rc = OK;
 	struct head *h = p->head;
@@ -531,7 +588,7 @@ static errc replay_samples(struct place *p, struct span body, struct err *err)
 	struct wal_samples_dec d;
 	struct tenant *tn;
 	struct window_slot *e;
-	if (!wal_samples_open(body, &d) || !window_fits(&d.w)) {
+	if (!wal_samples_open(kind, body, &d) || !window_fits(&d.w)) {
 		damage(p, "samples of no window");
 		return OK;
 	}
@@ -579,8 +636,9 @@ static errc replay_samples(struct place *p, struct span body, struct err *err)
 	if (unknown + keyless > 0) {
 		metric_add(h->m.unknown, unknown + keyless);
 		if (r->unknown_seq != p->f->seq)
-			log_warn("samples of series whose definitions or keys were lost: dropped", LU64("samples", unknown + keyless),
-				LU64("segment", p->f->segment), LU64("offset", p->f->offset), LU64("frame", p->f->seq), LSPAN("tenant", d.w.tenant));
+			log_error("samples of series whose definitions or keys were lost: dropped", LU64("definitions", unknown),
+				LU64("keys", keyless), LU64("segment", p->f->segment), LU64("offset", p->f->offset), LU64("frame", p->f->seq),
+				LSPAN("tenant", d.w.tenant));
 		r->unknown_seq = p->f->seq;
 	}
 fail:
@@ -595,21 +653,30 @@ static errc replay_records(struct place *p, struct span body, bool group, struct
 	bool ok;
 	while (rc == OK && wal_record_next(&rd, &rec, &ok)) {
 		struct wal_cut cut;
+		const char *why = NULL;
 		switch (rec.kind) {
 		case WAL_SERIES:
-			rc = replay_series(p, rec.body, err);
+		case WAL_SERIES_1:
+			rc = replay_series(p, rec.kind, rec.body, err);
 			break;
 		case WAL_KEYS:
-			replay_keys(p, rec.body);
+			rc = replay_keys(p, rec.body, err);
 			break;
 		case WAL_SAMPLES:
-			rc = replay_samples(p, rec.body, err);
+		case WAL_SAMPLES_1:
+			rc = replay_samples(p, rec.kind, rec.body, err);
 			break;
 		case WAL_CUT:
 			if (wal_cut_get(rec.body, &cut))
 				rc = known_cut(p->head, &cut, p->f, err);
 			else
 				damage(p, "a cut that is none");
+			break;
+		case WAL_EXEMPLARS:
+			rc = head_exemplars_replay(p->head, rec.body, &why, err);
+			break;
+		case WAL_METADATA:
+			rc = head_metadata_replay(p->head, rec.body, &why, err);
 			break;
 		case WAL_GROUP:
 			if (group)
@@ -620,6 +687,8 @@ static errc replay_records(struct place *p, struct span body, bool group, struct
 		default:
 			break;
 		}
+		if (why)
+			damage(p, why);
 	}
 	if (rc == OK && !ok)
 		damage(p, "a record cut short");
@@ -924,6 +993,7 @@ errc head_replay_end(struct head *h, struct err *err)
 		TRY(close_superseded(h->tenants[i], err));
 	struct wal_status st;
 	wal_status(h->cfg.wal, &st);
+	h->key_floor = st.pos;
 	pthread_mutex_lock(&h->cuts_mu);
 	for (size_t i = 0; i < h->cuts.n; i++)
 		h->cuts.v[i].last_segment = st.segment_now;

@@ -6,6 +6,8 @@
  * chance in 10^20, and nobody can search for one without the secret. The secret and the salts never leave the process. Builds with
  * HEAD_VERIFY compare the labels too; tests make one with HEAD_HASH_BITS so small that collisions are common, and none mixes two series.
  *
+ * Remote write 2.0 spells a series by its request's symbols: head_spelling.c.
+ *
  * The canonical spelling's hash decides the home shard of a series. Another spelling (unsorted labels, an empty value, longer varints)
  * has an alias in the shard of its own hash. An alias knows its series' ref; refs are never given twice and structs of series are
  * never unmapped, so a stale alias shows by itself and is removed when it is met, or swept after a window's end.
@@ -22,15 +24,45 @@
 
 enum { SLOTS_MIN = 64 };
 
-struct hash128 head_hash(const struct head *h, const struct tenant *tn, struct span wire)
+static struct hash128 hash_of_tenant(XXH128_hash_t x, const struct tenant *tn)
 {
-	XXH128_hash_t x = XXH3_128bits_withSecret(wire.p, wire.n, h->secret, sizeof h->secret);
 	struct hash128 y = {x.high64 ^ tn->salt.hi, x.low64 ^ tn->salt.lo};
 #ifdef HEAD_HASH_BITS
 	y.lo &= (UINT64_C(1) << HEAD_HASH_BITS) - 1;
 	y.hi = y.lo << (64 - HEAD_HASH_BITS);
 #endif
 	return y;
+}
+
+struct hash128 head_hash(const struct head *h, const struct tenant *tn, struct span wire)
+{
+	return hash_of_tenant(XXH3_128bits_withSecret(wire.p, wire.n, h->secret, sizeof h->secret), tn);
+}
+
+struct hash128 head_hash_symbol(const struct head *h, struct span symbol)
+{
+	XXH128_hash_t x = XXH3_128bits_withSecret(symbol.p, symbol.n, h->secret, sizeof h->secret);
+	return (struct hash128){x.high64, x.low64};
+}
+
+enum { REFS_AT_ONCE = 64 };
+
+/* More than 64 are hashed in rows, each of which begins with the hash of what is before it. */
+struct hash128 head_hash_refs(const struct head *h, const struct tenant *tn, const struct hash128 *symbols, const uint32_t *refs, uint32_t n_labels)
+{
+	struct hash128 v[REFS_AT_ONCE];
+	uint32_t n = 2 * n_labels, m = 0;
+	while (UNLIKELY(n > REFS_AT_ONCE - m)) {
+		n -= REFS_AT_ONCE - m;
+		while (m < REFS_AT_ONCE)
+			v[m++] = symbols[*refs++];
+		XXH128_hash_t x = XXH3_128bits_withSecret(v, sizeof v, h->refs_secret, sizeof h->refs_secret);
+		v[0] = (struct hash128){x.high64, x.low64};
+		m = 1;
+	}
+	for (uint32_t k = 0; k < n; k++)
+		v[m + k] = symbols[refs[k]];
+	return hash_of_tenant(XXH3_128bits_withSecret(v, (m + n) * sizeof *v, h->refs_secret, sizeof h->refs_secret), tn);
 }
 
 void head_series_wire(const struct head *h, const struct series *s, struct buf *out)
@@ -61,8 +93,10 @@ int head_series_cmp(const struct head *h, const struct series *a, const struct s
 #ifdef HEAD_VERIFY
 static bool verify(struct head *h, uintptr_t p, uint32_t tenant, struct span wire)
 {
-	if (p & 1)
-		return span_eq(((struct alias *)(p - 1))->wire, wire);
+	if (p & 1) {
+		const struct alias *a = (struct alias *)(p - 1);
+		return a->series->tenant == tenant && span_eq(a->wire, wire);
+	}
 	struct series *s = (struct series *)p;
 	struct buf b;
 	buf_init(&b, 64 * MIB);
@@ -187,7 +221,7 @@ static uint32_t series_class(uint32_t n_pairs, size_t *bytes)
 enum { ROW_BYTES = 12288 };
 
 /* A series of the class, from those that are free. They are made in rows, so that little is lost to the pool's sizes; single ones while the shard has few. */
-static struct series *series_take(struct shard *sh, uint32_t c, size_t bytes)
+static struct series *series_take(struct shard *sh, uint8_t shard, uint32_t c, size_t bytes)
 {
 	if (!sh->free_series[c]) {
 		size_t n = sh->n_series >= 256 && bytes < ROW_BYTES ? ROW_BYTES / bytes : 1;
@@ -195,6 +229,7 @@ static struct series *series_take(struct shard *sh, uint32_t c, size_t bytes)
 		for (size_t k = n; row && k-- > 0;) {
 			struct series *s = (struct series *)(void *)(row + k * bytes);
 			atomic_init(&s->ref, 0);
+			s->shard = shard; /* for good: read without this shard's lock */
 			s->ws = (struct wseries *)(void *)sh->free_series[c];
 			sh->free_series[c] = s;
 		}
@@ -211,7 +246,7 @@ errc head_series_new_locked(
 	ASSERT(l.n > 0 && l.n <= LIMIT_LABELS_DECODE);
 	size_t bytes;
 	uint32_t c = series_class(l.n, &bytes);
-	struct series *s = series_take(sh, c, bytes);
+	struct series *s = series_take(sh, (uint8_t)(sh - h->shards), c, bytes);
 	if (!s)
 		return err_set(err, ERR_NOMEM, "no memory for a new series");
 	s->ws = NULL;
@@ -225,15 +260,15 @@ errc head_series_new_locked(
 	s->ws_window = 0;
 	s->keys[0] = s->keys[1] = 0;
 	s->key_no = 0;
+	s->key_changed = 0;
 	s->def_pos = 0;
 	s->def_state = DEF_NONE;
 	s->newest_window = 0;
 	s->tenant = tn->idx;
 	s->checkpoint = 0;
 	s->n_windows = 0;
-	s->n_pairs = (uint16_t)l.n;
+	s->n_pairs = l.n & 0x7fff;
 	s->n_aliases = 0;
-	s->shard = (uint8_t)(sh - h->shards);
 	atomic_store_explicit(&s->ref, atomic_fetch_add_explicit(&h->next_ref, 1, memory_order_relaxed), memory_order_relaxed);
 	sh->n_series++;
 	atomic_fetch_add_explicit(&h->n_series, 1, memory_order_relaxed);
@@ -254,7 +289,7 @@ errc head_series_load_locked(struct head *h, struct shard *sh, struct tenant *tn
 		return OK;
 	size_t bytes;
 	uint32_t c = series_class(n, &bytes);
-	struct series *s = series_take(sh, c, bytes);
+	struct series *s = series_take(sh, (uint8_t)(sh - h->shards), c, bytes);
 	if (!s)
 		return err_set(err, ERR_NOMEM, "no memory for a series");
 	if (!table_add(h, sh, x, (uintptr_t)s)) {
@@ -271,11 +306,11 @@ errc head_series_load_locked(struct head *h, struct shard *sh, struct tenant *tn
 	s->tenant = tn->idx;
 	s->checkpoint = 0;
 	s->n_windows = 0;
-	s->n_pairs = (uint16_t)n;
+	s->n_pairs = n & 0x7fff;
 	s->n_aliases = 0;
 	s->def_state = DEF_NONE;
 	s->key_no = 0;
-	s->shard = (uint8_t)(sh - h->shards);
+	s->key_changed = 0;
 	memcpy(s->pairs, pairs, n * sizeof *pairs);
 	sh->n_series++;
 	atomic_fetch_add_explicit(&h->n_series, 1, memory_order_relaxed);
@@ -297,23 +332,19 @@ void head_series_remove_locked(struct head *h, struct shard *sh, struct series *
 	atomic_fetch_sub_explicit(&h->n_series, 1, memory_order_relaxed);
 }
 
-void head_alias_add_locked(struct head *h, struct shard *sh, struct hash128 x, struct span wire, struct series *s, uint64_t ref, uint32_t home)
+void head_alias_add_locked(struct head *h, struct shard *sh, struct hash128 x, struct span wire, struct series *s, uint64_t ref)
 {
-	if (head_table_find_locked(h, sh, x, s->tenant, wire))
+	uintptr_t p = head_table_find_locked(h, sh, x, s->tenant, wire);
+	if (p) { /* of a series that is gone, or another request was faster */
+		ASSERT(p & 1);
+		((struct alias *)(p - 1))->series = s;
+		((struct alias *)(p - 1))->ref = ref;
 		return;
-	if (sh->n_aliases == sh->cap_aliases) {
-		uint32_t cap = sh->cap_aliases ? sh->cap_aliases * 2 : 16;
-		struct alias **v = realloc(sh->aliases, cap * sizeof *v);
-		if (!v)
-			return;
-		head_memory_add(h, (cap - sh->cap_aliases) * sizeof *v);
-		sh->aliases = v;
-		sh->cap_aliases = cap;
 	}
 	struct alias *a = head_pool_alloc(&sh->pool, sizeof *a);
 	if (!a)
 		return;
-	*a = (struct alias){.series = s, .ref = ref, .hash = x, .shard = home, .at = sh->n_aliases};
+	*a = (struct alias){.series = s, .ref = ref, .hash = x};
 #ifdef HEAD_VERIFY
 	char *copy = head_pool_alloc(&sh->pool, wire.n);
 	if (!copy) {
@@ -327,29 +358,29 @@ void head_alias_add_locked(struct head *h, struct shard *sh, struct hash128 x, s
 		head_pool_free(&sh->pool, a, sizeof *a);
 		return;
 	}
-	sh->aliases[sh->n_aliases++] = a;
+	sh->n_aliases++;
 }
 
 void head_alias_remove_locked(struct shard *sh, struct alias *a)
 {
 	table_remove(sh, a->hash, (uintptr_t)a | 1);
-	struct alias *last = sh->aliases[--sh->n_aliases];
-	last->at = a->at;
-	sh->aliases[a->at] = last;
 	head_pool_free(&sh->pool, a, sizeof *a);
+	sh->n_aliases--;
 }
 
-bool head_alias_sweep(struct shard *sh, uint32_t *at)
+bool head_alias_sweep(struct shard *sh, uint64_t *at)
 {
 	pthread_mutex_lock(&sh->mu);
-	for (uint32_t k = 0; k < HEAD_SLICE && *at < sh->n_aliases; k++) {
-		struct alias *a = sh->aliases[*at];
-		if (atomic_load_explicit(&a->series->ref, memory_order_relaxed) != a->ref)
-			head_alias_remove_locked(sh, a);
+	bool any = sh->n_aliases > 0;
+	for (uint32_t k = 0; any && k < 4 * HEAD_SLICE && *at <= sh->mask; k++) {
+		uintptr_t p = head_slot_address(sh->slots[*at]);
+		struct alias *a = p & 1 ? (struct alias *)(p - 1) : NULL;
+		if (a && atomic_load_explicit(&a->series->ref, memory_order_relaxed) != a->ref)
+			head_alias_remove_locked(sh, a); /* another slot takes its place */
 		else
-			(*at)++;
+			++*at;
 	}
-	bool more = *at < sh->n_aliases;
+	bool more = any && *at <= sh->mask;
 	pthread_mutex_unlock(&sh->mu);
 	return more;
 }

@@ -281,7 +281,7 @@ static errc one_get(struct reader *r, struct rd *b, struct new_series *x, uint32
 	x->keys[0] = rd_le64(b);
 	x->keys[1] = rd_le64(b);
 	uint64_t n = rd_uvarint(b);
-	MUST(b->ok && tenant < r->n_tenants && n > 0 && n <= LIMIT_LABELS_DECODE && x->bits >> 1 <= KEY_ONCE, "series");
+	MUST(b->ok && tenant < r->n_tenants && n > 0 && n <= LIMIT_LABELS_DECODE && x->bits < 32 && (x->bits >> 1 & 7) <= KEY_ONCE, "series");
 	x->tenant = r->tenants[tenant];
 	x->n_pairs = (uint32_t)n;
 	for (uint32_t i = 0; i < n; i++) {
@@ -332,8 +332,9 @@ static errc group_add(struct reader *r, struct new_series *v, uint32_t n, const 
 		if (rc == OK) {
 			/* What is in the log once may have been moved by a start that copied its tail: it is counted anew. */
 			static const uint8_t safe[] = {DEF_NONE, DEF_NONE, DEF_TWICE, KEY_NONE, KEY_NONE};
-			s->def_state = safe[x->bits >> 1] & 7u;
+			s->def_state = safe[x->bits >> 1 & 7] & 7u;
 			s->key_no = x->bits & 1u;
+			s->key_changed = x->bits >> 4 & 1u;
 			s->def_pos = x->def_pos;
 			s->keys[0] = x->keys[0];
 			s->keys[1] = x->keys[1];
@@ -605,6 +606,26 @@ fail:
 	return rc;
 }
 
+/* ---- exemplars and metadata ---- */
+
+static errc records_get(struct reader *r, struct rd *b, struct err *err)
+{
+	errc rc = OK;
+	struct wal_record rec;
+	bool ok;
+	const char *why = NULL;
+	while (wal_record_next(b, &rec, &ok)) {
+		if (rec.kind == WAL_EXEMPLARS)
+			TRY(head_exemplars_replay(r->h, rec.body, &why, err));
+		else if (rec.kind == WAL_METADATA)
+			TRY(head_metadata_replay(r->h, rec.body, &why, err));
+		MUST(!why, why);
+	}
+	MUST(ok, "records");
+fail:
+	return rc;
+}
+
 /* ---- the whole ---- */
 
 static errc section_get(struct reader *r, uint32_t kind, struct rd *b, struct err *err)
@@ -628,6 +649,8 @@ static errc section_get(struct reader *r, uint32_t kind, struct rd *b, struct er
 		return states_get(r, b, err);
 	case SNAPSHOT_WINDOW_END:
 		return window_end(r, b, err);
+	case SNAPSHOT_RECORDS:
+		return records_get(r, b, err);
 	case SNAPSHOT_END: {
 		uint64_t synced = rd_le64(b), n_series = rd_le64(b), windows = rd_le64(b);
 		MUST(b->ok && b->p == b->end && !r->in_window && n_series == r->n_series && windows == r->windows && r->off == r->size &&

@@ -1,13 +1,13 @@
 /* head/head_snapshot_write.c - a snapshot is written beside running appends. See head_snapshot.c for the idea and docs/format/snapshot.md for bytes.
  *
- *     keys held ─▶ mark ─▶ cuts ─▶ tenants, pairs, series (each before its first use) ─▶ keys free
- *               ─▶ each window: states slice by slice, chunk file synced ─▶ log synced ─▶ end ─▶ file synced ─▶ renamed
+ *     mark ─▶ cuts ─▶ tenants, pairs, series (each before its first use) ─▶ each window: states slice by slice, chunk file synced
+ *          ─▶ exemplars and metadata ─▶ log synced ─▶ end ─▶ file synced ─▶ renamed
  *
  * A slice of a shard is copied under its lock, at most HEAD_SLICE series or SLICE_BYTES. A series is numbered by where it is met first; the number is noted in it
  * (series.checkpoint) and believed when the list says the same, so nothing has to be cleared.
  *
- * Keys: a sample in the log is told against a key of its series, of which there are two. What stands behind the mark can be read when no key changed
- * between the mark and the copy of the series, see key_change in head_append.c.
+ * Keys: a sample in the log is told against one of the two keys of its series. A key that is replaced is one that nothing behind the mark leans on, because nothing in
+ * the whole log does (key_change in head_append.c), so it does not matter which keys the copy has.
  *
  * Series are taken from windows that are gone, too, as for a checkpoint: whoever is in the table may be used behind the mark without a definition. This
  * is the cutter's thread, so no window is destroyed, cut or forgotten meanwhile.
@@ -222,7 +222,7 @@ static bool series_put(struct writer *w, struct series *s, uint32_t tenant)
 	uint64_t ref = atomic_load_explicit(&s->ref, memory_order_relaxed);
 	buf_varint(b, (int64_t)(ref - w->last_ref));
 	buf_uvarint(b, tenant - 1);
-	buf_u8(b, (uint8_t)(s->key_no | s->def_state << 1));
+	buf_u8(b, (uint8_t)(s->key_no | s->def_state << 1 | s->key_changed << 4));
 	buf_varint(b, (int64_t)(s->def_pos - w->mark.pos));
 	buf_le64(b, s->keys[0]);
 	buf_le64(b, s->keys[1]);
@@ -506,14 +506,12 @@ fail:
 	return rc;
 }
 
-/* From here on no series gets another key: who was about to has left its shard. */
-static void keys_hold(struct head *h)
+static errc record_put(void *arg, struct span record, struct err *err)
 {
-	atomic_store(&h->snap.keys_held, true);
-	for (uint32_t i = 0; i < h->n_shards; i++) {
-		pthread_mutex_lock(&h->shards[i].mu);
-		pthread_mutex_unlock(&h->shards[i].mu);
-	}
+	struct writer *w = arg;
+	section_begin(w, SNAPSHOT_RECORDS);
+	buf_span(&w->out, record);
+	return section_end(w, err);
 }
 
 static errc content_put(struct writer *w, struct err *err)
@@ -522,17 +520,17 @@ static errc content_put(struct writer *w, struct err *err)
 	struct head *h = w->h;
 	struct window **held = NULL;
 	size_t n = 0;
-	keys_hold(h);
 	CHECK(wal_mark(h->cfg.wal, &w->mark), ERR_AGAIN, "the log has no frame of this process");
 	TRY(windows_hold(h, &held, &n, err));
 	TRY(mark_put(w, err));
 	TRY(cuts_put(w, err));
 	for (size_t i = 0; i < n; i++)
 		TRY(series_of(w, held[i], err));
-	atomic_store(&h->snap.keys_held, false);
 	for (size_t i = 0; i < n; i++)
 		if (!held[i]->gone)
 			TRY(window_put(w, held[i], err));
+	TRY(head_exemplars_checkpoint(h, record_put, w, &w->body, err));
+	TRY(head_metadata_checkpoint(h, record_put, w, &w->body, err));
 	TRY(wal_sync_now(h->cfg.wal, err));
 	struct wal_mark end;
 	CHECK(wal_mark(h->cfg.wal, &end), ERR_AGAIN, "the log has no frame of this process");
@@ -543,7 +541,6 @@ static errc content_put(struct writer *w, struct err *err)
 	TRY(section_end(w, err));
 	TRY(flush(w, err));
 fail:
-	atomic_store(&h->snap.keys_held, false);
 	for (size_t i = 0; i < n; i++)
 		head_window_unref(held[i]);
 	free(held);

@@ -150,7 +150,7 @@ void head_tenant_index_remove_locked(struct tenant *tn, struct window *w)
 
 /* Opened first among those that contain t: windows of another length may overlap after a restart, and a retry must find the one that took the
  * sample the first time. */
-static struct window *window_of_locked(const struct tenant *tn, int64_t t)
+struct window *head_tenant_window_locked(const struct tenant *tn, int64_t t)
 {
 	if (tn->by_start && tn->n_other_range == 0) {
 		struct window *w = *start_chain(tn, floor_to(t, tn->head->cfg.block_range_ms));
@@ -171,7 +171,7 @@ errc head_tenant_window(struct tenant *tn, int64_t t, int64_t arrival_ms, struct
 	errc rc = OK;
 	struct head *h = tn->head;
 	pthread_mutex_lock(&tn->mu);
-	struct window *w = window_of_locked(tn, t);
+	struct window *w = head_tenant_window_locked(tn, t);
 	if (!w)
 		TRY(head_window_open_locked(tn, NULL, floor_to(t, h->cfg.block_range_ms), h->cfg.block_range_ms, arrival_ms, &w, err));
 	*out = head_window_ref(w);
@@ -183,6 +183,7 @@ fail:
 void head_tenants_destroy(struct head *h)
 {
 	for (uint32_t i = 0; i < h->n_tenants; i++) {
+		head_annotations_forget(h->tenants[i]);
 		pthread_mutex_destroy(&h->tenants[i]->mu);
 		free(h->tenants[i]->windows);
 		free(h->tenants[i]->by_start);

@@ -296,3 +296,24 @@ nomem:
 	err_set(err, ERR_NOMEM, "no memory for a series in a window");
 	return NULL;
 }
+
+bool head_window_zero_fits_locked(struct tenant *tn, uint32_t shard, const struct series *s, int64_t t, int64_t first)
+{
+	int64_t range = tn->head->cfg.block_range_ms;
+	pthread_mutex_lock(&tn->mu);
+	bool fits = floor_to(t, range) == floor_to(first, range) || head_tenant_window_locked(tn, t);
+	uint32_t seen = 0;
+	for (uint32_t i = tn->n_windows; fits && seen < s->n_windows && i-- > 0;) {
+		struct window *w = tn->windows[i];
+		struct wpart *p = w->parts[shard].p;
+		struct wseries *ws = NULL;
+		if (w->serial > s->newest_window || !p)
+			continue;
+		fits = map_find(p, s, &ws);
+		seen += ws != NULL;
+		if (ws && (ws->n > 0 || ws_leaves(ws) > 0) && head_ws_newest(w, ws) >= t)
+			fits = false;
+	}
+	pthread_mutex_unlock(&tn->mu);
+	return fits;
+}

@@ -1,7 +1,7 @@
 /* ingest/ingest.h - the write endpoints: decode, tenant, validate, limit, log, append, answer.
  *
- *      POST body ─▶ headers judged ─▶ budget ─▶ snappy ─▶ rw1_decode ─▶ wal_reserve ─▶ head_append ─▶ wal_commit ╌╌▶ answer
- *                   415, 400          503       400, 413   400, 413      503             verdicts                      204 | 400 | 503
+ *      POST body ─▶ headers judged ─▶ budget ─▶ snappy ─▶ rw1_decode, rw2_decode ─▶ wal_reserve ─▶ head_append ─▶ wal_commit ╌╌▶ answer
+ *                   415, 400          503       400, 413   400, 413                  503             verdicts                      204 | 400 | 503
  *
  * 2xx means durable (the log's sync mode). The valid rest of a partly bad request is stored and the answer is 400 with counts per reason and the
  * first offending series; sending the same body again gives the same answer and no duplicates.
@@ -22,6 +22,7 @@ struct ingest_config {
 	uint32_t max_series_per_request; /* --ingest.max-series-per-request */
 	uint32_t max_samples_per_request;
 	int64_t oldest_ms, future_ms; /* --ingest.oldest, --ingest.future; oldest 0 = no bound */
+	bool created_zero;	      /* --ingest.created-timestamp-zero */
 	struct labels_limits labels;  /* for messages */
 };
 CHECKED errc ingest_open(const struct ingest_config *cfg, struct ingest **out, struct err *err);

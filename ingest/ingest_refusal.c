@@ -61,6 +61,9 @@ static void explain(const struct ingest *in, const struct head_series *s, enum e
 	case ERRID_LABEL_UTF8:
 		buf_printf(out, "a label name or value is not UTF-8");
 		break;
+	case ERRID_NO_SAMPLES:
+		buf_printf(out, "a TimeSeries of remote write 2.0 must hold samples or histograms");
+		break;
 	case ERRID_HISTOGRAMS:
 		buf_printf(out, "native histograms are not stored by this version");
 		break;
@@ -70,39 +73,62 @@ static void explain(const struct ingest *in, const struct head_series *s, enum e
 	}
 }
 
-struct span ingest_refusal(const struct ingest *in, const struct head_batch *b, const struct rw_request *rw, struct arena *arena, enum errid *id)
+static struct labels labels_of(const struct rw_request *rw, const struct rw_series *s, struct arena *arena)
 {
-	uint64_t by_reason[ERRID_COUNT], refused = rw->n_hists;
-	const struct head_series *first = NULL;
+	struct labels l = {NULL, 0};
+	if (!s->refs)
+		return labels_from_wire(s->wire, LIMIT_LABELS_DECODE, arena, &l, NULL) == OK ? l : (struct labels){NULL, 0};
+	l.v = arena_alloc(arena, s->n_labels * sizeof *l.v);
+	for (; l.v && l.n < s->n_labels; l.n++)
+		l.v[l.n] = (struct label){rw->symbols[s->refs[2 * l.n]], rw->symbols[s->refs[2 * l.n + 1]]};
+	return l;
+}
+
+struct span ingest_refusal(const struct ingest *in, const struct head_batch *b, const struct rw_request *rw, enum rw_version version,
+	const struct ingest_verdicts *v, struct arena *arena, enum errid *id)
+{
+	uint64_t by_reason[ERRID_COUNT], refused = v->n_empty;
+	size_t first = SIZE_MAX, hist = 0;
 	memcpy(by_reason, b->refused_by, sizeof by_reason);
+	by_reason[ERRID_NO_SAMPLES] += v->n_empty;
+	for (size_t i = 0; i < rw->n_hists; i++) {
+		by_reason[v->hists[i]]++;
+		refused += v->hists[i] != ERRID_NONE;
+	}
+	*id = ERRID_NONE;
 	for (size_t i = 0; i < b->n_series; i++) {
 		refused += b->series[i].refused;
-		if (!first && (b->series[i].refused > 0 || rw->series[i].n_hists > 0))
-			first = &b->series[i];
+		if (first != SIZE_MAX)
+			continue;
+		*id = b->series[i].refused > 0 ? b->series[i].refused_id : ingest_series_fault(v, rw, version, i, &hist);
+		if (*id != ERRID_NONE)
+			first = i;
 	}
-	by_reason[ERRID_HISTOGRAMS] += rw->n_hists;
-	*id = !first ? ERRID_NONE : first->refused > 0 ? first->refused_id : ERRID_HISTOGRAMS;
 	if (*id == ERRID_NONE)
 		return (struct span){"", 0};
 
 	struct buf out;
 	buf_init(&out, 64 * 1024);
-	buf_printf(&out, "%s: %" PRIu64 " of %zu samples refused (", errid_text(*id), refused, b->n_samples + rw->n_hists);
+	buf_printf(&out, "%s: %" PRIu64 " of %zu samples refused (", errid_text(*id), refused, rw->n_samples + rw->n_hists + v->n_empty);
 	const char *comma = "";
 	for (unsigned i = 1; i < ERRID_COUNT; i++)
 		if (by_reason[i]) {
 			buf_printf(&out, "%s%s %" PRIu64, comma, short_id((enum errid)i), by_reason[i]);
 			comma = ", ";
 		}
-	struct labels l = {NULL, 0};
+	const struct head_series *s = &b->series[first];
+	struct labels l = labels_of(rw, &rw->series[first], arena);
 	char text[1024];
-	if (labels_from_wire(first->wire, LIMIT_LABELS_DECODE, arena, &l, NULL) != OK)
-		l.n = 0;
 	buf_printf(&out, "), the rest is stored; first: %s", labels_format(l, text, sizeof text));
-	if (first->refused > 0)
-		buf_printf(&out, " at %" PRId64, first->refused_t);
+	if (s->refused > 0)
+		buf_printf(&out, " at %" PRId64, s->refused_t);
+	else if (rw->series[first].n_hists > 0)
+		buf_printf(&out, " at %" PRId64, rw->hists[hist].t);
 	buf_printf(&out, ": ");
-	explain(in, first, *id, l, &out);
+	if (*id == ERRID_HISTOGRAM_INVALID && v->why && hist == v->why_of)
+		buf_printf(&out, "%s", v->why);
+	else
+		explain(in, s, *id, l, &out);
 	buf_printf(&out, "\n");
 	struct span body = out.failed ? (struct span){NULL, 0} : arena_dup(arena, span_of(out.p, out.n));
 	buf_free(&out);

@@ -39,7 +39,7 @@ static void buffer_give(struct ingest *in, struct buf b)
 	free(b.p);
 }
 
-static bool gate_open(struct ingest *in, struct http_request *r)
+static bool gate_open(struct ingest *in, struct http_request *r, enum rw_version version)
 {
 	enum errid id = (enum errid)atomic_load_explicit(&in->gate_id, memory_order_acquire);
 	if (LIKELY(id == ERRID_NONE))
@@ -48,21 +48,16 @@ static bool gate_open(struct ingest *in, struct http_request *r)
 	pthread_mutex_lock(&in->gate_mu);
 	memcpy(text, in->gate_text, sizeof text);
 	pthread_mutex_unlock(&in->gate_mu);
+	if (version == RW_2)
+		ingest_written_headers(r, &(struct ingest_written){0});
 	http_error(r, id, "%s", text);
 	return false;
 }
 
 /* Body to series and samples: everything that can be wrong with the request as such. */
-static errc decode(struct ingest *in, struct http_request *r, struct rw_request *rw, struct err *err)
+static errc decode(struct ingest *in, struct http_request *r, enum rw_version version, struct rw_request *rw, struct err *err)
 {
 	errc rc = OK;
-	enum rw_version version;
-	TRY(rw_negotiate(http_header(r, "Content-Type"), http_header(r, "Content-Encoding"), &version, err));
-	if (version == RW_2) {
-		rc = err_id(err, ERRID_REMOTE_WRITE_2, ERR_UNSUPPORTED,
-			"remote write 2.0 is not accepted by this version: send prometheus.WriteRequest (1.0)");
-		goto fail;
-	}
 	size_t declared, max = in->cfg.max_body_bytes * LIMIT_INGEST_DECODED_FACTOR;
 	TRY(snappy_declared(http_body(r), &declared, err));
 	if (declared > max) {
@@ -84,7 +79,7 @@ static errc decode(struct ingest *in, struct http_request *r, struct rw_request 
 	struct span body;
 	TRY(snappy_decode(http_body(r), max, http_arena(r), &body, err));
 	const struct rw_limits limits = {in->cfg.max_series_per_request, in->cfg.max_samples_per_request, LIMIT_LABELS_DECODE};
-	TRY(rw1_decode(body, &limits, http_arena(r), rw, err));
+	TRY((version == RW_2 ? rw2_decode : rw1_decode)(body, &limits, http_arena(r), rw, err));
 fail:
 	return rc;
 }
@@ -95,6 +90,8 @@ static errc batch_of(
 	int64_t now = io_now_ms();
 	*b = (struct head_batch){
 		.tenant = tenant,
+		.symbols = rw->symbols,
+		.n_symbols = rw->n_symbols,
 		.series = arena_alloc(http_arena(r), rw->n_series * sizeof *b->series),
 		.n_series = rw->n_series,
 		.samples = (const struct head_sample *)(const void *)rw->samples,
@@ -107,15 +104,18 @@ static errc batch_of(
 		return err_id(err, ERRID_OVERLOADED, ERR_NOMEM, "no memory for %zu series", rw->n_series);
 	for (size_t i = 0; i < rw->n_series; i++) {
 		const struct rw_series *s = &rw->series[i];
-		b->series[i] = (struct head_series){.wire = s->wire, .n_labels = s->n_labels, .first = s->first_sample, .n = s->n_samples};
+		b->series[i] =
+			(struct head_series){.wire = s->wire, .refs = s->refs, .n_labels = s->n_labels, .first = s->first_sample, .n = s->n_samples};
 	}
-	return OK;
+	return in->cfg.created_zero ? ingest_zeros(rw, b, http_arena(r), err) : OK;
 }
 
 /* From the log's syncer thread: durable, or not. */
 static void durable(void *arg, errc rc, const struct err *err)
 {
 	struct ingest_pending *w = arg;
+	if (w->version == RW_2)
+		ingest_written_headers(w->r, rc == OK ? &w->written : &(struct ingest_written){0});
 	if (rc == ERR_NOSPACE)
 		http_error(w->r, ERRID_DISK_FULL, "the log could not be written: %s", err ? err->msg : "disk full");
 	else if (rc != OK)
@@ -126,7 +126,7 @@ static void durable(void *arg, errc rc, const struct err *err)
 		http_answer(w->r, 204, NULL, (struct span){"", 0});
 }
 
-static void count(struct ingest *in, const struct head_batch *b, const struct rw_request *rw)
+static void count(struct ingest *in, const struct head_batch *b, const struct rw_request *rw, uint32_t n_logged, struct ingest_written *w)
 {
 	uint64_t stored = 0, duplicate = 0, refused = rw->n_hists;
 	for (size_t i = 0; i < b->n_series; i++) {
@@ -137,8 +137,8 @@ static void count(struct ingest *in, const struct head_batch *b, const struct rw
 	metric_add(in->stored, stored);
 	metric_add(in->duplicate, duplicate);
 	metric_add(in->refused, refused);
-	metric_add(in->exemplars_dropped, rw->n_exemplars);
-	metric_add(in->metadata_dropped, rw->n_metadata);
+	metric_add(in->zeros, n_logged - stored);
+	w->samples = stored + duplicate;
 }
 
 static errc reserve(struct ingest *in, size_t bytes, struct wal_ticket *ticket, struct err *err)
@@ -153,13 +153,20 @@ static errc reserve(struct ingest *in, size_t bytes, struct wal_ticket *ticket, 
 }
 
 /* Reserve, verdict, log. On OK the answer is the log's to give and r is no longer ours. */
-static errc store(struct ingest *in, struct http_request *r, const struct rw_request *rw, struct head_batch *b, struct err *err)
+static errc store(struct ingest *in, struct http_request *r, enum rw_version version, struct rw_request *rw, struct head_batch *b, struct err *err)
 {
 	errc rc = OK;
 	struct ingest_pending *w = arena_calloc(http_arena(r), 1, sizeof *w);
 	if (!w)
 		return err_id(err, ERRID_OVERLOADED, ERR_NOMEM, "no memory");
-	size_t bound = head_batch_bound(in->cfg.head, b);
+	struct ingest_verdicts verdicts;
+	struct ingest_annotations notes;
+	rc = ingest_judge(rw, version, http_arena(r), &verdicts, err);
+	if (rc == OK)
+		rc = ingest_annotations_of(rw, b, http_arena(r), &notes, err);
+	if (rc != OK)
+		return rc;
+	size_t bound = head_batch_bound(in->cfg.head, b) + head_annotations_bound(in->cfg.head, &notes.a);
 	struct wal_ticket ticket;
 	rc = reserve(in, bound, &ticket, err);
 	if (rc != OK)
@@ -167,6 +174,8 @@ static errc store(struct ingest *in, struct http_request *r, const struct rw_req
 	struct buf records = buffer_take(in, bound);
 	uint32_t n_logged = 0;
 	rc = head_append(in->cfg.head, &ticket, b, &records, &n_logged, err);
+	if (rc == OK)
+		rc = ingest_annotate(in, &ticket, b, &notes, &records, err);
 	if (rc != OK) {
 		/* Out of memory half-way: what the head took must reach the log all the same; the client tries again and meets duplicates. */
 		wal_commit(in->cfg.wal, &ticket, span_of(records.p, records.n), n_logged, NULL, NULL);
@@ -174,14 +183,18 @@ static errc store(struct ingest *in, struct http_request *r, const struct rw_req
 			err->id = errid_text(ERRID_OVERLOADED);
 		goto fail;
 	}
-	count(in, b, rw);
 	w->r = r;
-	w->refusal = ingest_refusal(in, b, rw, http_arena(r), &w->refusal_id);
+	w->version = version;
+	count(in, b, rw, n_logged, &w->written);
+	w->written.exemplars = ingest_exemplars_written(&notes);
+	w->refusal = ingest_refusal(in, b, rw, version, &verdicts, http_arena(r), &w->refusal_id);
+	if (w->refusal.n == 0 && version == RW_2)
+		w->refusal = ingest_exemplar_refusal(&notes, http_arena(r), &w->refusal_id);
 	if (w->refusal.n > 0) {
 		metric_add(in->requests_partial, 1);
 		log_debug("samples refused", LSTR("client", http_client(r)), LSPAN("tenant", b->tenant), LSPAN("answer", w->refusal));
 	}
-	if (b->leans) {
+	if (b->leans || notes.a.leans) {
 		/* A duplicate's original may wait under a younger ticket than ours: only one drawn now is behind all that the verdict saw. */
 		wal_commit(in->cfg.wal, &ticket, span_of(records.p, records.n), n_logged, NULL, NULL);
 		rc = reserve(in, 0, &ticket, err);
@@ -205,15 +218,21 @@ void ingest_write(void *arg, struct http_request *r)
 	struct span tenant;
 	struct rw_request rw = {0};
 	struct head_batch b;
-	if (!gate_open(in, r))
+	enum rw_version version;
+	rc = rw_negotiate(http_header(r, "Content-Type"), http_header(r, "Content-Encoding"), &version, &err);
+	if (!gate_open(in, r, version))
 		return;
+	metric_add(in->requests[version], 1);
+	TRY(rc);
 	TRY(http_tenant(r, &tenant, &err));
-	TRY(decode(in, r, &rw, &err));
+	TRY(decode(in, r, version, &rw, &err));
 	TRY(batch_of(in, r, &rw, tenant, &b, &err));
-	TRY(store(in, r, &rw, &b, &err));
+	TRY(store(in, r, version, &rw, &b, &err));
 	return;
 fail:
 	ASSERT(rc != OK);
+	if (version == RW_2)
+		ingest_written_headers(r, &(struct ingest_written){0});
 	http_error_of(r, &err);
 }
 
@@ -231,10 +250,13 @@ errc ingest_open(const struct ingest_config *cfg, struct ingest **out, struct er
 	in->refused = metric_counter_with("varve_ingest_samples_total", "Samples of write requests by what became of them", "result", "refused");
 	in->requests_partial =
 		metric_counter("varve_ingest_requests_refused_in_part_total", "Write requests of which at least one sample was refused (400)");
-	in->exemplars_dropped =
-		metric_counter("varve_ingest_exemplars_dropped_total", "Exemplars in write requests, which are read over and not stored");
-	in->metadata_dropped =
-		metric_counter("varve_ingest_metadata_dropped_total", "Metadata entries in write requests, which are read over and not stored");
+	ingest_annotations_open(in);
+	in->zeros = metric_counter(
+		"varve_ingest_created_zeros_total", "Zeros stored where series began, by their start timestamps (--ingest.created-timestamp-zero)");
+	static const char help[] = "Write requests by the protocol of their headers";
+	in->requests[RW_NONE] = metric_counter_with("varve_ingest_requests_total", help, "version", "none");
+	in->requests[RW_1] = metric_counter_with("varve_ingest_requests_total", help, "version", "1.0");
+	in->requests[RW_2] = metric_counter_with("varve_ingest_requests_total", help, "version", "2.0");
 	*out = in;
 	return OK;
 }

@@ -41,7 +41,8 @@ struct rw_hist {
 };
 
 struct rw_series {
-	/* 1.0: its label fields in sequence, tags included: as they came when contiguous, else put together in the arena. */
+	/* 1.0: its label fields in sequence, tags included: as they came when contiguous, else put together in the arena. 2.0: p is NULL, and n is
+	 * how many bytes they would take at most. */
 	struct span wire;
 	/* 2.0: n_labels pairs of indexes into symbols, each checked against n_symbols; NULL in 1.0. */
 	const uint32_t *refs;
@@ -64,7 +65,7 @@ struct rw_request {
 	size_t n_hists;
 	struct exemplar *exemplars; /* 2.0: labels put into wire form, in the arena */
 	size_t n_exemplars;
-	struct metadata *metadata;
+	struct metadata *metadata; /* 2.0: once for each family, and again when it differs from the one before */
 	size_t n_metadata;
 };
 

@@ -69,7 +69,9 @@ errc rw_negotiate(struct span content_type, struct span content_encoding, enum r
 												  : RW_NONE;
 			if (this == RW_NONE || (found != RW_NONE && found != this))
 				return err_id(err, ERRID_CONTENT_TYPE, ERR_UNSUPPORTED,
-					"content type names the message \"%.*s\"; prometheus.WriteRequest is what is understood", SPAN_ARG(value));
+					"content type names the message \"%.*s\"; prometheus.WriteRequest and io.prometheus.write.v2.Request are "
+					"understood",
+					SPAN_ARG(value));
 			found = this;
 		}
 	}

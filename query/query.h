@@ -1,4 +1,4 @@
-/* query/query.h - reading series from head, local and bucket blocks as one: remote read, series, labels, label values.
+/* query/query.h - reading series from head, local and bucket blocks as one: remote read, series, labels, label values; exemplars and metadata.
  *
  *      head windows ∪ local blocks ∪ bucket blocks chosen by one SQL statement ─▶ k-way merge by labels ─▶ merge by time ─▶ answer stream
  *
@@ -36,6 +36,8 @@ void query_remote_read(void *q, struct http_request *r);
 void query_series(void *q, struct http_request *r);
 void query_labels(void *q, struct http_request *r);
 void query_label_values(void *q, struct http_request *r); /* /api/v1/label/'*'/values */
+void query_exemplars(void *q, struct http_request *r);
+void query_metadata(void *q, struct http_request *r);
 
 /* A local block, live in the bucket, is about to be removed: new questions read the bucket's copy. false: somebody still reads the directory; ask
  * again later. query_removed: it is gone, or stays after all. Any thread. */

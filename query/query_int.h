@@ -149,5 +149,12 @@ CHECKED errc param_time_ms(struct http_request *r, const char *name, int64_t fal
 CHECKED errc param_limit(struct http_request *r, size_t *out, struct err *err); /* 0 = none */
 CHECKED errc param_matchers(struct http_request *r, struct arena *arena, struct matcher_set **out, size_t *n, struct err *err);
 void matcher_sets_free(struct matcher_set *sets, size_t n);
+/* The selectors in an expression of the query language, in their order; arrays from the arena, regexes by matcher_sets_free. *n may be 0: "1 + 1" has none.
+ * ERR_INVALID with the position where it is no expression. */
+CHECKED errc selectors_of(struct span text, struct arena *arena, struct matcher_set **sets, size_t *n, struct err *err);
+/* Prometheus' JSON: {"a":"b"}; "1.5", "+Inf"; 1600096945.479 */
+void json_labels(struct buf *out, struct labels l);
+void json_value(struct buf *out, uint64_t bits);
+void json_seconds(struct buf *out, int64_t t);
 /* Answers with the error: by its id, else by its class. */
 void query_error(struct http_request *r, errc rc, struct err *err);

@@ -350,15 +350,9 @@ static errc series_all(struct series_answer *s, struct question *qn, struct err 
 			s->truncated = true;
 			break;
 		}
-		buf_printf(&s->out, "%s{", s->n++ ? "," : "");
-		for (uint32_t i = 0; i < one.labels.n; i++) {
-			if (i > 0)
-				buf_u8(&s->out, ',');
-			buf_json_string(&s->out, one.labels.v[i].name);
-			buf_u8(&s->out, ':');
-			buf_json_string(&s->out, one.labels.v[i].value);
-		}
-		buf_u8(&s->out, '}');
+		if (s->n++ > 0)
+			buf_u8(&s->out, ',');
+		json_labels(&s->out, one.labels);
 		if (s->out.n >= FLUSH_BYTES)
 			TRY(flush(s, qn, err));
 	}

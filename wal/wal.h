@@ -25,6 +25,7 @@
  * Threads: reserve, commit, release, position and status from any thread; open, replay, checkpoint and close belong to the owner.
  */
 #pragma once
+#include "base/annotations.h"
 #include "base/bytes.h"
 #include "base/err.h"
 #include "base/ulid.h"
@@ -136,6 +137,9 @@ struct wal_status {
 	bool failed;
 };
 void wal_status(struct wal *wal, struct wal_status *out);
+/* Two positions without a lock: where the oldest segment that is kept begins, and what no ticket drawn so far goes beyond. */
+uint64_t wal_kept_from(const struct wal *wal);
+uint64_t wal_drawn_to(const struct wal *wal);
 
 /* A checkpoint replaces what replay needs from segments <= upto: the caller puts the definitions and cuts that are still
  * alive. finish writes both files, syncs them, renames, syncs the directory, then removes segments <= upto and older checkpoints.
@@ -161,11 +165,15 @@ CHECKED errc wal_inspect(const char *dir, const struct wal_inspect_options *opt,
  * { u8 kind, uvarint length, body }*. Unknown kinds are skipped by length, so an older binary survives a newer log's additions.
  */
 enum wal_kind {
-	WAL_SERIES = 1,	 /* definitions */
-	WAL_SAMPLES = 2, /* float samples of one window */
-	WAL_CUT = 3,	 /* a window, or a part of its log range, is a block now */
-	WAL_KEYS = 8,	 /* keys of series that changed */
-	WAL_GROUP = 4,	 /* records that stand in one frame: definitions and the samples that need them; its body is records, no groups */
+	WAL_SERIES_1 = 1,  /* as version 0.1.0 wrote them: without keys, read still */
+	WAL_SAMPLES_1 = 2, /* the same: values as they are, in planes */
+	WAL_SERIES = 9,	   /* definitions */
+	WAL_SAMPLES = 10,  /* float samples of one window */
+	WAL_CUT = 3,	   /* a window, or a part of its log range, is a block now */
+	WAL_KEYS = 8,	   /* keys of series that changed */
+	WAL_GROUP = 4,	   /* records that stand in one frame: definitions and the samples that need them; its body is records, no groups */
+	WAL_EXEMPLARS = 5,
+	WAL_METADATA = 6,
 };
 
 struct wal_record {
@@ -179,6 +187,7 @@ bool wal_record_next(struct rd *r, struct wal_record *rec, bool *ok);
 struct wal_keys {
 	uint64_t v[2];
 	uint8_t now;
+	bool changed; /* both were used */
 };
 
 /* WAL_SERIES: tenant, then ref, canonical label bytes and keys of each */
@@ -239,8 +248,9 @@ struct wal_series_dec {
 	struct rd r;
 	struct span tenant;
 	uint64_t last_ref;
+	bool v1; /* without keys */
 };
-bool wal_series_open(struct span body, struct wal_series_dec *d);
+bool wal_series_open(uint8_t kind, struct span body, struct wal_series_dec *d); /* WAL_SERIES or WAL_SERIES_1 */
 bool wal_series_next(struct wal_series_dec *d, uint64_t *ref, struct span *wire, struct wal_keys *keys, bool *ok);
 /* Over the body; c->ref is 0 before the first. */
 bool wal_keys_next(struct rd *body, struct wal_key_change *c, bool *ok);
@@ -251,11 +261,12 @@ struct wal_samples_dec {
 	size_t n;
 	struct rd refs, times, values; /* private, as all that follows */
 	const uint8_t *codes;
+	bool v1;
 	size_t i, at, in_block;
 	uint64_t ref, ref_run, ref_step, t, time_run, t_step;
 	struct wal_sample block[WAL_BLOCK_SAMPLES];
 };
-bool wal_samples_open(struct span body, struct wal_samples_dec *d);
+bool wal_samples_open(uint8_t kind, struct span body, struct wal_samples_dec *d); /* WAL_SAMPLES or WAL_SAMPLES_1 */
 /* A block at a time, WAL_BLOCK_SAMPLES at most, in two steps: refs, times and key_no into s (0: the end, or *ok = false: damaged); then, with the keys filled in,
  * the values. values returns false when they are not those that were written (a key is not the right one): only the exact ones are to be used. */
 size_t wal_samples_block(struct wal_samples_dec *d, struct wal_sample *s, bool *ok);
@@ -263,3 +274,45 @@ bool wal_samples_values(struct wal_samples_dec *d, struct wal_sample *s, size_t 
 /* One at a time, with all keys 0: for samples that were written so. */
 bool wal_samples_next(struct wal_samples_dec *d, struct wal_sample *s, bool *ok);
 bool wal_cut_get(struct span body, struct wal_cut *c);
+
+/* ---- exemplars and metadata (wal_annotations.c): records that need no other record; they count no samples ---- */
+
+/* WAL_EXEMPLARS. Whoever writes begins another record when out->n - e->start passes what it wants to lose with one frame. */
+struct wal_exemplars_enc {
+	struct buf *out;
+	size_t start, first; /* of the record, and of its first exemplar */
+	int64_t last_t;
+};
+/* Upper bounds: a record without exemplars, and one exemplar with its series' canonical bytes and its own labels'. */
+size_t wal_exemplars_bound(size_t tenant_bytes);
+size_t wal_exemplar_bound(size_t series_bytes, size_t label_bytes);
+void wal_exemplars_begin(struct wal_exemplars_enc *e, struct buf *out, struct span tenant);
+/* x->wire is canonical. place: 0, or what an earlier put of the same series into this record gave; then `series` is not looked at. */
+uint32_t wal_exemplars_put(struct wal_exemplars_enc *e, struct span series, uint32_t place, const struct exemplar *x);
+void wal_exemplars_end(struct wal_exemplars_enc *e);
+
+struct wal_exemplars_dec {
+	struct rd r;
+	struct span tenant;
+	const uint8_t *body;
+	int64_t last_t;
+};
+bool wal_exemplars_open(struct span body, struct wal_exemplars_dec *d);
+/* Exemplars of one series have the same series.p when the record told the series once. x->n_labels is not known here: 0. */
+bool wal_exemplars_next(struct wal_exemplars_dec *d, struct span *series, struct exemplar *x, bool *ok);
+
+/* WAL_METADATA */
+struct wal_metadata_enc {
+	struct buf *out;
+	size_t start, first;
+};
+size_t wal_metadata_bound(size_t tenant_bytes, size_t n, size_t text_bytes); /* n entries, their strings together */
+void wal_metadata_begin(struct wal_metadata_enc *e, struct buf *out, struct span tenant);
+void wal_metadata_put(struct wal_metadata_enc *e, const struct metadata *m);
+void wal_metadata_end(struct wal_metadata_enc *e);
+struct wal_metadata_dec {
+	struct rd r;
+	struct span tenant;
+};
+bool wal_metadata_open(struct span body, struct wal_metadata_dec *d);
+bool wal_metadata_next(struct wal_metadata_dec *d, struct metadata *m, bool *ok);

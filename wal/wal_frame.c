@@ -105,7 +105,7 @@ bool wal_frame_unpack(const struct wal_frame_header *h, const uint8_t *stored, u
 
 static uint32_t body_samples(uint8_t kind, struct span body)
 {
-	if (kind != WAL_SAMPLES)
+	if (kind != WAL_SAMPLES && kind != WAL_SAMPLES_1)
 		return 0;
 	struct rd r = rd_of(body.p, body.n);
 	uint64_t n = rd_uvarint(&r);

@@ -20,13 +20,24 @@ struct inspect {
 	struct buf frames;   /* JSON's list of frames */
 	struct file_sum file;
 	bool any_file, any_finding;
-	uint64_t records[KINDS], record_bytes[KINDS], undecodable, series, torn_bytes;
+	uint64_t records[KINDS], record_bytes[KINDS], undecodable, series, exemplars, metadata, torn_bytes;
 };
 
+/* NULL: none of its own. */
 static const char *kind_name(size_t kind)
 {
-	static const char *const names[KINDS] = {"other", "series", "samples", "cut", [WAL_KEYS] = "keys"};
-	return kind < KINDS && names[kind] ? names[kind] : names[0];
+	static const char *const names[KINDS] = {
+		[0] = "other",
+		[WAL_SERIES_1] = "series of 0.1.0",
+		[WAL_SAMPLES_1] = "samples of 0.1.0",
+		[WAL_CUT] = "cut",
+		[WAL_EXEMPLARS] = "exemplars",
+		[WAL_METADATA] = "metadata",
+		[WAL_KEYS] = "keys",
+		[WAL_SERIES] = "series",
+		[WAL_SAMPLES] = "samples",
+	};
+	return names[kind];
 }
 
 static const char *event_name(enum wal_event_kind kind)
@@ -156,23 +167,23 @@ static bool inspect_records(struct inspect *x, struct span records, size_t *n)
 			++*n;
 			continue;
 		}
-		size_t k = rec.kind < KINDS ? rec.kind : 0;
+		size_t k = rec.kind < KINDS && kind_name(rec.kind) ? rec.kind : 0;
 		x->records[k]++;
 		x->record_bytes[k] += rec.body.n;
 		if (n)
 			++*n;
 		bool fine = true;
-		if (rec.kind == WAL_SERIES) {
+		if (rec.kind == WAL_SERIES || rec.kind == WAL_SERIES_1) {
 			struct wal_series_dec d;
 			uint64_t ref;
 			struct span wire;
 			struct wal_keys keys;
-			fine = wal_series_open(rec.body, &d);
+			fine = wal_series_open(rec.kind, rec.body, &d);
 			while (fine && wal_series_next(&d, &ref, &wire, &keys, &fine))
 				x->series++;
-		} else if (rec.kind == WAL_SAMPLES) {
+		} else if (rec.kind == WAL_SAMPLES || rec.kind == WAL_SAMPLES_1) {
 			struct wal_samples_dec d;
-			fine = wal_samples_open(rec.body, &d);
+			fine = wal_samples_open(rec.kind, rec.body, &d);
 		} else if (rec.kind == WAL_KEYS) {
 			struct rd keys = rd_of(rec.body.p, rec.body.n);
 			struct wal_key_change c = {0};
@@ -181,6 +192,19 @@ static bool inspect_records(struct inspect *x, struct span records, size_t *n)
 		} else if (rec.kind == WAL_CUT) {
 			struct wal_cut cut;
 			fine = wal_cut_get(rec.body, &cut);
+		} else if (rec.kind == WAL_EXEMPLARS) {
+			struct wal_exemplars_dec d;
+			struct span series;
+			struct exemplar e;
+			fine = wal_exemplars_open(rec.body, &d);
+			while (fine && wal_exemplars_next(&d, &series, &e, &fine))
+				x->exemplars++;
+		} else if (rec.kind == WAL_METADATA) {
+			struct wal_metadata_dec d;
+			struct metadata m;
+			fine = wal_metadata_open(rec.body, &d);
+			while (fine && wal_metadata_next(&d, &m, &fine))
+				x->metadata++;
 		}
 		good = good && fine;
 	}
@@ -251,20 +275,23 @@ errc wal_inspect(const char *dir, const struct wal_inspect_options *opt, struct 
 		buf_printf(out,
 			"],\"frames\":%" PRIu64 ",\"samples\":%" PRIu64 ",\"frames_lost\":%" PRIu64 ",\"samples_lost\":%" PRIu64
 			",\"frames_not_synced\":%" PRIu64 ",\"samples_not_synced\":%" PRIu64 ",\"damaged_ranges\":%" PRIu64
-			",\"definitions\":%" PRIu64 ",\"clean_end\":%s,\"records\":{",
-			w.frames, w.samples, w.frames_lost, w.samples_lost, w.frames_torn, w.samples_torn, w.damaged_ranges, x.series,
-			w.end.clean ? "true" : "false");
-		for (size_t k = 0, first = 1; k <= WAL_CUT; k++, first = 0)
-			buf_printf(out, "%s\"%s\":{\"count\":%" PRIu64 ",\"bytes\":%" PRIu64 "}", first ? "" : ",", kind_name(k), x.records[k],
-				x.record_bytes[k]);
+			",\"definitions\":%" PRIu64 ",\"exemplars\":%" PRIu64 ",\"metadata\":%" PRIu64 ",\"clean_end\":%s,\"records\":{",
+			w.frames, w.samples, w.frames_lost, w.samples_lost, w.frames_torn, w.samples_torn, w.damaged_ranges, x.series, x.exemplars,
+			x.metadata, w.end.clean ? "true" : "false");
+		for (size_t k = 0; k < KINDS; k++)
+			if (kind_name(k)) /* groups are shown as what is in them */
+				buf_printf(out, "%s\"%s\":{\"count\":%" PRIu64 ",\"bytes\":%" PRIu64 "}", k == 0 ? "" : ",", kind_name(k),
+					x.records[k], x.record_bytes[k]);
 		buf_printf(out, "}}\n");
 	} else {
 		buf_printf(out, "\nrecords:");
-		for (size_t k = 0; k <= WAL_CUT; k++)
-			buf_printf(out, " %s %" PRIu64 " (%" PRIu64 " bytes)%s", kind_name(k), x.records[k], x.record_bytes[k],
-				k < WAL_CUT ? "," : "\n");
-		buf_printf(out, "definitions: %" PRIu64 "\nend: %s\n", x.series,
-			w.end.clean ? "closed in order" : "not closed (running, or it crashed)");
+		for (size_t k = 0; k < KINDS; k++)
+			if (kind_name(k))
+				buf_printf(out, "%s %s %" PRIu64 " (%" PRIu64 " bytes)", k == 0 ? "" : ",", kind_name(k), x.records[k],
+					x.record_bytes[k]);
+		buf_printf(out, "\n");
+		buf_printf(out, "definitions: %" PRIu64 "\nexemplars: %" PRIu64 "\nmetadata: %" PRIu64 "\nend: %s\n", x.series, x.exemplars,
+			x.metadata, w.end.clean ? "closed in order" : "not closed (running, or it crashed)");
 		buf_put(out, x.findings.p, x.findings.n);
 		buf_printf(out,
 			"%" PRIu64 " frames, %" PRIu64 " samples; lost: %" PRIu64 " frames, %" PRIu64

@@ -1,6 +1,7 @@
 /* wal/wal_int.h - what the files of wal/ share. Bytes: docs/format/wal.md; the way through the files: wal/README.md. */
 #pragma once
 #include <pthread.h>
+#include <stdatomic.h>
 #include "base/io.h"
 #include "base/limits.h"
 #include "base/log.h"
@@ -9,7 +10,7 @@
 
 /* ---- files: wal_segment.c ---- */
 
-enum { WAL_VERSION = 1, WAL_HEADER_BYTES = 80, WAL_PATH_BYTES = 4096 };
+enum { WAL_VERSION = 2, WAL_HEADER_BYTES = 80, WAL_PATH_BYTES = 4096 };
 
 /* Opens a segment or a checkpoint. */
 struct wal_header {
@@ -207,6 +208,7 @@ struct wal_walk {
 		uint64_t off;			/* behind its last valid frame */
 		uint64_t data_end;		/* behind its last byte that is not zero */
 		uint64_t durable;		/* bytes known to be synced */
+		uint64_t tail_off;		/* no frame that is not known to be synced stands before */
 		bool data_behind;		/* frames with records stand behind durable */
 		uint64_t settled_seq;		/* last frame before that, */
 		uint32_t settled_crc;		/* and its header_crc */
@@ -246,6 +248,7 @@ struct wal {
 	void (*on_fatal)(void *arg, const struct err *why);
 	void *on_fatal_arg;
 
+	_Atomic uint64_t kept_from, drawn_to; /* written under mu */
 	pthread_mutex_t mu;
 	pthread_cond_t work;	/* the syncer's: something to write, room may be there again, stop */
 	pthread_cond_t prepare; /* the preparer's */
@@ -291,10 +294,10 @@ struct wal {
 	/* replay's, then the syncer's: how to start appending */
 	struct wal_start {
 		bool in_place;
-		uint64_t from;			 /* name of the newest segment; 0: none */
-		uint64_t off, durable, data_end; /* end of its frames, of what is synced, of its bytes */
-		bool tail;			 /* frames behind durable must be copied */
-		struct wal_header header;	 /* of the segment to make, or of the one to go on with */
+		uint64_t from;			  /* name of the newest segment; 0: none */
+		uint64_t off, tail_off, data_end; /* end of its frames, where those that may not be synced begin, end of its bytes */
+		bool tail;			  /* frames behind tail_off must be copied */
+		struct wal_header header;	  /* of the segment to make, or of the one to go on with */
 		uint64_t next_seq, next_sample;
 		bool marked; /* next_seq was given to the start's own frame */
 		uint32_t last_crc;

@@ -201,8 +201,20 @@ void wal_gauges_locked(struct wal *w)
 		n++;
 	for (const struct wal_segment *s = w->finished; s; s = s->next)
 		n++;
+	const struct wal_segment *oldest = w->finished ? w->finished : w->current;
+	atomic_store_explicit(&w->kept_from, oldest ? oldest->pos : 0, memory_order_relaxed);
 	metric_set(w->m_segments, (double)n);
 	metric_set(w->m_size, (double)wal_bytes_on_disk_locked(w));
+}
+
+uint64_t wal_kept_from(const struct wal *w)
+{
+	return atomic_load_explicit(&w->kept_from, memory_order_relaxed);
+}
+
+uint64_t wal_drawn_to(const struct wal *w)
+{
+	return atomic_load_explicit(&w->drawn_to, memory_order_relaxed);
 }
 
 void wal_status(struct wal *w, struct wal_status *out)
@@ -370,6 +382,8 @@ static errc reserve(struct wal *w, uint64_t max_bytes, bool sync, struct wal_tic
 	};
 	for (const struct wal_segment *p = w->prepared; p; p = p->next)
 		ticket->pos_max += WAL_HEADER_BYTES;
+	if (ticket->pos_max > atomic_load_explicit(&w->drawn_to, memory_order_relaxed))
+		atomic_store_explicit(&w->drawn_to, ticket->pos_max, memory_order_relaxed);
 	pthread_mutex_unlock(&w->mu);
 	return OK;
 fail:

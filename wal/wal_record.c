@@ -6,7 +6,7 @@
  *   WAL_CUT      16 bytes window, 16 bytes block, uvarint upto_seq
  *   WAL_GROUP    records, none of them a group: frames end at record borders, so these stay together
  *
- *   keys         u8 (bit 0: which of the two is in use, 1: the first is not 0, 2: the second is not 0), then 8 bytes of each that is not 0
+ *   keys         u8 (bit 0: which of the two is in use, 1: the first is not 0, 2: the second is not 0, 3: both were used), then 8 bytes of each that is not 0
  *   refs         runs { varint first - (last of the run before + 1), uvarint (count - 1) << 1 | step }, step 0 or 1
  *   times        runs { varint first - last of the run before, uvarint count - 1, varint step if count > 1 }
  *   values       blocks of 128: a code of 4 bits each (the even one in the low half), what the codes ask for, u32 crc32c of the values' bits
@@ -22,7 +22,8 @@
  *
  * Most values of a scrape are those of the scrape before, or whole numbers a little above. But what refers to the frame before is lost with it. So a value is told
  * against its series' key, which stands in two frames far apart (like the definition, which carries it) before it is used alone; head_append.c says when it
- * changes. Two keys, because a request that was judged before a change may be written after it. Should both copies of a key be lost, its values are not wrong
+ * changes. Two keys, because a request that was judged before a change may be written after it, and because a checkpoint has the keys of its own time, while the
+ * log that is kept began before: so a key changes only when all that is kept was written after the change before. Should both copies of a key be lost, its values are not wrong
  * but missing: the checksum is over the values themselves.
  */
 #include "wal/wal_int.h"
@@ -88,7 +89,7 @@ void wal_series_end(struct wal_series_enc *e)
 
 static void keys_put(struct buf *out, const struct wal_keys *k)
 {
-	buf_u8(out, (uint8_t)(k->now | (k->v[0] != 0) << 1 | (k->v[1] != 0) << 2));
+	buf_u8(out, (uint8_t)(k->now | (k->v[0] != 0) << 1 | (k->v[1] != 0) << 2 | k->changed << 3));
 	for (int i = 0; i < 2; i++)
 		if (k->v[i]) {
 			uint8_t le[8];
@@ -101,9 +102,10 @@ static bool keys_get(struct rd *r, struct wal_keys *k)
 {
 	uint8_t flags = rd_u8(r);
 	k->now = flags & 1;
+	k->changed = flags & 8;
 	k->v[0] = flags & 2 ? rd_le64(r) : 0;
 	k->v[1] = flags & 4 ? rd_le64(r) : 0;
-	return r->ok && flags < 8;
+	return r->ok && flags < 16;
 }
 
 void wal_series_put(struct wal_series_enc *e, uint64_t ref, struct span wire, const struct wal_keys *keys)
@@ -151,9 +153,9 @@ bool wal_keys_next(struct rd *r, struct wal_key_change *c, bool *ok)
 	return *ok;
 }
 
-bool wal_series_open(struct span body, struct wal_series_dec *d)
+bool wal_series_open(uint8_t kind, struct span body, struct wal_series_dec *d)
 {
-	*d = (struct wal_series_dec){.r = rd_of(body.p, body.n)};
+	*d = (struct wal_series_dec){.r = rd_of(body.p, body.n), .v1 = kind == WAL_SERIES_1};
 	d->tenant = rd_str(&d->r);
 	return d->r.ok;
 }
@@ -166,7 +168,8 @@ bool wal_series_next(struct wal_series_dec *d, uint64_t *ref, struct span *wire,
 	d->last_ref += (uint64_t)rd_varint(&d->r);
 	*ref = d->last_ref;
 	*wire = rd_str(&d->r);
-	*ok = keys_get(&d->r, keys);
+	*keys = (struct wal_keys){0};
+	*ok = d->r.ok && (d->v1 || keys_get(&d->r, keys));
 	return *ok;
 }
 
@@ -321,7 +324,7 @@ void wal_samples_put(struct buf *out, const struct wal_window *w, const struct w
 		samples_put_one(out, w, s + i, n - i < SAMPLES_PER_RECORD ? n - i : SAMPLES_PER_RECORD);
 }
 
-bool wal_samples_open(struct span body, struct wal_samples_dec *d)
+bool wal_samples_open(uint8_t kind, struct span body, struct wal_samples_dec *d)
 {
 	memset(d, 0, offsetof(struct wal_samples_dec, block));
 	struct rd r = rd_of(body.p, body.n);
@@ -332,8 +335,9 @@ bool wal_samples_open(struct span body, struct wal_samples_dec *d)
 	uint64_t range = rd_uvarint(&r);
 	uint64_t ref_bytes = rd_uvarint(&r), time_bytes = rd_uvarint(&r);
 	struct span refs = rd_bytes(&r, ref_bytes), times = rd_bytes(&r, time_bytes);
-	/* a code takes half a byte */
-	if (!r.ok || n / 2 > rd_left(&r) || range > INT64_MAX)
+	d->v1 = kind == WAL_SAMPLES_1;
+	/* a code takes half a byte; values as they are take eight */
+	if (!r.ok || n / 2 > rd_left(&r) || (d->v1 && (n > rd_left(&r) / 8 || rd_left(&r) != n * 8)) || range > INT64_MAX)
 		return false;
 	memcpy(d->w.window.b, window.p, 16);
 	d->w.range_ms = (int64_t)range;
@@ -382,8 +386,29 @@ static bool times_get(struct wal_samples_dec *d, struct wal_sample *s, size_t n)
 	return true;
 }
 
+/* Version 0.1.0: n varints ref - ref before it, n varints t - t before it, and the values' bits as 8 planes of n bytes, least significant plane first. */
+static size_t block_v1(struct wal_samples_dec *d, struct wal_sample *s, bool *ok)
+{
+	const uint8_t *planes = d->values.p;
+	size_t n = d->n - d->i < WAL_BLOCK_SAMPLES ? d->n - d->i : WAL_BLOCK_SAMPLES;
+	if (d->i == 0)
+		d->ref = 0;
+	for (size_t i = 0; i < n; i++) {
+		d->ref += (uint64_t)rd_varint(&d->refs);
+		d->t += (uint64_t)rd_varint(&d->times);
+		s[i] = (struct wal_sample){.ref = d->ref, .t = (int64_t)d->t, .exact = true};
+		for (size_t k = 0; k < 8; k++)
+			s[i].v |= (uint64_t)planes[k * d->n + d->i + i] << (8 * k);
+	}
+	*ok = d->refs.ok && d->times.ok && (n > 0 || (d->refs.p == d->refs.end && d->times.p == d->times.end));
+	d->i += n;
+	return *ok ? n : 0;
+}
+
 size_t wal_samples_block(struct wal_samples_dec *d, struct wal_sample *s, bool *ok)
 {
+	if (d->v1)
+		return block_v1(d, s, ok);
 	size_t n = d->n - d->i < WAL_BLOCK_SAMPLES ? d->n - d->i : WAL_BLOCK_SAMPLES;
 	*ok = d->values.ok;
 	if (!*ok)
@@ -411,6 +436,9 @@ size_t wal_samples_block(struct wal_samples_dec *d, struct wal_sample *s, bool *
 
 bool wal_samples_values(struct wal_samples_dec *d, struct wal_sample *s, size_t n, bool *ok)
 {
+	*ok = true;
+	if (d->v1)
+		return true;
 	uint64_t before = ~s[0].ref;
 	uint8_t le[WAL_BLOCK_SAMPLES * 8];
 	bool fits = true;

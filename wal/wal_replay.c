@@ -131,7 +131,7 @@ static void start_plan(struct wal *w, const struct wal_walk *walk)
 	if (f) {
 		st->from = f->name;
 		st->off = end->off;
-		st->durable = end->durable;
+		st->tail_off = end->tail_off;
 		st->data_end = end->data_end;
 		st->in_place = f->state == WAL_HEADER_OK && f->number == f->name && f->number == walk->max_name && f->h.log == w->log &&
 			       !end->data_behind && f->size >= end->off + WAL_FRAME_BYTES && end->data_end == end->off;

@@ -109,7 +109,8 @@ static errc tail_copy(struct wal *w, struct wal_reader *r, int fd, uint64_t *off
 		TRY(wal_reader_next(r, &item, err));
 		if (item.kind == WAL_ITEM_END)
 			break;
-		if (item.kind != WAL_ITEM_FRAME || item.h.seq < next)
+		/* What is to come has numbers from start.next_seq on: it would be taken for older than a frame above that, which no log of this name wrote. */
+		if (item.kind != WAL_ITEM_FRAME || item.h.seq < next || item.h.seq >= w->start.next_seq)
 			continue;
 		struct wal_frame_header h = item.h;
 		h.segment = w->start.header.segment;
@@ -146,7 +147,7 @@ static errc start_anew(struct wal *w, struct err *err)
 	if (st->tail) {
 		wal_path_segment(from, w->dir, st->from);
 		TRY(wal_reader_open(&r, from, err));
-		r.off = st->durable > WAL_HEADER_BYTES ? st->durable : WAL_HEADER_BYTES;
+		r.off = st->tail_off > WAL_HEADER_BYTES ? st->tail_off : WAL_HEADER_BYTES;
 		r.segment = h->prev_segment;
 		r.log = w->log;
 		uint64_t need = WAL_HEADER_BYTES + st->data_end - r.off + WAL_FRAME_BYTES;

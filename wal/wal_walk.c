@@ -458,6 +458,8 @@ static errc segment_frame(struct walk *k, const struct wal_item *item, uint64_t 
 	if (h->durable > end->durable || end->first) {
 		if (h->durable > end->durable)
 			end->durable = h->durable < item->offset ? h->durable : item->offset;
+		/* Where no frame was read it may point into one that is damaged: who looks from there on would miss what follows. */
+		end->tail_off = end->durable < end->off ? end->durable & ~UINT64_C(7) : end->off;
 		bool gapless = end->durable <= end->off && w->next_seq != 0 && w->next_seq <= h->seq;
 		end->first = false;
 		end->data_behind = false;
@@ -476,6 +478,7 @@ static errc segment_frame(struct walk *k, const struct wal_item *item, uint64_t 
 	if (file && end->off <= file->synced) {
 		/* Copied here and synced by the start that made this segment. */
 		end->durable = end->off > end->durable ? end->off : end->durable;
+		end->tail_off = end->off;
 		end->settled_seq = h->seq;
 		end->settled_crc = h->header_crc;
 		end->tail_seq = h->seq + 1;

@@ -2,7 +2,7 @@
  *
  * What the head costs by itself: new series, known series, memory, replay, cut. Without HTTP, snappy and protobuf.
  *
- *     head_bench DIR [series=200000] [rounds=20] [batch=2000] [snapshot=0: after so many rounds]
+ *     head_bench DIR [series=200000] [rounds=20] [batch=2000] [version=1] [snapshot=0: after so many rounds]     version 2: as remote write 2.0 spells series
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -83,13 +83,53 @@ static void start(void)
 	must(head_start(head, &err), &err);
 }
 
+/* What remote write 2.0 makes of a batch: symbols in the order of their first use, and references. */
+struct spelled {
+	struct span *symbols;
+	size_t n_symbols;
+	uint32_t *refs;
+};
+
+static uint32_t symbol_of(struct spelled *s, uint32_t *slots, uint32_t mask, struct span text)
+{
+	uint32_t i = crc32c(0, text.p, text.n) & mask;
+	for (; slots[i]; i = (i + 1) & mask)
+		if (span_eq(s->symbols[slots[i] - 1], text))
+			return slots[i] - 1;
+	s->symbols[s->n_symbols++] = text;
+	slots[i] = (uint32_t)s->n_symbols;
+	return slots[i] - 1;
+}
+
+static struct spelled spell(const struct buf *wire, const size_t *at, uint32_t first, uint32_t n)
+{
+	uint32_t mask = 65535, *slots = calloc(mask + 1, sizeof *slots);
+	struct spelled s = {.symbols = malloc(n * 20 * sizeof *s.symbols), .refs = malloc(n * 20 * sizeof *s.refs)};
+	symbol_of(&s, slots, mask, (struct span){"", 0});
+	uint32_t k = 0;
+	for (uint32_t i = first; i < first + n; i++) {
+		struct label l[10];
+		uint32_t m;
+		if (!labels_from_canonical(span_of(wire->p + at[i], at[i + 1] - at[i]), l, 10, &m) || m != 10)
+			exit(1);
+		for (m = 0; m < 10; m++) {
+			s.refs[k++] = symbol_of(&s, slots, mask, l[m].name);
+			s.refs[k++] = symbol_of(&s, slots, mask, l[m].value);
+		}
+	}
+	free(slots);
+	return s;
+}
+
 int main(int argc, char **argv)
 {
 	if (argc < 2)
 		return 1;
 	snprintf(dir, sizeof dir, "%s", argv[1]);
 	uint32_t n = argc > 2 ? (uint32_t)atoi(argv[2]) : 200000, rounds = argc > 3 ? (uint32_t)atoi(argv[3]) : 20;
-	uint32_t batch = argc > 4 ? (uint32_t)atoi(argv[4]) : 2000, snapshot = argc > 5 ? (uint32_t)atoi(argv[5]) : 0;
+	uint32_t batch = argc > 4 ? (uint32_t)atoi(argv[4]) : 2000;
+	bool v2 = argc > 5 && atoi(argv[5]) == 2;
+	uint32_t snapshot = argc > 6 ? (uint32_t)atoi(argv[6]) : 0;
 	struct err err = {0};
 	log_setup(LOG_WARN, LOG_LOGFMT);
 	must(io_mkdirs(dir, &err), &err);
@@ -121,6 +161,9 @@ int main(int argc, char **argv)
 		labels_to_wire((struct labels){l, 10}, &wire);
 	}
 	at[n] = wire.n;
+	struct spelled *spelled = calloc(n / batch + 1, sizeof *spelled);
+	for (uint32_t i = 0; v2 && i < n; i += batch)
+		spelled[i / batch] = spell(&wire, at, i, n - i < batch ? n - i : batch);
 	struct head_series *hs = malloc(batch * sizeof *hs);
 	struct head_sample *samples = malloc(batch * sizeof *samples);
 	struct buf records;
@@ -138,11 +181,18 @@ int main(int argc, char **argv)
 			uint32_t m = n - i < batch ? n - i : batch;
 			for (uint32_t k = 0; k < m; k++) {
 				uint32_t s = i + k;
-				hs[k] = (struct head_series){.wire = span_of(wire.p + at[s], at[s + 1] - at[s]), .first = k, .n = 1};
+				size_t bytes = at[s + 1] - at[s];
+				hs[k] = (struct head_series){.wire = {v2 ? NULL : (const char *)wire.p + at[s], bytes},
+					.refs = v2 ? spelled[i / batch].refs + (size_t)k * 20 : NULL,
+					.n_labels = 10,
+					.first = k,
+					.n = 1};
 				double x = s % 10 < 4 ? (double)(s % 7) : s % 10 < 9 ? (double)s + round * 15 : 1.0 / (1 + s % 97 + round);
 				samples[k] = (struct head_sample){t0 + (int64_t)round * 15000 + s / 500 % 1000, f64_bits(x)};
 			}
 			struct head_batch b = {.tenant = SPAN("default-tenant"),
+				.symbols = v2 ? spelled[i / batch].symbols : NULL,
+				.n_symbols = spelled[i / batch].n_symbols,
 				.series = hs,
 				.n_series = m,
 				.samples = samples,

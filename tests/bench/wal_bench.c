@@ -83,7 +83,7 @@ static errc frame(void *arg, const struct wal_frame *f, struct err *err)
 	while (decode && wal_record_next(&r, &rec, &ok)) {
 		struct wal_samples_dec d;
 		struct wal_sample s;
-		if (rec.kind == WAL_SAMPLES && wal_samples_open(rec.body, &d)) {
+		if (rec.kind == WAL_SAMPLES && wal_samples_open(rec.kind, rec.body, &d)) {
 			while (wal_samples_next(&d, &s, &ok))
 				sum += s.v;
 		}

@@ -52,9 +52,10 @@ def varve(spawn):
 FLAGS = {k.replace(".", "_").replace("-", "_"): k for k in (
     "data-dir", "http.address", "web.config.file", "label", "objstore.config-file", "objstore.config", "wal.sync", "wal.sync-interval", "wal.max-size",
     "wal.segment-size", "head.block-range", "head.cut-delay", "head.max-age", "head.max-memory", "ingest.oldest", "ingest.future", "ingest.max-body",
+    "ingest.created-timestamp-zero",
     "ingest.max-series-per-request", "ingest.max-samples-per-request", "ingest.max-inflight", "ingest.max-labels", "ingest.max-label-name",
     "ingest.max-label-value", "disk.reserve", "bucket.audit-interval", "cache.dir-size", "query.max-concurrency", "query.timeout", "query.max-samples",
-    "query.max-memory", "log.level", "log.format", "blocks.keep-local", "http.threads", "http.max-connections", "http.idle-timeout",
+    "query.max-memory", "exemplars.max", "metadata.max", "log.level", "log.format", "blocks.keep-local", "http.threads", "http.max-connections", "http.idle-timeout",
     "http.request-timeout", "shutdown.grace", "flush.timeout")}
 
 

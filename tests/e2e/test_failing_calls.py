@@ -1,5 +1,6 @@
 """Calls that fail and kills at the worst moment, on the real binary: what was answered 2xx is there, once; the answers are those of the table in
 docs/operations.md; the exit code says what happened. VARVE_FULL=1 takes every n, else a seeded sample."""
+import http.client
 import os
 import pathlib
 import re
@@ -9,10 +10,11 @@ import threading
 import time
 
 import pytest
-from lib import procs, remote
+from lib import procs, remote, remote2
 from lib.faults import FULL, Ledger, Traced, check, check_bucket, killed_at, post, strace_binary, tell
 from lib.ledger import seeded
 from lib.remote import labels
+from lib.wire import bits
 
 pytestmark = pytest.mark.timeout(4 * 3600 if FULL else 300)
 TENANTS = ("ant", "bee")
@@ -113,6 +115,22 @@ def test_a_failed_fdatasync_ends_the_process_and_loses_nothing(traced, rng):
     for n in some(rng, 10, 3):
         most += ends_with_storage_failed(traced(f"sync{n}", f"fdatasync:error=EIO:when={n}"), rng)
     assert most > 0
+
+
+def test_a_2_0_sender_is_told_that_nothing_was_written_when_the_log_fails(traced):
+    """The head had taken it; it was not durable, so it does not count."""
+    server = traced("counts", "fdatasync:error=EIO:when=4+").start()
+    client, told = server.client(), []
+    for k in range(12):
+        try:
+            a = remote2.write(client, [remote2.series(labels("up"), [(int(time.time() * 1000) - k, bits(1.0))])])
+        except (OSError, http.client.HTTPException):
+            break
+        told.append((a.status, remote2.written(a)))
+        if a.status != 204:
+            break
+    assert told[-1] == (503, (0, 0, 0)) and set(told[:-1]) <= {(204, (1, 0, 0))}, told
+    assert server.wait(30) == EXIT_STORAGE
 
 
 def test_a_failed_fsync_of_a_new_segment_ends_the_process_and_loses_nothing(traced, rng):

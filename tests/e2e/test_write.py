@@ -125,11 +125,11 @@ def test_version_1_by_name(server, content_type):
     assert server.client().write([(labels("up"), [(now(), bits(1.0))])], headers={"Content-Type": content_type}).status == 204
 
 
-def test_exemplars_and_metadata_are_read_over(server):
+def test_exemplars_and_metadata_ride_along(server):
+    """What becomes of them: test_annotations.py."""
     t = now()
-    exemplar = pb_len(3, remote.encode_labels(labels(trace_id="abc")) + wire.pb_bits(2, bits(1.0)) + pb_int(3, t))
-    body = pb_len(1, remote.encode_labels(labels("up")) + remote.encode_sample(t, bits(1.0)) + exemplar)
-    body += pb_len(3, pb_int(1, 1) + pb_len(2, b"up") + pb_len(4, b"help"))
+    body = pb_len(1, remote.encode_labels(labels("up")) + remote.encode_sample(t, bits(1.0)) + remote.encode_exemplar(labels(trace_id="abc"), t, bits(1.0)))
+    body += remote.encode_metadata("up", "counter", "help")
     assert server.client().write_body(wire.snappy(body)).status == 204
     assert stored(server) == {labels("up"): [(t, bits(1.0))]}
 
@@ -174,8 +174,7 @@ def test_a_malformed_body_stores_nothing(server, case):
 @pytest.mark.parametrize("headers", [
     {"Content-Type": "application/json"}, {"Content-Type": "image/png"}, {"Content-Type": "application/x-protobuf;proto=no.such.Message"},
     {"Content-Encoding": "gzip"}, {"Content-Encoding": "deflate"}, {"Content-Encoding": "identity"},
-    {"Content-Type": "application/x-protobuf;proto=io.prometheus.write.v2.Request"},
-    {"Content-Type": "application/x-protobuf; proto=io.prometheus.write.v2.Request"},
+    {"Content-Type": "application/x-protobuf;proto=io.prometheus.write.v3.Request"},
 ], ids=lambda h: next(iter(h.values())))
 @pytest.mark.parametrize("body", [b"corrupt too", None], ids=["corrupt", "good"])
 def test_a_wrong_header_is_415_before_the_body_is_judged(server, headers, body):
@@ -383,7 +382,7 @@ def test_counts_per_reason_and_the_first_offender(server):
 
 def test_a_refused_histogram_is_named(server):
     t = now()
-    histogram = pb_len(4, pb_int(1, 1) + pb_int(15, t))
+    histogram = pb_len(4, pb_int(1, 1) + pb_int(6, 1) + pb_int(15, t))
     body = remote.encode_series(labels("fine"), [(t, bits(1.0))]) + pb_len(1, remote.encode_labels(labels("latency", job="x")) + histogram)
     a = refused(server.client().write_body(wire.snappy(body)), 400, "histograms")
     for words in ("1 of 2 samples", "histograms 1", 'first: {__name__="latency", job="x"}'):

@@ -70,7 +70,7 @@ static errc frame(void *arg, const struct wal_frame *f, struct err *err)
 		x->records++;
 		struct wal_samples_dec d;
 		struct wal_sample s;
-		if (wal_samples_open(rec.body, &d)) {
+		if (wal_samples_open(rec.kind, rec.body, &d)) {
 			while (wal_samples_next(&d, &s, &ok))
 				x->hash += s.v;
 		}

@@ -297,6 +297,42 @@ int lab_model_put(struct lab *l, uint32_t tenant, uint32_t k, int64_t t, uint64_
 	return 0;
 }
 
+enum { SYMBOLS_SEARCHED = 200 };
+
+/* Symbols as a sender's table has them; beyond the first 200 one may stand twice, which is legal too. */
+static uint32_t symbol_of(struct span *v, size_t *n, struct span text)
+{
+	for (size_t i = 0; i < *n && i < SYMBOLS_SEARCHED; i++)
+		if (span_eq(v[i], text))
+			return (uint32_t)i;
+	v[*n] = text;
+	return (uint32_t)(*n)++;
+}
+
+static void spell_2(struct lab_batch *b, struct arena *a)
+{
+	struct labels *all = arena_alloc(a, b->n * sizeof *all);
+	size_t n = 0;
+	for (size_t i = 0; i < b->n; i++) {
+		assert_int_equal(labels_from_wire(b->hs[i].wire, LIMIT_LABELS_DECODE, a, &all[i], NULL), OK);
+		n += all[i].n;
+	}
+	struct span *symbols = arena_alloc(a, (2 * n + 1) * sizeof *symbols);
+	symbols[0] = (struct span){"", 0};
+	b->b.symbols = symbols;
+	b->b.n_symbols = 1;
+	for (size_t i = 0; i < b->n; i++) {
+		uint32_t *refs = arena_alloc(a, 2 * all[i].n * sizeof *refs);
+		for (uint32_t k = 0; k < all[i].n; k++) {
+			refs[2 * k] = symbol_of(symbols, &b->b.n_symbols, all[i].v[k].name);
+			refs[2 * k + 1] = symbol_of(symbols, &b->b.n_symbols, all[i].v[k].value);
+		}
+		b->hs[i].refs = refs;
+		b->hs[i].n_labels = all[i].n;
+		b->hs[i].wire.p = NULL;
+	}
+}
+
 errc lab_send(struct lab *l, struct lab_batch *b, struct err *err)
 {
 	errc rc = OK;
@@ -315,15 +351,24 @@ errc lab_send(struct lab *l, struct lab_batch *b, struct err *err)
 		.max_t = INT64_MAX,
 		.now_ms = io_now_ms(),
 	};
+	struct arena spelling;
+	arena_init(&spelling, GIB);
+	fail_alloc_pause();
+	if (b->v2)
+		spell_2(b, &spelling);
+	fail_alloc_resume();
 	size_t bound = head_batch_bound(l->head, &b->b);
 	rc = wal_reserve(l->wal, bound, &ticket, err);
-	if (rc != OK)
+	if (rc != OK) {
+		arena_free(&spelling);
 		return rc;
+	}
 	buf_init(&records, bound + 1);
 	struct err e = {0};
 	errc verdict = head_append(l->head, &ticket, &b->b, &records, &n_logged, &e);
 	rc = wal_commit_wait(l->wal, &ticket, span_of(records.p, records.n), n_logged, err);
 	buf_free(&records);
+	arena_free(&spelling);
 	if (verdict != OK) {
 		if (err)
 			*err = e;

@@ -96,13 +96,13 @@ errc ids_frame(void *arg, const struct wal_frame *f, struct err *err)
 		struct span wire;
 		if (rec.kind == 99)
 			noise_check(g, rec.body);
-		if (rec.kind == WAL_SERIES && wal_series_open(rec.body, &sd)) {
+		if (rec.kind == WAL_SERIES && wal_series_open(rec.kind, rec.body, &sd)) {
 			while (wal_series_next(&sd, &ref, &wire, &(struct wal_keys){0}, &ok))
 				g->definitions++;
 		}
 		if (rec.kind != WAL_SAMPLES)
 			continue;
-		if (!wal_samples_open(rec.body, &d) || !span_eq(d.w.tenant, window.tenant) || !ulid_eq(d.w.window, window.window)) {
+		if (!wal_samples_open(rec.kind, rec.body, &d) || !span_eq(d.w.tenant, window.tenant) || !ulid_eq(d.w.window, window.window)) {
 			g->wrong++;
 			continue;
 		}

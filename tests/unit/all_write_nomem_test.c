@@ -11,7 +11,9 @@
 #include <snappy-c.h>
 #include "base/limits.h"
 #include "base/log.h"
+#include "head/head_int.h"
 #include "ingest/ingest.h"
+#include "proto/proto.h"
 #include "tests/support/fail_alloc.h"
 #include "tests/support/head_lab.h"
 #include "tests/support/raw.h"
@@ -42,6 +44,7 @@ static void door_open(struct door *d)
 		.oldest_ms = 0,
 		.future_ms = 600000,
 		.labels = {64, 1024, 4096},
+		.created_zero = true,
 	};
 	assert_int_equal(ingest_open(&ic, &d->ingest, &err), OK);
 	const struct http_route routes[] = {{HTTP_POST, "/api/v1/write", HTTP_INLINE, MIB, ingest_write, d->ingest}};
@@ -67,15 +70,62 @@ struct body {
 	struct buf snappy;
 	int64_t t;
 	uint32_t first, n, per;
-	bool bad; /* the last series has no name */
+	bool bad;   /* the last series has no name */
+	bool v2;    /* remote write 2.0, with start timestamps */
+	bool notes; /* an exemplar of each series, metadata of a family */
 };
+
+/* The same as 2.0 says it; symbols stand as often as they are used. */
+static void body_2(const struct body *b, struct buf *pb)
+{
+	struct buf series;
+	struct arena arena;
+	uint32_t n = 1;
+	arena_init(&arena, MIB);
+	buf_init(&series, MIB);
+	pb_bytes(pb, 4, SPAN(""));
+	for (uint32_t k = 0; k < b->n + (b->bad ? 1 : 0); k++) {
+		struct buf wire, refs;
+		struct labels l;
+		buf_init(&wire, MIB);
+		buf_init(&refs, MIB);
+		if (k < b->n)
+			lab_wire((b->first + k) % SERIES, (b->first + k) % 8, &wire);
+		else
+			buf_put(&wire, "\x0a\x06\x0a\x01\x61\x12\x01\x62", 8);
+		assert_int_equal(labels_from_wire(span_of(wire.p, wire.n), 64, &arena, &l, NULL), OK);
+		for (uint32_t i = 0; i < l.n; i++) {
+			pb_bytes(pb, 4, l.v[i].name);
+			pb_bytes(pb, 4, l.v[i].value);
+			buf_uvarint(&refs, n++);
+			buf_uvarint(&refs, n++);
+		}
+		size_t s = pb_begin(&series, 5);
+		pb_bytes(&series, 1, span_of(refs.p, refs.n));
+		for (uint32_t i = 0; i < b->per; i++) {
+			size_t m = pb_begin(&series, 2);
+			pb_double_bits(&series, 1, (uint64_t)(b->t + i) * (k + 1));
+			pb_uint(&series, 2, (uint64_t)(b->t + i));
+			pb_uint(&series, 3, (uint64_t)(b->t + b->per)); /* not in front of it: no zero */
+			pb_end(&series, m);
+		}
+		pb_end(&series, s);
+		buf_free(&wire);
+		buf_free(&refs);
+	}
+	buf_span(pb, span_of(series.p, series.n));
+	buf_free(&series);
+	arena_free(&arena);
+}
 
 static void body_make(struct body *b)
 {
 	struct buf pb, ts;
 	buf_init(&pb, MIB);
 	buf_init(&ts, MIB);
-	for (uint32_t k = 0; k < b->n + (b->bad ? 1 : 0); k++) {
+	if (b->v2)
+		body_2(b, &pb);
+	for (uint32_t k = 0; !b->v2 && k < b->n + (b->bad ? 1 : 0); k++) {
 		buf_clear(&ts);
 		if (k < b->n) {
 			lab_wire((b->first + k) % SERIES, (b->first + k) % 8, &ts);
@@ -95,8 +145,30 @@ static void body_make(struct body *b)
 			buf_str(&ts, span_of(s.p, s.n));
 			buf_free(&s);
 		}
+		if (b->notes && k < b->n) {
+			struct buf e;
+			buf_init(&e, 64);
+			struct label own = {SPAN("trace_id"), SPAN("0123456789abcdef")};
+			labels_to_wire((struct labels){&own, 1}, &e);
+			buf_u8(&e, 0x18);
+			buf_uvarint(&e, (uint64_t)b->t);
+			buf_u8(&ts, 0x1a);
+			buf_str(&ts, span_of(e.p, e.n));
+			buf_free(&e);
+		}
 		buf_u8(&pb, 0x0a);
 		buf_str(&pb, span_of(ts.p, ts.n));
+	}
+	if (b->notes) {
+		char family[32];
+		struct buf m;
+		buf_init(&m, 64);
+		buf_put(&m, "\x08\x01\x12", 3);
+		snprintf(family, sizeof family, "family_%" PRIi64, b->t);
+		buf_str(&m, span_cstr(family));
+		buf_u8(&pb, 0x1a);
+		buf_str(&pb, span_of(m.p, m.n));
+		buf_free(&m);
 	}
 	size_t n = snappy_max_compressed_length(pb.n);
 	buf_init(&b->snappy, MIB);
@@ -120,9 +192,9 @@ static int post(struct door *d, const struct body *b)
 {
 	struct raw c = raw_open(d->port);
 	raw_printf(&c,
-		"POST /api/v1/write HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-protobuf\r\nContent-Encoding: snappy\r\nContent-Length: "
+		"POST /api/v1/write HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-protobuf%s\r\nContent-Encoding: snappy\r\nContent-Length: "
 		"%zu\r\n\r\n",
-		b->snappy.n);
+		b->v2 ? ";proto=io.prometheus.write.v2.Request" : "", b->snappy.n);
 	raw_send(&c, b->snappy.p, b->snappy.n);
 	struct raw_answer a = raw_answer(&c, false, WAIT_MS);
 	int status = a.cut ? 0 : a.status;
@@ -133,14 +205,22 @@ static int post(struct door *d, const struct body *b)
 	return status;
 }
 
+static uint64_t n_notes, n_exemplars; /* sent */
+
+static void notes_check(const struct lab *l)
+{
+	assert_int_equal(atomic_load(&l->head->n_exemplars), n_exemplars);
+	assert_int_equal(atomic_load(&l->head->n_metadata), n_notes);
+}
+
 /* The sweep for one kind of body; `again`: the body before it is sent, so that everything in it is a duplicate. */
-static void sweep(struct door *d, uint32_t n_series, uint32_t per, bool fresh, bool again, bool bad, bool sticky)
+static void sweep(struct door *d, bool v2, uint32_t n_series, uint32_t per, bool fresh, bool again, bool bad, bool notes, bool sticky)
 {
 	static int64_t clock;
 	int good = bad ? 400 : 204;
 	uint64_t n = 1, hits = 1, unanswered = 0, refused = 0;
 	for (; hits; n++) {
-		struct body b = {.t = T0 + clock, .n = n_series, .per = per, .bad = bad};
+		struct body b = {.t = T0 + clock, .n = n_series, .per = per, .bad = bad, .v2 = v2, .notes = notes};
 		if (fresh) /* nobody knows these series: their window is a block, and what the head knew went with it */
 			lab_flush(&d->lab);
 		if (!again || n == 1)
@@ -167,15 +247,22 @@ static void sweep(struct door *d, uint32_t n_series, uint32_t per, bool fresh, b
 			if (status != good)
 				io_sleep_ms(5);
 		}
-		if (!again || n == 1)
+		if (!again || n == 1) {
 			into_model(&d->lab, &b);
+			n_notes += notes;
+			n_exemplars += notes ? n_series : 0;
+		}
 		buf_free(&b.snappy);
 	}
-	printf("%u series x %u%s%s%s: %" PRIu64 " allocations, %" PRIu64 " answered 503, %" PRIu64 " connections closed\n", n_series, per,
+	printf("%s%u series x %u%s%s%s: %" PRIu64 " allocations, %" PRIu64 " answered 503, %" PRIu64 " connections closed\n", v2 ? "2.0, " : "",
+		n_series, per,
 		again	? ", duplicates"
 		: fresh ? ", new"
 			: "",
-		bad ? ", one bad" : "", sticky ? ", all that follow fail too" : "", n - 1, refused, unanswered);
+		bad	? ", one bad"
+		: notes ? ", with exemplars and metadata"
+			: "",
+		sticky ? ", all that follow fail too" : "", n - 1, refused, unanswered);
 	assert_false(d->lab.fatal);
 	assert_true(n > 5);
 }
@@ -187,17 +274,25 @@ static void every_allocation_of_a_write_fails(void **state)
 	lab_open(&d.lab, 1, RANGE, SEGMENT);
 	log_setup(getenv("VARVE_LOG") ? LOG_DEBUG : LOG_ERROR + 1, LOG_LOGFMT); /* errors are what this is about */
 	d.lab.n_series = SERIES;
+	d.lab.cfg.max_exemplars = 100000;
+	d.lab.cfg.max_metadata = 100000;
 	for (int sticky = 0; sticky < 2; sticky++) {
 		door_open(&d);
-		sweep(&d, SERIES, 3, false, false, false, sticky);
-		sweep(&d, SERIES, 130, false, false, false, sticky); /* chunks fill */
-		sweep(&d, 4, 2, true, false, false, sticky);
-		sweep(&d, 5, 4, false, true, false, sticky);
-		sweep(&d, 5, 4, false, false, true, sticky);
+		for (int v2 = 0; v2 < 2; v2++) {
+			sweep(&d, v2, SERIES, 3, false, false, false, false, sticky);
+			sweep(&d, v2, SERIES, 130, false, false, false, false, sticky); /* chunks fill */
+			sweep(&d, v2, 4, 2, true, false, false, false, sticky);
+			sweep(&d, v2, 5, 4, false, true, false, false, sticky);
+			sweep(&d, v2, 5, 4, false, false, true, false, sticky);
+		}
+		sweep(&d, false, 5, 4, false, false, false, true, sticky);
+		sweep(&d, false, 3, 1, true, false, false, true, sticky);
 		lab_check(&d.lab);
+		notes_check(&d.lab);
 		door_shut(&d, true);
 		door_open(&d);
 		lab_check(&d.lab);
+		notes_check(&d.lab);
 		door_shut(&d, false);
 	}
 	lab_free(&d.lab);

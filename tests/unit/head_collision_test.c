@@ -19,6 +19,7 @@ static void send(struct lab *l, uint64_t *r, int64_t t)
 		struct lab_batch b;
 		struct err err = {0};
 		lab_batch_begin(&b, tenant);
+		b.v2 = lab_random(r) % 2;
 		for (uint32_t k = 0; k < SERIES; k++) {
 			if (lab_random(r) % 3 == 0)
 				continue;

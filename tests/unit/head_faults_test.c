@@ -31,6 +31,7 @@ static bool full(void)
 static void batch_make(struct lab_batch *b, uint32_t round, uint64_t *r)
 {
 	lab_batch_begin(b, round % LAB_TENANTS);
+	b->v2 = round % 2;
 	for (uint32_t k = round; k < round + 20; k++) {
 		lab_batch_series(b, k, k % 5 ? 0 : 3);
 		for (uint32_t i = 0; i < 40; i++) {

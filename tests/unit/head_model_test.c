@@ -48,6 +48,7 @@ static void random_batch(struct lab *l, struct lab_batch *b, uint64_t *r, int64_
 {
 	uint32_t humour = (uint32_t)(lab_random(r) % 6);
 	lab_batch_begin(b, (uint32_t)(lab_random(r) % LAB_TENANTS));
+	b->v2 = lab_random(r) % 2;
 	uint32_t n = 1 + (uint32_t)(lab_random(r) % l->n_series);
 	uint32_t per = humour == 0 ? 1 + (uint32_t)(lab_random(r) % 200) : 1 + (uint32_t)(lab_random(r) % 5);
 	if (humour == 0)

@@ -419,13 +419,13 @@ static void defs_read(struct defs *x, const struct wal_frame *f, struct span bod
 		struct wal_sample s;
 		if (rec.kind == WAL_GROUP) {
 			defs_read(x, f, rec.body, samples);
-		} else if (rec.kind == WAL_SERIES && !samples && wal_series_open(rec.body, &sd)) {
+		} else if (rec.kind == WAL_SERIES && !samples && wal_series_open(rec.kind, rec.body, &sd)) {
 			while (wal_series_next(&sd, &ref, &wire, &(struct wal_keys){0}, &ok)) {
 				assert_true(ref < 100000);
 				x->v[ref].last = f->pos + 1;
 				x->v[ref].first = x->v[ref].first ? x->v[ref].first : f->pos + 1;
 			}
-		} else if (rec.kind == WAL_SAMPLES && samples && wal_samples_open(rec.body, &d)) {
+		} else if (rec.kind == WAL_SAMPLES && samples && wal_samples_open(rec.kind, rec.body, &d)) {
 			while (wal_samples_next(&d, &s, &ok)) {
 				const struct copies *c = &x->v[s.ref];
 				assert_true(s.ref < 100000);
@@ -499,10 +499,10 @@ static void refs_read(struct refs *x, const struct wal_frame *f, struct span bod
 		struct span wire;
 		if (rec.kind == WAL_GROUP)
 			refs_read(x, f, rec.body);
-		else if (rec.kind == WAL_SERIES && f->seq >= x->from && wal_series_open(rec.body, &sd))
+		else if (rec.kind == WAL_SERIES && f->seq >= x->from && wal_series_open(rec.kind, rec.body, &sd))
 			while (wal_series_next(&sd, &ref, &wire, &(struct wal_keys){0}, &ok))
 				x->defined = ref < x->defined ? ref : x->defined;
-		else if (rec.kind == WAL_SAMPLES && f->seq < x->from && wal_samples_open(rec.body, &d))
+		else if (rec.kind == WAL_SAMPLES && f->seq < x->from && wal_samples_open(rec.kind, rec.body, &d))
 			while (wal_samples_next(&d, &s, &ok))
 				x->used = s.ref > x->used ? s.ref : x->used;
 	}

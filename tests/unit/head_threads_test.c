@@ -42,6 +42,7 @@ static void *write_main(void *arg)
 		struct lab_batch b;
 		struct err err = {0};
 		lab_batch_begin(&b, (uint32_t)(lab_random(&r) % LAB_TENANTS));
+		b.v2 = lab_random(&r) % 2;
 		for (uint32_t k = w->no; k < SERIES; k += WRITERS) {
 			if (lab_random(&r) % 4 == 0)
 				continue;

@@ -189,14 +189,22 @@ static void put_numbers(struct writer *w, uint32_t field, bool doubles)
 static void put_histogram(struct writer *w)
 {
 	struct writer h = sub(w);
-	if (below(w->g, 2))
-		pb_uint(&h.b, 1, rnd(w->g));
-	else
-		pb_double_bits(&h.b, 2, rnd(w->g));
+	/* the last of a oneof wins, and count's says which buckets count */
+	for (uint64_t n = w->wild ? below(w->g, 4) : 1; n; n--) {
+		if (below(w->g, 2))
+			pb_uint(&h.b, 1, rnd(w->g));
+		else
+			pb_double_bits(&h.b, 2, rnd(w->g));
+	}
 	pb_double_bits(&h.b, 3, rnd(w->g));
 	pb_sint(&h.b, 4, (int64_t)below(w->g, 12) - 4);
 	pb_double_bits(&h.b, 5, rnd(w->g));
-	pb_uint(&h.b, 6, rnd(w->g));
+	for (uint64_t n = w->wild ? below(w->g, 4) : 1; n; n--) {
+		if (below(w->g, 2))
+			pb_uint(&h.b, 6, rnd(w->g));
+		else
+			pb_double_bits(&h.b, 7, rnd(w->g));
+	}
 	for (uint32_t field = 8; field <= 11; field += 3) {
 		for (uint64_t n = below(w->g, 3); n; n--) {
 			struct writer s = sub(&h);
@@ -207,7 +215,7 @@ static void put_histogram(struct writer *w)
 		put_numbers(&h, field + 1, false);
 		put_numbers(&h, field + 2, true);
 	}
-	pb_uint(&h.b, 14, below(w->g, 4));
+	pb_uint(&h.b, 14, w->wild && below(w->g, 5) == 0 ? rnd(w->g) : below(w->g, 4));
 	pb_uint(&h.b, 15, (uint64_t)some_time(w->g));
 	put_numbers(&h, 16, true);
 	put_unknown(&h);
@@ -446,6 +454,63 @@ static void scattered_labels_are_gathered(void **state)
 	buf_free(&b);
 }
 
+/* What senders write: every field once, arrays packed. */
+static void a_histogram_in_full(void **state)
+{
+	(void)state;
+	struct buf b;
+	buf_init(&b, KIB);
+	size_t s = pb_begin(&b, 1), h = pb_begin(&b, 4), e;
+	pb_uint(&b, 1, 12);
+	pb_double_bits(&b, 3, f64_bits(18.4));
+	pb_sint(&b, 4, -2);
+	pb_double_bits(&b, 5, f64_bits(0.001));
+	pb_uint(&b, 6, 2);
+	e = pb_begin(&b, 8);
+	pb_sint(&b, 1, -3);
+	pb_uint(&b, 2, 2);
+	pb_end(&b, e);
+	pb_bytes(&b, 9, SPAN("\x02\x03"));  /* 1, -2 */
+	pb_bytes(&b, 10, SPAN("12345678")); /* of the other kind: left out */
+	e = pb_begin(&b, 11);
+	pb_uint(&b, 2, 1);
+	pb_end(&b, e);
+	pb_bytes(&b, 12, SPAN("\xd8\x04")); /* 300 */
+	pb_uint(&b, 14, 3);
+	pb_uint(&b, 15, 1700000000000);
+	pb_uint(&b, 17, 5); /* a start timestamp is 2.0's */
+	pb_end(&b, h);
+	pb_end(&b, s);
+	struct arena arena;
+	arena_init(&arena, MIB);
+	struct rw_request r;
+	assert_int_equal(rw1_decode(span_of(b.p, b.n), &normal, &arena, &r, NULL), OK);
+	assert_int_equal(r.n_hists, 1);
+	assert_int_equal(r.series[0].n_hists, 1);
+	assert_int_equal(r.series[0].first_hist, 0);
+	const struct rw_hist *x = &r.hists[0];
+	assert_int_equal(x->kind, SAMPLE_HISTOGRAM);
+	assert_int_equal(x->t, 1700000000000);
+	assert_int_equal(x->start, 0);
+	assert_int_equal(x->h.schema, -2);
+	assert_int_equal(x->h.reset_hint, HIST_RESET_GAUGE);
+	assert_int_equal(x->h.i_count, 12);
+	assert_int_equal(x->h.i_zero_count, 2);
+	assert_true(x->h.zero_threshold == 0.001 && x->h.sum == f64_bits(18.4));
+	assert_int_equal(x->h.n_neg_spans, 1);
+	assert_int_equal(x->h.neg_spans[0].offset, -3);
+	assert_int_equal(x->h.neg_spans[0].length, 2);
+	assert_int_equal(x->h.n_neg, 2);
+	assert_int_equal(x->h.i_neg[0], 1);
+	assert_int_equal(x->h.i_neg[1], -2);
+	assert_null(x->h.f_neg);
+	assert_int_equal(x->h.n_pos, 1);
+	assert_int_equal(x->h.i_pos[0], 300);
+	assert_int_equal(x->h.n_custom, 0);
+	arena_free(&arena);
+	buf_free(&b);
+}
+
 static void refusals_say_where(void **state)
 {
 	(void)state;
@@ -544,6 +609,25 @@ static struct buf repeated(struct span unit, size_t n, struct span outer)
 	return b;
 }
 
+static struct buf packed_histograms(size_t n, size_t n_bytes, uint32_t field)
+{
+	struct buf b;
+	buf_init(&b, 256 * MIB);
+	size_t series = pb_begin(&b, 1);
+	for (size_t i = 0; i < n; i++) {
+		size_t h = pb_begin(&b, 4);
+		pb_tag(&b, field, 2);
+		buf_uvarint(&b, n_bytes);
+		assert_true(buf_reserve(&b, n_bytes));
+		memset(b.p + b.n, 0, n_bytes);
+		b.n += n_bytes;
+		pb_end(&b, h);
+	}
+	pb_end(&b, series);
+	assert_false(b.failed);
+	return b;
+}
+
 /* Bodies of measured peers' bad days: refused as a count passes its limit, with at most 0.1 CPU seconds and 64 MiB, decompression included. */
 static void hostile_bodies_cost_little(void **state)
 {
@@ -565,6 +649,10 @@ static void hostile_bodies_cost_little(void **state)
 		{"4 M series of one empty sample", repeated(SPAN("\x0a\x02\x12\x00"), 4000000, none), ERRID_TOO_MANY_SERIES},
 		{"4 M empty histograms", repeated(SPAN("\x22\x00"), 4000000, in_series), ERRID_TOO_MANY_SAMPLES},
 		{"4 M empty exemplars", repeated(SPAN("\x1a\x00"), 4000000, in_series), ERRID_TOO_MANY_SAMPLES},
+		{"one histogram of 60 M deltas", packed_histograms(1, 60000000, 12), ERRID_TOO_MANY_SAMPLES},
+		{"8,000 histograms of 3,000 deltas", packed_histograms(8000, 3000, 9), ERRID_TOO_MANY_SAMPLES},
+		{"200,000 histograms of counts that do not count", packed_histograms(200000, 16, 13), ERRID_TOO_MANY_SAMPLES},
+		{"6 M empty bucket spans", repeated(SPAN("\x22\x04\x42\x00\x5a\x00"), 3000000, in_series), ERRID_TOO_MANY_SAMPLES},
 		{"8 M empty metadata", repeated(SPAN("\x1a\x00"), 8000000, none), ERRID_TOO_MANY_SERIES},
 		{"10 M tiny unknown fields", repeated(SPAN("\x58\x01"), 10000000, none), ERRID_NONE},
 		{"2 M empty samples in one series", repeated(SPAN("\x12\x00"), 2000000, in_series), ERRID_NONE},
@@ -665,6 +753,7 @@ int main(void)
 		cmocka_unit_test(golden),
 		cmocka_unit_test(an_empty_body_is_an_empty_request),
 		cmocka_unit_test(scattered_labels_are_gathered),
+		cmocka_unit_test(a_histogram_in_full),
 		cmocka_unit_test(refusals_say_where),
 		cmocka_unit_test(plain_bodies_agree),
 		cmocka_unit_test(every_spelling_agrees),

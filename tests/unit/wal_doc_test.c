@@ -30,10 +30,11 @@ static size_t example_write(uint8_t *out, size_t cap)
 	buf_init(&b, MIB);
 	struct wal_series_enc e;
 	wal_series_begin(&e, &b, SPAN("team-a"));
-	wal_series_put(&e, 5, SPAN("\x0a\x0e\x0a\x08__name__\x12\x02up"), &(struct wal_keys){0});
+	wal_series_put(&e, 5, SPAN("\x0a\x0e\x0a\x08__name__\x12\x02up"), &(struct wal_keys){.v = {f64_bits(1)}});
 	wal_series_end(&e);
 	struct wal_window w = {SPAN("team-a"), {{1, 0x8b, 0xcf, 0xe5, 0x68, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10}}, 1700006400000, 7200000};
-	struct wal_sample s[2] = {{.ref = 5, .t = 1700006400000, .v = f64_bits(1)}, {.ref = 5, .t = 1700006415000, .v = f64_bits(0)}};
+	struct wal_sample s[2] = {{.ref = 5, .t = 1700006400000, .v = f64_bits(1), .key = f64_bits(1)},
+		{.ref = 5, .t = 1700006415000, .v = f64_bits(0), .key = f64_bits(1)}};
 	wal_samples_put(&b, &w, s, 2);
 	struct wal_frame_header f = {.log = h.log, .segment = 7, .seq = 42, .first_sample = 1000, .durable = 0, .samples = 2};
 	assert_true(n + wal_frame_size((uint32_t)b.n) < cap);
@@ -115,24 +116,29 @@ static errc seen_frame(void *arg, const struct wal_frame *f, struct err *err)
 	while (wal_record_next(&r, &rec, &ok)) {
 		struct wal_series_dec sd;
 		struct wal_samples_dec d;
-		struct wal_sample s;
+		struct wal_sample s[WAL_BLOCK_SAMPLES];
+		struct wal_keys keys = {0};
 		struct wal_cut cut;
 		uint64_t ref = 0;
 		struct span wire;
 		switch (rec.kind) {
 		case WAL_SERIES:
 			assert_int_equal(f->seq, 42);
-			assert_true(wal_series_open(rec.body, &sd) && wal_series_next(&sd, &ref, &wire, &(struct wal_keys){0}, &ok));
+			assert_true(wal_series_open(rec.kind, rec.body, &sd) && wal_series_next(&sd, &ref, &wire, &keys, &ok));
 			assert_int_equal(ref, 5);
+			assert_true(keys.v[0] == f64_bits(1) && keys.v[1] == 0 && keys.now == 0);
 			assert_int_equal(wire.n, 16);
 			x->series++;
 			break;
 		case WAL_SAMPLES:
-			assert_true(wal_samples_open(rec.body, &d));
+			assert_true(wal_samples_open(rec.kind, rec.body, &d));
 			assert_int_equal(d.w.start_ms, 1700006400000);
 			assert_int_equal(d.w.range_ms, 7200000);
-			assert_true(wal_samples_next(&d, &s, &ok) && s.ref == 5 && s.t == 1700006400000 && s.v == f64_bits(1));
-			assert_true(wal_samples_next(&d, &s, &ok) && s.ref == 5 && s.t == 1700006415000 && s.v == 0);
+			assert_int_equal(wal_samples_block(&d, s, &ok), 2);
+			s[0].key = s[1].key = f64_bits(1);
+			assert_true(wal_samples_values(&d, s, 2, &ok) && ok);
+			assert_true(s[0].ref == 5 && s[0].t == 1700006400000 && s[0].v == f64_bits(1));
+			assert_true(s[1].ref == 5 && s[1].t == 1700006415000 && s[1].v == 0);
 			x->samples += 2;
 			break;
 		case WAL_CUT:

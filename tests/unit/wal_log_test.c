@@ -49,7 +49,7 @@ static errc got_frame(void *arg, const struct wal_frame *f, struct err *err)
 			continue;
 		struct wal_samples_dec d;
 		struct wal_sample s;
-		assert_true(wal_samples_open(rec.body, &d));
+		assert_true(wal_samples_open(rec.kind, rec.body, &d));
 		assert_true(span_is(d.w.tenant, "tenant-a"));
 		while (wal_samples_next(&d, &s, &ok)) {
 			assert_int_equal(s.t, (int64_t)s.ref * 1000);
@@ -337,7 +337,7 @@ static errc place_frame(void *arg, const struct wal_frame *f, struct err *err)
 		struct wal_sample s;
 		if (rec.kind != WAL_SAMPLES)
 			continue;
-		assert_true(wal_samples_open(rec.body, &d) && wal_samples_next(&d, &s, &ok));
+		assert_true(wal_samples_open(rec.kind, rec.body, &d) && wal_samples_next(&d, &s, &ok));
 		const struct place *x = &p->v[s.ref];
 		assert_true(f->pos >= x->min && f->pos < x->max);
 		assert_true(f->segment >= x->segment);

@@ -43,7 +43,7 @@ static void samples_check(const struct wal_window *w, const struct wal_sample *s
 		struct wal_sample x;
 		assert_int_equal(rec.kind, WAL_SAMPLES);
 		assert_true(rec.body.n + 5 <= LIMIT_WAL_FRAME_BYTES);
-		assert_true(wal_samples_open(rec.body, &d));
+		assert_true(wal_samples_open(rec.kind, rec.body, &d));
 		assert_true(span_eq(d.w.tenant, w->tenant));
 		assert_true(ulid_eq(d.w.window, w->window));
 		assert_int_equal(d.w.start_ms, w->start_ms);
@@ -130,7 +130,7 @@ static void series_come_back(void **state)
 			struct span w;
 			assert_int_equal(rec.kind, WAL_SERIES);
 			assert_true(rec.body.n + 5 <= LIMIT_WAL_FRAME_BYTES);
-			assert_true(wal_series_open(rec.body, &d));
+			assert_true(wal_series_open(rec.kind, rec.body, &d));
 			assert_true(span_eq(d.tenant, tenant));
 			while (wal_series_next(&d, &ref, &w, &(struct wal_keys){0}, &ok)) {
 				assert_int_equal(ref, refs[i]);
@@ -226,11 +226,11 @@ static uint64_t decode_all(struct span bytes)
 		uint64_t ref;
 		struct span wire;
 		bool good;
-		if (wal_series_open(rec.body, &sd)) {
+		if (wal_series_open(rec.kind, rec.body, &sd)) {
 			while (wal_series_next(&sd, &ref, &wire, &(struct wal_keys){0}, &good))
 				seen += wire.n > 0 ? (uint8_t)wire.p[wire.n - 1] : 1;
 		}
-		if (wal_samples_open(rec.body, &d)) {
+		if (wal_samples_open(rec.kind, rec.body, &d)) {
 			while (wal_samples_next(&d, &s, &good))
 				seen++;
 		}

@@ -44,6 +44,19 @@ def encode_series(pairs, samples):
     return pb_len(1, encode_labels(tuple(pairs)) + b"".join(encode_sample(t, v) for t, v in samples))
 
 
+def encode_exemplar(pairs, t, value_bits):
+    """A field of a TimeSeries."""
+    return pb_len(3, encode_labels(tuple(pairs)) + pb_bits(2, value_bits) + pb_int(3, t))
+
+
+METRIC_TYPES = ("unknown", "counter", "gauge", "histogram", "gaugehistogram", "summary", "info", "stateset")
+
+
+def encode_metadata(family, kind, help_text="", unit=""):
+    """A field of a WriteRequest; kind is one of METRIC_TYPES."""
+    return pb_len(3, pb_int(1, METRIC_TYPES.index(kind)) + pb_len(2, raw(family)) + pb_len(4, raw(help_text)) + pb_len(5, raw(unit)))
+
+
 def encode_request(series):
     """series: iterable of (labels, [(t, bits), ...]), in any order of labels: as given."""
     return b"".join(encode_series(pairs, samples) for pairs, samples in series)

@@ -77,7 +77,7 @@ def pb_int(field, value):
 
 
 def pb_sint(field, value):
-    return uvarint(field << 3) + uvarint((value << 1) ^ (value >> 63) & 0xFFFFFFFFFFFFFFFF)
+    return uvarint(field << 3) + uvarint(((value << 1) ^ (value >> 63)) & 0xFFFFFFFFFFFFFFFF)
 
 
 def pb_bits(field, b):
