@@ -9,6 +9,7 @@
 #include <cmocka.h>
 #include "base/limits.h"
 #include "head/head_int.h"
+#include "tests/support/annot_lab.h"
 #include "tests/support/fail_alloc.h"
 #include "tests/support/head_lab.h"
 
@@ -225,6 +226,59 @@ static void many_series(void **state)
 	must_start(&l);
 	assert_true(loaded(&l));
 	lab_check_exact(&l, UINT64_MAX);
+	lab_free(&l);
+}
+
+/* What requests say beside samples: in the snapshot, behind its mark, and in both. */
+static void annotate(struct lab *l, uint32_t tenant, uint32_t from, uint32_t n)
+{
+	struct err err = {0};
+	struct annot_request *q = malloc(sizeof *q);
+	annot_begin(q, tenant);
+	for (uint32_t i = from; i < from + n; i++) {
+		char text[32];
+		lab_batch_series(&q->b, i % 7, 0);
+		snprintf(text, sizeof text, "t%u", i);
+		annot_exemplar(q, T0 + i * 1000, f64_bits((double)i), text);
+		snprintf(text, sizeof text, "help %u", i);
+		annot_metadata(q, i % 2 ? "up" : "down", METRIC_GAUGE, text, "");
+	}
+	if (annot_send(l, q, &err) != OK)
+		fail_msg("annotate: %s", err.msg);
+	annot_free(q);
+	free(q);
+}
+
+static void exemplars_and_metadata(void **state)
+{
+	(void)state;
+	struct lab l;
+	uint64_t r = 91;
+	int64_t clock = T0;
+	lab_open(&l, 91, RANGE, 4 * MIB);
+	l.cfg.max_exemplars = l.cfg.max_metadata = 1000;
+	must_start(&l);
+	for (uint32_t round = 0; round < 3; round++) {
+		for (uint32_t tenant = 0; tenant < 2; tenant++) {
+			send(&l, tenant, 0, 7, 3, 20, &clock, &r);
+			annotate(&l, tenant, round * 10, 8);
+		}
+		if (round < 2)
+			must_snapshot(&l);
+		lab_crash(&l, SIM_DROP_ALL);
+		must_start(&l);
+		assert_true(loaded(&l));
+		for (uint32_t tenant = 0; tenant < 2; tenant++) {
+			struct annot_list got = annot_read(&l, tenant, INT64_MIN, INT64_MAX);
+			struct annot_meta_list meta = annot_read_meta(&l, tenant, NULL);
+			assert_int_equal(got.n, 8 * (round + 1));
+			assert_int_equal(meta.n, 8 * (round + 1));
+			free(got.v);
+			free(meta.v);
+			annot_sane(&l, tenant);
+		}
+	}
+	lab_check(&l);
 	lab_free(&l);
 }
 
@@ -755,6 +809,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(snapshot_and_tail_are_the_whole_log),
 		cmocka_unit_test(many_series),
+		cmocka_unit_test(exemplars_and_metadata),
 		cmocka_unit_test(while_appending),
 		cmocka_unit_test(power_cut_anywhere),
 		cmocka_unit_test(damage_is_met),
