@@ -1,4 +1,5 @@
-/* A snapshot and the log's tail are what the whole log is: after every crash, with every damage, whatever fails while it is written or read.
+/* A snapshot and the log's tail are what the whole log is: after every crash, with every damage, whatever fails while it is written or read. One file because all of it
+ * works on the same few heads.
  */
 #include <errno.h>
 #include <pthread.h>
