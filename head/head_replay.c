@@ -875,6 +875,9 @@ void head_replay_clear(struct head *h)
 	head_pool_destroy(&r->pages);
 	r->refs = NULL;
 	r->n_pages = r->ref_mask = 0;
+	free(r->old_keys);
+	r->old_keys = NULL;
+	r->n_old_keys = r->old_mask = 0;
 	memset(r->near, 0, sizeof r->near);
 	r->loaded_seq = r->synced_seq = r->last_seq = 0;
 }
