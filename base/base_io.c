@@ -201,6 +201,7 @@ errc io_stat(const char *path, struct io_stat *out, struct err *err)
 	out->exists = true;
 	out->is_dir = S_ISDIR(st.st_mode);
 	out->size = (uint64_t)st.st_size;
+	out->inode = (uint64_t)st.st_ino;
 	out->mtime_ms = (int64_t)st.st_mtim.tv_sec * 1000 + st.st_mtim.tv_nsec / 1000000;
 	return OK;
 }

@@ -149,6 +149,30 @@ static void posix_random(void *p, size_t n)
 	}
 }
 
+void *io_memory(size_t n)
+{
+	size_t more = n >= IO_HUGE_BYTES ? IO_HUGE_BYTES : 0;
+	uint8_t *v = mmap(NULL, n + more, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (v == MAP_FAILED)
+		return NULL;
+	if (more) {
+		size_t before = (IO_HUGE_BYTES - (uintptr_t)v % IO_HUGE_BYTES) % IO_HUGE_BYTES;
+		if (before)
+			(void)munmap(v, before);
+		if (more - before)
+			(void)munmap(v + before + n, more - before);
+		v += before;
+		(void)madvise(v, n, MADV_HUGEPAGE);
+	}
+	(void)madvise(v, n, MADV_POPULATE_WRITE);
+	return v;
+}
+
+void io_memory_free(void *p, size_t n)
+{
+	(void)munmap(p, n);
+}
+
 const struct io_ops io_posix = {
 	.open = posix_open,
 	.close = close,

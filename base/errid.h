@@ -37,6 +37,10 @@
 	ERRID(HISTOGRAMS, 400, "histograms")                                                                                                         \
 	ERRID(HISTOGRAM_INVALID, 400, "histogram-invalid")                                                                                           \
 	ERRID(NO_SAMPLES, 400, "no-samples")                                                                                                         \
+	/* over a limit of the tenant (--limits.file) */                                                                                             \
+	ERRID(TENANT_REQUEST_LIMIT, 429, "tenant-request-limit")                                                                                     \
+	ERRID(TENANT_RATE, 429, "tenant-rate")                                                                                                       \
+	ERRID(TENANT_SERIES, 429, "tenant-series")                                                                                                   \
 	/* try again later */                                                                                                                        \
 	ERRID(NOT_READY, 503, "not-ready")                                                                                                           \
 	ERRID(OVERLOADED, 503, "overloaded")                                                                                                         \

@@ -1,8 +1,8 @@
 /* base/io.h - the seam: every file, clock and random number of varve goes through here.
  *
  * Tests swap `io_ops` for a table that fails the n-th call, keeps a simulated disk, or jumps the clock; a lint in
- * `make check` fails when another file calls open, write, fsync, rename, clock_gettime ... itself. mmap is for reading
- * finished files only. Retries on EINTR and short writes are done here.
+ * `make check` fails when another file calls open, write, fsync, rename, clock_gettime ... itself. Of files only
+ * finished ones are mapped, for reading. Retries on EINTR and short writes are done here.
  *
  * Threads: any, unless a function says otherwise. Paths are NUL-terminated, borrowed for the call.
  * Errors: as err_errno maps them, the message names the path (or "fd N") and the operation.
@@ -88,6 +88,7 @@ struct io_stat {
 	bool exists;
 	bool is_dir;
 	uint64_t size;
+	uint64_t inode; /* of what a link leads to, so that a link that leads elsewhere shows */
 	int64_t mtime_ms;
 };
 /* Missing is not an error: exists is false. */
@@ -98,6 +99,13 @@ CHECKED errc io_listdir(const char *path, struct arena *arena, char ***names, si
 
 CHECKED errc io_map(int fd, size_t n, const void **p, struct err *err);
 void io_unmap(const void *p, size_t n);
+
+/* Memory that the system gives and takes back by itself, whatever malloc holds: zeroed, n a multiple of 4096; from IO_HUGE_BYTES on a multiple of that,
+ * aligned to it, and in huge pages where there are any. Its pages come in one call instead of with a fault for each. NULL: there is none. Not of the
+ * table: it is no file. */
+enum { IO_HUGE_BYTES = 2 << 20 };
+void *io_memory(size_t n);
+void io_memory_free(void *p, size_t n);
 
 /* Takes the lock or says ERR_AGAIN when another process has it. Held until the descriptor is closed. */
 CHECKED errc io_lock(int fd, struct err *err);

@@ -103,5 +103,5 @@
 #define LIMIT_BUCKET_DIR_DEPTH 32	    /* directories below a directory bucket's root; stops loops of symbolic links */
 #define LIMIT_BUCKET_LIST_BYTES (256 * MIB) /* names of one directory: two million blocks */
 #define LIMIT_CACHE_DIR_BYTES (2 * GIB)	    /* --cache.dir-size */
-#define LIMIT_CONFIG_BYTES (1 * MIB)	    /* any YAML file */
+#define LIMIT_CONFIG_BYTES (8 * MIB)	    /* any YAML file: a limits file with a paragraph for each of 50,000 tenants */
 #define LIMIT_YAML_DEPTH 32		    /* levels of nesting in a YAML file: real ones have five, the reader recurses */

@@ -1,4 +1,4 @@
-/* cmd/cmd_background.c - what goes on beside requests: the disk watermark once a second, the bucket audit, local rescans.
+/* cmd/cmd_background.c - what goes on beside requests: the disk watermark once a second, the limits file, the bucket audit, local rescans.
  *
  * Two threads: the watermark must answer within seconds of space returning, whatever an audit of a slow bucket is doing.
  */
@@ -10,7 +10,14 @@
 #include "base/metrics.h"
 #include "cmd/cmd_int.h"
 
-enum { DISK_TICK_MS = 1000, CATALOG_TICK_MS = 1000, RESCAN_INTERVAL_MS = 60000, AUDIT_RETRY_FIRST_MS = 5000, AUDIT_RETRY_MAX_MS = 300000 };
+enum {
+	DISK_TICK_MS = 1000,
+	LIMITS_TICK_MS = 500,
+	CATALOG_TICK_MS = 1000,
+	RESCAN_INTERVAL_MS = 60000,
+	AUDIT_RETRY_FIRST_MS = 5000,
+	AUDIT_RETRY_MAX_MS = 300000
+};
 
 static struct {
 	pthread_t disk, audit;
@@ -80,9 +87,13 @@ static void *disk_main(void *arg)
 	struct server *s = arg;
 	struct metric *free_metric = metric_gauge("varve_disk_free_bytes", "Free bytes on the data directory's file system");
 	struct metric *low_metric = metric_gauge("varve_disk_low", "1 while the disk is below --disk.reserve and writes are refused");
-	do
-		disk_tick(s, free_metric, low_metric);
-	while (!nap_disk(DISK_TICK_MS));
+	for (int64_t ms = 0;; ms += LIMITS_TICK_MS) {
+		if (ms % DISK_TICK_MS == 0)
+			disk_tick(s, free_metric, low_metric);
+		ingest_tick(s->ingest);
+		if (nap_disk(LIMITS_TICK_MS))
+			break;
+	}
 	return NULL;
 }
 

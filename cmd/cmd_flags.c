@@ -49,6 +49,8 @@ struct flag *server_flag_table(struct server_flags *f, size_t *n)
 		F("ingest.max-body", FLAG_SIZE, ingest_max_body, "32MiB", "SIZE", true,
 			"Largest write request as sent; decompressed at most 4 times this."),
 		F("ingest.max-series-per-request", FLAG_U64, ingest_max_series, "200000", "COUNT", true, "Series in one write request."),
+		F("limits.file", FLAG_STRING, limits_file, NULL, "FILE", true,
+			"Limits of each tenant's requests, rate and series as Thanos' YAML, see docs/operations.md. Re-read when it changes."),
 		F("disk.reserve", FLAG_SIZE, disk_reserve, NULL, "SIZE", true,
 			"Below this much free disk writes get 503 until there is room. Default: the larger of 1GiB and 3 %."),
 		F("bucket.audit-interval", FLAG_DURATION_MS, bucket_audit_interval_ms, "15m", "DURATION", true,

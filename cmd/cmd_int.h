@@ -40,6 +40,7 @@ struct server_flags {
 	int64_t query_timeout_ms;
 	uint64_t http_threads, http_max_connections;
 	int64_t http_idle_timeout_ms, http_request_timeout_ms, shutdown_grace_ms, flush_timeout_ms;
+	const char *limits_file;
 	const char *log_level, *log_format;
 };
 

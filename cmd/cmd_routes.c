@@ -137,8 +137,12 @@ static void blocks(void *arg, struct http_request *r)
 errc server_reload(struct server *s, struct err *err)
 {
 	errc rc = http_server_reload(s->http, err);
+	/* Each file by itself: one that is bad does not keep the other from being read. */
+	errc limits = ingest_reload(s->ingest, rc == OK ? err : NULL);
+	rc = rc == OK ? limits : rc;
 	if (rc == OK)
-		log_info("configuration reloaded", LSTR("web_config", s->flags->web_config_file ? s->flags->web_config_file : ""));
+		log_info("configuration reloaded", LSTR("web_config", s->flags->web_config_file ? s->flags->web_config_file : ""),
+			LSTR("limits", s->flags->limits_file ? s->flags->limits_file : ""));
 	else
 		log_error("configuration not reloaded, the old one stays", LERR(err));
 	metric_set(metric_gauge("varve_config_last_reload_successful", "1 when the last reload of the configuration worked"), rc == OK);
@@ -160,12 +164,12 @@ static void front(void *arg, struct http_request *r)
 	(void)arg;
 	http_answer(r, 200, NULL,
 		SPAN("varve " VARVE_VERSION ": long-term storage for Prometheus metrics\n\n"
-		     "POST /api/v1/write (also /api/v1/receive, /api/v1/push)   remote write 1.0\n"
+		     "POST /api/v1/write (also /api/v1/receive, /api/v1/push)   remote write 1.0, 2.0\n"
 		     "POST /api/v1/read                                         remote read\n"
 		     "GET  /api/v1/series /api/v1/labels /api/v1/label/NAME/values\n"
 		     "GET  /api/v1/query_exemplars /api/v1/metadata\n"
-		     "GET  /api/v1/status/blocks /api/v1/status/walreplay /api/v1/status/buildinfo\n"
-		     "GET  /metrics /-/healthy /-/ready      POST /-/flush /-/reload\n"));
+		     "GET  /api/v1/status/tsdb /api/v1/status/blocks /api/v1/status/walreplay /api/v1/status/buildinfo\n"
+		     "GET  /metrics /-/healthy /-/ready /-/tenants      POST /-/flush /-/reload\n"));
 }
 
 errc server_listen(struct server *s, struct err *err)
@@ -185,6 +189,8 @@ errc server_listen(struct server *s, struct err *err)
 		{HTTP_GET, "/api/v1/status/walreplay", HTTP_NO_BUDGET, 0, walreplay, s},
 		{HTTP_GET, "/api/v1/status/buildinfo", HTTP_NO_BUDGET, 0, buildinfo, s},
 		{HTTP_GET, "/api/v1/status/blocks", HTTP_WORKER | HTTP_GZIP, 0, blocks, s},
+		{HTTP_GET, "/api/v1/status/tsdb", HTTP_WORKER | HTTP_GZIP, 0, query_status_tsdb, s->query},
+		{HTTP_GET, "/-/tenants", HTTP_WORKER | HTTP_GZIP, 0, ingest_tenants, s->ingest},
 		{HTTP_GET, "/metrics", HTTP_NO_BUDGET | HTTP_GZIP, 0, metrics, s},
 		{HTTP_GET, "/-/healthy", HTTP_NO_AUTH | HTTP_NO_BUDGET, 0, healthy, s},
 		{HTTP_GET, "/-/ready", HTTP_NO_AUTH | HTTP_NO_BUDGET, 0, ready, s},

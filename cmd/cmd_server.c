@@ -270,6 +270,7 @@ static errc open_parts(struct server *s, struct err *err)
 		.created_zero = f->ingest_created_zero,
 		.future_ms = f->ingest_future_ms,
 		.labels = limits,
+		.limits_file = f->limits_file,
 	};
 	TRY(ingest_open(&ingest, &s->ingest, err));
 	server_gate(s);

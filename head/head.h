@@ -104,11 +104,13 @@ struct head_batch {
 	size_t n_samples;
 	int64_t min_t, max_t; /* bounds, judged once, by the caller's clock; samples outside are TOO_OLD / TOO_FAR_AHEAD */
 	int64_t now_ms;	      /* arrival */
+	uint64_t max_series;  /* of the tenant in the table: above it new ones are refused (TENANT_SERIES), known ones stored; 0 = no limit */
 	/* out: a verdict (duplicate, or refused beside a stored value) leans on samples of other requests, whose tickets may be younger than
 	 * this one's. The answer waits for a ticket reserved after head_append: commit this one without `done`, reserve 0 bytes, commit
 	 * nothing under the new one with `done`. */
 	bool leans;
 	uint64_t refused_by[ERRID_COUNT]; /* out: refused samples by reason */
+	uint64_t tenant_series;		  /* out: the tenant's series afterwards */
 };
 
 /* Upper bound of the log records of a batch, for wal_reserve. Counts, so it may be above what any reservation gets. */
@@ -192,6 +194,43 @@ CHECKED errc head_metadata_read(struct head *h, struct span tenant, struct span 
  * pass the name. */
 CHECKED errc head_sources(
 	struct head *h, struct span tenant, int64_t mint, int64_t maxt, struct arena *arena, struct source ***out, size_t *n, struct err *err);
+
+/* ---- who uses it ---- */
+
+struct head_usage {
+	struct span tenant;
+	uint64_t series;       /* in the table: what a limit is held against */
+	uint64_t windows;      /* open or being cut */
+	uint64_t memory_bytes; /* of its windows and series. Label strings are shared by all tenants and stand in no tenant's sum */
+	/* Sums that decay by e in a minute, so each is what the last minute brought. Replay counts in neither. */
+	double new_series_per_minute, samples_per_second;
+};
+/* One tenant, the name borrowed; zeros when it never wrote. */
+void head_tenant_usage(struct head *h, struct span tenant, int64_t now_ms, struct head_usage *out);
+/* All tenants in the order of their first write; the names live as long as the head. */
+CHECKED errc head_usages(struct head *h, int64_t now_ms, struct arena *arena, struct head_usage **out, size_t *n, struct err *err);
+
+struct head_count {
+	struct span name, value; /* value: pairs only */
+	uint64_t n;
+};
+struct head_top {
+	struct head_count *v; /* most first; what is equal by name */
+	size_t n;
+};
+/* What a tenant's series are made of, as Prometheus' /api/v1/status/tsdb tells it: a series in several windows counts once, its chunks all. */
+struct head_cardinality {
+	uint64_t series, label_pairs, chunks;
+	int64_t min_t, max_t;	      /* INT64_MAX, INT64_MIN when empty */
+	struct head_top metrics;      /* series by __name__ */
+	struct head_top label_values; /* distinct values by label name */
+	struct head_top label_bytes;  /* by label name: bytes that its pairs would take if each series had them for itself */
+	struct head_top pairs;	      /* series by label pair */
+};
+/* The `limit` largest of each, copied to the arena. Takes each lock for a slice of series only, so that writes go on, and no more working memory
+ * than max_memory (ERR_LIMIT). What is written meanwhile may be seen or not. */
+CHECKED errc head_tenant_cardinality(
+	struct head *h, struct span tenant, size_t limit, size_t max_memory, struct arena *arena, struct head_cardinality *out, struct err *err);
 
 /* ---- life ---- */
 

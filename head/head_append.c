@@ -9,11 +9,13 @@
  *
  * Room for everything that must not fail after a verdict (the log's records, the list of accepted samples) is made first. A verdict
  * that cannot be had for want of memory ends the request there: what was decided stands and is in the records.
+ *
+ * One file because the steps of a known series, a dozen of a few lines, are one loop to the compiler only while it sees them all.
  */
 #include <inttypes.h>
 #include "head/head_int.h"
 
-enum { CTX_KEPT = 64, AHEAD = 12, CTX_KEPT_SAMPLES = 262144 };
+enum { CTX_KEPT = 64, AHEAD = 12, CTX_KEPT_SAMPLES = 262144, MISSED_SEEN = 2 };
 
 /* ---- contexts ---- */
 
@@ -523,7 +525,7 @@ static errc labels_of(struct append_ctx *c, uint32_t i, struct labels *l, struct
 static errc well_formed(struct append_ctx *c, struct err *err)
 {
 	for (uint32_t i = 0; i < c->batch->n_series && c->n_missed > 0; i++) {
-		if (!c->missed[i])
+		if (!c->missed[i] || c->missed[i] == MISSED_SEEN)
 			continue;
 		struct labels l;
 		struct err why = {0};
@@ -647,6 +649,28 @@ static enum errid errid_of_fault(enum labels_fault f)
 	return ERRID_BAD_REQUEST;
 }
 
+static bool full(const struct append_ctx *c)
+{
+	uint64_t max = c->batch->max_series;
+	return UNLIKELY(max > 0) && atomic_load_explicit(&c->tenant->n_series, memory_order_relaxed) >= max;
+}
+
+/* A tenant that is full and sends new series all the same is refused for less than storing them would cost (head_full.c). false: judge it like any
+ * other. */
+static bool refuse_full(struct append_ctx *c, uint32_t i)
+{
+	struct head_series *out = &c->batch->series[i];
+	if (!full(c) || out->n == 0)
+		return false;
+	for (uint32_t k = out->zero; k < out->n; k++)
+		if (bounds(c, c->batch->samples[out->first + k].t) != ERRID_NONE)
+			return false;
+	if (!head_full_new(c, i, c->missed[i] == MISSED_SEEN))
+		return false;
+	refuse_all(c, out, ERRID_TENANT_SERIES);
+	return true;
+}
+
 static errc append_unknown(struct append_ctx *c, uint32_t i, struct err *err)
 {
 	errc rc = OK;
@@ -658,6 +682,8 @@ static errc append_unknown(struct append_ctx *c, uint32_t i, struct err *err)
 	struct shard *sh = NULL;
 	uint32_t which;
 
+	if (refuse_full(c, i))
+		return OK;
 	/* Nothing to keep: no series is made for samples that are all out of bounds. */
 	uint32_t inside = 0;
 	for (uint32_t k = out->zero; k < out->n; k++)
@@ -702,8 +728,14 @@ static errc append_unknown(struct append_ctx *c, uint32_t i, struct err *err)
 	struct series *s = (struct series *)p;
 	ASSERT(!(p & 1)); /* an alias is never canonical */
 	if (!s) {
-		TRY(head_series_new_locked(h, sh, c->tenant, x, l, &s, err));
-		metric_add(h->m.created, 1);
+		rc = head_series_new_locked(h, sh, c->tenant, x, l, c->batch->max_series, &s, err);
+		if (rc == ERR_LIMIT) {
+			refuse_all(c, out, ERRID_TENANT_SERIES);
+			rc = OK;
+			goto fail;
+		}
+		TRY(rc);
+		c->n_created++;
 	}
 	rc = append_series_locked(c, sh, shard, s, i, wire, err);
 	uint64_t ref = atomic_load_explicit(&s->ref, memory_order_relaxed);
@@ -711,7 +743,7 @@ static errc append_unknown(struct append_ctx *c, uint32_t i, struct err *err)
 	if (alias)
 		s->n_aliases++;
 	if (s->n_windows == 0)
-		head_series_remove_locked(h, sh, s);
+		head_series_remove_locked(h, sh, c->tenant, s);
 	pthread_mutex_unlock(&sh->mu);
 	locked = false;
 	if (alias) {
@@ -731,7 +763,8 @@ static errc judge(struct append_ctx *c, struct err *err)
 	errc rc = OK;
 	struct head_batch *b = c->batch;
 	uint32_t n = 0, n_bare = 0, n_aliases = 0;
-	memset(c->meta, 0xff, b->n_samples * sizeof *c->meta);
+	if (b->n_samples > 0)
+		memset(c->meta, 0xff, b->n_samples * sizeof *c->meta);
 	if (b->symbols)
 		TRY(head_spelling_begin(c, err));
 #ifdef HEAD_VERIFY
@@ -763,6 +796,12 @@ static errc judge(struct append_ctx *c, struct err *err)
 	uint32_t begin[HEAD_SHARDS_MAX + 1];
 	by_shard(c, n, shard_by_hash, begin);
 	pass_find(c, begin, aliases, &n_aliases);
+	if (full(c)) {
+		struct hash128 canonical;
+		for (uint32_t k = 0; k < n; k++)
+			if (c->missed[c->order[k]] && head_full_seen(c->head, c->hashes[c->order[k]], &canonical))
+				c->missed[c->order[k]] = MISSED_SEEN;
+	}
 	if (b->symbols && c->head->n_shards > 1)
 		by_shard(c, n, shard_by_home, begin);
 	TRY(well_formed(c, err));
@@ -788,9 +827,12 @@ static void account(struct append_ctx *c)
 	metric_add(h->m.appended, c->n_logged);
 	metric_add(h->m.duplicate, c->n_dup);
 	metric_add(h->m.late, c->n_late);
+	metric_add(h->m.created, c->n_created);
 	for (int id = 0; id < ERRID_COUNT; id++)
 		if (c->refused[id] && h->m.refused[id])
 			metric_add(h->m.refused[id], c->refused[id]);
+	c->batch->tenant_series = atomic_load_explicit(&c->tenant->n_series, memory_order_relaxed);
+	head_tenant_account(c->tenant, c->batch->now_ms, c->n_logged, c->n_created);
 }
 
 errc head_append(struct head *h, const struct wal_ticket *ticket, struct head_batch *b, struct buf *records, uint32_t *n_logged, struct err *err)
@@ -814,9 +856,10 @@ errc head_append(struct head *h, const struct wal_ticket *ticket, struct head_ba
 	c->ticket = ticket;
 	c->batch = b;
 	c->cur = 0;
-	c->n_late = c->n_dup = 0;
+	c->n_late = c->n_dup = c->n_created = 0;
 	memset(c->refused, 0, ERRID_COUNT * sizeof *c->refused);
 	TRY(ctx_room(c, b->n_series, b->n_samples, err));
+	buf_clear(&c->group); /* a request before this one may have been short of memory */
 	CHECK(buf_reserve(records, ticket->bytes) && buf_reserve(&c->group, 2 * HEAD_LOG_GROUP_BYTES + HEAD_SERIES_WIRE_BYTES), ERR_NOMEM,
 		"no memory for log records of %llu bytes", (unsigned long long)ticket->bytes);
 	TRY(head_tenant_get(h, b->tenant, &c->tenant, err));

@@ -1,6 +1,6 @@
 /* head/head_int.h - what the files of head/ share. Reading order: head_pool.c, head_symbols.c, head_series.c, head_chunkfile.c,
  * head_piece.c, head_open.c, head_leaf.c, head_window.c, head_postings.c, head_tenant.c, head_spelling.c, head_append.c, head_log.c, head_replay.c, head_cut.c, head_cutter.c, head_checkpoint.c,
- * head_snapshot.c, head_snapshot_write.c, head_snapshot_load.c, head_source.c, head.c.
+ * head_snapshot.c, head_snapshot_write.c, head_snapshot_load.c, head_source.c, head_usage.c, head_cardinality.c, head_full.c, head.c.
  *
  * Exemplars and metadata stand aside: head_annotate.c, head_exemplar_ring.c, head_exemplars.c, head_metadata.c, with head_annotations_int.h.
  *
@@ -159,8 +159,8 @@ struct series {
 	uint32_t newest_window; /* the greatest serial of a window it was ever in */
 	uint32_t tenant;
 	uint32_t checkpoint; /* CHECKPOINT_MARK and the number of the last checkpoint that holds it, or its number in a snapshot */
-	uint32_t n_windows;
-	uint16_t n_pairs : 15, key_changed : 1;
+	uint32_t n_windows : 31, key_changed : 1;
+	uint16_t n_pairs; /* constant, read without the lock: beside no bit-field */
 	uint8_t n_aliases : 4, def_state : 3, key_no : 1;
 	uint8_t shard;
 	uint32_t pairs[]; /* in name order */
@@ -215,14 +215,15 @@ static inline uintptr_t head_slot_address(table_slot s)
 
 /* All under the shard's lock. find gives 0 when absent; wire is looked at in HEAD_VERIFY builds only. */
 uintptr_t head_table_find_locked(struct head *h, struct shard *sh, struct hash128 x, uint32_t tenant, struct span wire);
-CHECKED errc head_series_new_locked(
-	struct head *h, struct shard *sh, struct tenant *tn, struct hash128 x, struct labels l, struct series **out, struct err *err);
+/* ERR_LIMIT, without words, when the tenant has max_series of them already (0: any number); exact whatever happens beside it. */
+CHECKED errc head_series_new_locked(struct head *h, struct shard *sh, struct tenant *tn, struct hash128 x, struct labels l, uint64_t max_series,
+	struct series **out, struct err *err);
 /* Room for n series in all, so that the table need not grow step by step. Best effort. */
 void head_table_reserve_locked(struct head *h, struct shard *sh, uint64_t n);
 /* A series of a snapshot, whose pairs the caller has counted for it. *out NULL: it is there already. ERR_NOMEM: nothing was changed. */
 CHECKED errc head_series_load_locked(struct head *h, struct shard *sh, struct tenant *tn, struct hash128 x, struct span wire, const uint32_t *pairs,
 	uint32_t n, uint64_t ref, struct series **out, struct err *err);
-void head_series_remove_locked(struct head *h, struct shard *sh, struct series *s);
+void head_series_remove_locked(struct head *h, struct shard *sh, struct tenant *tn, struct series *s);
 /* Best effort: without memory the next request of this spelling is decoded again. */
 void head_alias_add_locked(struct head *h, struct shard *sh, struct hash128 x, struct span wire, struct series *s, uint64_t ref);
 void head_alias_remove_locked(struct shard *sh, struct alias *a);
@@ -512,14 +513,23 @@ static inline struct posting *part_posting(const struct wpart *p, uint32_t numbe
 
 /* ---- tenants (head_tenant.c) ---- */
 
+/* A sum that decays by e in HEAD_RATE_MS: what came in about the last minute (head_usage.c). */
+#define HEAD_RATE_MS INT64_C(60000)
+struct head_rate {
+	double sum;
+	int64_t at_ms;
+};
+
 struct exemplar_ring;
 struct metadata_table;
 struct tenant {
 	struct head *head;
 	uint32_t idx;
 	struct hash128 salt;
+	_Atomic uint64_t n_series, series_bytes; /* in the table; the bytes of their structs and slots */
 	pthread_mutex_t mu;
-	struct window **windows; /* mu; in the order they were opened */
+	struct head_rate created, stored; /* mu */
+	struct window **windows;	  /* mu; in the order they were opened */
 	uint32_t n_windows, cap_windows;
 	struct window **by_start; /* mu; by hash of the start, each chain in the order of opening; NULL while they are few */
 	uint32_t start_mask;
@@ -545,6 +555,8 @@ void head_tenant_index_grow_locked(struct tenant *tn);
 void head_tenant_index_add_locked(struct tenant *tn, struct window *w);
 void head_tenant_index_remove_locked(struct tenant *tn, struct window *w);
 void head_tenants_destroy(struct head *h);
+/* Once a request. */
+void head_tenant_account(struct tenant *tn, int64_t now_ms, uint64_t stored, uint64_t created);
 
 /* ---- what one request needs (head_append.c, head_log.c) ---- */
 
@@ -597,7 +609,7 @@ struct append_ctx {
 	struct tenant *tenant;
 	const struct wal_ticket *ticket;
 	struct head_batch *batch;
-	uint64_t n_late, n_dup;
+	uint64_t n_late, n_dup, n_created;
 	uint64_t *refused; /* by errid */
 };
 void head_append_close(struct head *h); /* frees the contexts */
@@ -608,6 +620,15 @@ CHECKED errc head_spelling_labels(struct append_ctx *c, uint32_t i, struct label
 CHECKED errc head_spelling_wires(struct append_ctx *c, struct err *err);
 /* Encodes what ctx holds; never fails: room was made before the verdicts. */
 void head_log_encode(struct append_ctx *ctx, struct buf *out);
+
+/* ---- series refused for their tenant's limit (head_full.c) ---- */
+
+/* A spelling that was judged before: its labels are allowed, and this is the hash of its canonical bytes. */
+bool head_full_seen(struct head *h, struct hash128 x, struct hash128 *canonical);
+/* Series i of the request, of which its spelling is unknown, is none of the head's, and nothing but the limit speaks against it. false: that takes
+ * judging it. seen: by head_full_seen. Takes the lock of its shard. */
+bool head_full_new(struct append_ctx *c, uint32_t i, bool seen);
+void head_full_free(struct head *h);
 
 /* ---- cuts (head_cut.c, head_cutter.c, head_checkpoint.c) ---- */
 
@@ -652,6 +673,7 @@ void *head_cutter_main(void *head);
 void head_cutter_wake(struct head *h);
 void head_gauges(struct head *h);
 
+struct full_place;   /* head_full.c */
 struct replay_state; /* head_replay.c */
 void head_replay_free(struct head *h);
 CHECKED errc head_replay_end(struct head *h, struct err *err);
@@ -734,6 +756,7 @@ struct head {
 	struct head_metrics m;
 	struct chunkfile_fds fds;
 	struct symbols symbols;
+	_Atomic(struct full_place *) full;
 	/* atomics */
 	_Atomic uint64_t memory_bytes, n_series, n_windows, n_cutting, n_samples, chunk_file_bytes;
 	_Atomic uint64_t next_ref;

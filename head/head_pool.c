@@ -7,7 +7,6 @@
  * What is large is mapped by itself: it goes back to the system when it is freed, and leaves no holes among small things when a table has outgrown it. From 2 MiB on
  * it asks for huge pages: a head of a million series is met at random, and with small pages each step would first wait for where its page is.
  */
-#include <sys/mman.h>
 #include "head/head_int.h"
 
 struct pool_block {
@@ -20,14 +19,7 @@ struct pool_big {
 	size_t n;
 };
 
-enum {
-	POOL_BLOCK_MIN = 1024,
-	POOL_BLOCK_MAX = 2 << 20,
-	POOL_CUT_UP_MAX = 64 * 1024,
-	MALLOC_OVERHEAD = 16,
-	LARGE_MIN = 256 * 1024,
-	HUGE_BYTES = 2 << 20
-};
+enum { POOL_BLOCK_MIN = 1024, POOL_BLOCK_MAX = 2 << 20, POOL_CUT_UP_MAX = 64 * 1024, MALLOC_OVERHEAD = 16, LARGE_MIN = 256 * 1024 };
 
 static size_t class_size(uint32_t c)
 {
@@ -103,42 +95,23 @@ static bool cut_up(struct head_pool *p, size_t need)
 
 /* ---- large memory ---- */
 
+/* What io_memory takes. */
 static size_t large_size(size_t n)
 {
-	size_t unit = n >= HUGE_BYTES ? HUGE_BYTES : 4096;
+	size_t unit = n >= IO_HUGE_BYTES ? IO_HUGE_BYTES : 4096;
 	return (n + unit - 1) / unit * unit;
-}
-
-/* n as from large_size; zeroed. Its pages come in one call instead of with a fault for each. */
-static void *large_alloc(size_t n)
-{
-	size_t more = n >= HUGE_BYTES ? HUGE_BYTES : 0;
-	uint8_t *v = mmap(NULL, n + more, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (v == MAP_FAILED)
-		return NULL;
-	if (more) {
-		size_t before = (HUGE_BYTES - (uintptr_t)v % HUGE_BYTES) % HUGE_BYTES;
-		if (before)
-			(void)munmap(v, before);
-		if (more - before)
-			(void)munmap(v + before + n, more - before);
-		v += before;
-		(void)madvise(v, n, MADV_HUGEPAGE);
-	}
-	(void)madvise(v, n, MADV_POPULATE_WRITE);
-	return v;
 }
 
 void *head_table_alloc(size_t n, size_t size)
 {
 	size_t bytes = n * size;
-	return bytes < LARGE_MIN ? calloc(n, size) : large_alloc(large_size(bytes));
+	return bytes < LARGE_MIN ? calloc(n, size) : io_memory(large_size(bytes));
 }
 
 void head_table_free(void *v, size_t n, size_t size)
 {
 	if (v && n * size >= LARGE_MIN)
-		(void)munmap(v, large_size(n * size));
+		io_memory_free(v, large_size(n * size));
 	else
 		free(v);
 }
@@ -159,7 +132,7 @@ static bool more(struct head_pool *p, size_t need)
 		b = malloc(n);
 	} else {
 		n = large_size(n);
-		b = large_alloc(n);
+		b = io_memory(n);
 	}
 	if (!b)
 		return false;
@@ -198,7 +171,7 @@ static void big_free(struct pool_big *b)
 	if (sizeof *b + b->n < LARGE_MIN)
 		free(b);
 	else
-		(void)munmap(b, big_size(b->n));
+		io_memory_free(b, big_size(b->n));
 }
 
 void *head_pool_alloc(struct head_pool *p, size_t n)
@@ -208,7 +181,7 @@ void *head_pool_alloc(struct head_pool *p, size_t n)
 		if (n > SIZE_MAX / 4)
 			return NULL;
 		n = class_size(c);
-		struct pool_big *b = sizeof *b + n < LARGE_MIN ? malloc(sizeof *b + n) : large_alloc(big_size(n));
+		struct pool_big *b = sizeof *b + n < LARGE_MIN ? malloc(sizeof *b + n) : io_memory(big_size(n));
 		if (!b)
 			return NULL;
 		*b = (struct pool_big){.next = p->bigs, .n = n};
@@ -261,7 +234,7 @@ void head_pool_destroy(struct head_pool *p)
 		if (b->n < LARGE_MIN)
 			free(b);
 		else
-			(void)munmap(b, b->n);
+			io_memory_free(b, b->n);
 	}
 	while (p->bigs) {
 		struct pool_big *b = p->bigs;

@@ -12,9 +12,9 @@
  * What a snapshot holds is put into the same tables before the first frame (head_snapshot_load.c). Should the tail then need a chunk that the snapshot names and that can't
  * be read, all is forgotten and what was read so far is read again from the log alone.
  *
- * One file because the tables of refs and windows are replay's alone, and all of it works on them.
- *
  * Bytes come from disk: what does not fit is counted, logged with its place, and skipped. Only a lack of memory ends a replay.
+ *
+ * One file because every kind of record is judged by the same tables of refs and windows, which nobody else may see half filled.
  */
 #include <inttypes.h>
 #include "base/tenant.h"
@@ -329,7 +329,7 @@ static errc define(struct place *p, struct tenant *tn, const struct definition *
 		return err_set(err, ERR_NOMEM, "replay: no memory for %" PRIu64 " series", atomic_load(&h->n_series));
 	pthread_mutex_lock(&sh->mu);
 	struct series *s = (struct series *)head_table_find_locked(h, sh, def->x, tn->idx, def->wire);
-	errc rc = s ? OK : head_series_new_locked(h, sh, tn, def->x, l, &s, err);
+	errc rc = s ? OK : head_series_new_locked(h, sh, tn, def->x, l, 0, &s, err);
 	uint64_t newest = s ? atomic_load_explicit(&s->ref, memory_order_relaxed) : 0;
 	if (rc == OK && s->def_state != DEF_NONE && newest > def->ref) {
 		/* An earlier life of the series, whose definition outlived a checkpoint's newer one. */
@@ -767,7 +767,7 @@ static void leave_unused(struct head *h, struct series *s, uint64_t ref)
 	struct shard *sh = &h->shards[s->shard];
 	pthread_mutex_lock(&sh->mu);
 	s->ws = NULL;
-	head_series_remove_locked(h, sh, s);
+	head_series_remove_locked(h, sh, head_tenant_at(h, s->tenant), s);
 	pthread_mutex_unlock(&sh->mu);
 }
 

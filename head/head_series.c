@@ -218,6 +218,17 @@ static uint32_t series_class(uint32_t n_pairs, size_t *bytes)
 	return c;
 }
 
+/* Compared and counted in one step: two requests in two shards never take the last place both, and none is refused for one that is given back. */
+static bool tenant_take(struct tenant *tn, uint64_t max_series)
+{
+	uint64_t n = atomic_load_explicit(&tn->n_series, memory_order_relaxed);
+	do
+		if (max_series > 0 && n >= max_series)
+			return false;
+	while (!atomic_compare_exchange_weak_explicit(&tn->n_series, &n, n + 1, memory_order_relaxed, memory_order_relaxed));
+	return true;
+}
+
 enum { ROW_BYTES = 12288 };
 
 /* A series of the class, from those that are free. They are made in rows, so that little is lost to the pool's sizes; single ones while the shard has few. */
@@ -240,15 +251,19 @@ static struct series *series_take(struct shard *sh, uint8_t shard, uint32_t c, s
 	return s;
 }
 
-errc head_series_new_locked(
-	struct head *h, struct shard *sh, struct tenant *tn, struct hash128 x, struct labels l, struct series **out, struct err *err)
+errc head_series_new_locked(struct head *h, struct shard *sh, struct tenant *tn, struct hash128 x, struct labels l, uint64_t max_series,
+	struct series **out, struct err *err)
 {
 	ASSERT(l.n > 0 && l.n <= LIMIT_LABELS_DECODE);
 	size_t bytes;
 	uint32_t c = series_class(l.n, &bytes);
+	if (!tenant_take(tn, max_series))
+		return ERR_LIMIT;
 	struct series *s = series_take(sh, (uint8_t)(sh - h->shards), c, bytes);
-	if (!s)
+	if (!s) {
+		atomic_fetch_sub_explicit(&tn->n_series, 1, memory_order_relaxed);
 		return err_set(err, ERR_NOMEM, "no memory for a new series");
+	}
 	s->ws = NULL;
 	s->hash = x;
 	if (head_pairs_ref(&h->symbols, l, s->pairs, err) != OK)
@@ -267,14 +282,16 @@ errc head_series_new_locked(
 	s->tenant = tn->idx;
 	s->checkpoint = 0;
 	s->n_windows = 0;
-	s->n_pairs = l.n & 0x7fff;
+	s->n_pairs = (uint16_t)l.n;
 	s->n_aliases = 0;
 	atomic_store_explicit(&s->ref, atomic_fetch_add_explicit(&h->next_ref, 1, memory_order_relaxed), memory_order_relaxed);
 	sh->n_series++;
 	atomic_fetch_add_explicit(&h->n_series, 1, memory_order_relaxed);
+	atomic_fetch_add_explicit(&tn->series_bytes, bytes + sizeof(table_slot), memory_order_relaxed);
 	*out = s;
 	return OK;
 nomem:
+	atomic_fetch_sub_explicit(&tn->n_series, 1, memory_order_relaxed);
 	s->ws = (struct wseries *)(void *)sh->free_series[c];
 	sh->free_series[c] = s;
 	return err_set(err, ERR_NOMEM, "no memory for a new series");
@@ -306,11 +323,13 @@ errc head_series_load_locked(struct head *h, struct shard *sh, struct tenant *tn
 	s->tenant = tn->idx;
 	s->checkpoint = 0;
 	s->n_windows = 0;
-	s->n_pairs = n & 0x7fff;
+	s->n_pairs = (uint16_t)n;
 	s->n_aliases = 0;
 	s->def_state = DEF_NONE;
 	s->key_no = 0;
 	s->key_changed = 0;
+	atomic_fetch_add_explicit(&tn->n_series, 1, memory_order_relaxed);
+	atomic_fetch_add_explicit(&tn->series_bytes, bytes + sizeof(table_slot), memory_order_relaxed);
 	memcpy(s->pairs, pairs, n * sizeof *pairs);
 	sh->n_series++;
 	atomic_fetch_add_explicit(&h->n_series, 1, memory_order_relaxed);
@@ -318,9 +337,9 @@ errc head_series_load_locked(struct head *h, struct shard *sh, struct tenant *tn
 	return OK;
 }
 
-void head_series_remove_locked(struct head *h, struct shard *sh, struct series *s)
+void head_series_remove_locked(struct head *h, struct shard *sh, struct tenant *tn, struct series *s)
 {
-	ASSERT(s->n_windows == 0 && !s->ws);
+	ASSERT(s->n_windows == 0 && !s->ws && s->tenant == tn->idx);
 	table_remove(sh, s->hash, (uintptr_t)s);
 	head_pairs_unref(&h->symbols, s->pairs, s->n_pairs);
 	atomic_store_explicit(&s->ref, 0, memory_order_relaxed);
@@ -330,6 +349,8 @@ void head_series_remove_locked(struct head *h, struct shard *sh, struct series *
 	sh->free_series[c] = s;
 	sh->n_series--;
 	atomic_fetch_sub_explicit(&h->n_series, 1, memory_order_relaxed);
+	atomic_fetch_sub_explicit(&tn->n_series, 1, memory_order_relaxed);
+	atomic_fetch_sub_explicit(&tn->series_bytes, bytes + sizeof(table_slot), memory_order_relaxed);
 }
 
 void head_alias_add_locked(struct head *h, struct shard *sh, struct hash128 x, struct span wire, struct series *s, uint64_t ref)

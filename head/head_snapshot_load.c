@@ -344,7 +344,7 @@ static errc group_add(struct reader *r, struct new_series *v, uint32_t n, const 
 			rc = head_replay_series(h, x->ref, s, err);
 			if (rc != OK) { /* nobody finds it by its ref: it goes at once, and its pairs with it */
 				pthread_mutex_lock(&sh->mu);
-				head_series_remove_locked(h, sh, s);
+				head_series_remove_locked(h, sh, x->tenant, s);
 				pthread_mutex_unlock(&sh->mu);
 				done++;
 				break;

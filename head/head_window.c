@@ -127,7 +127,7 @@ static void part_release(struct window *w, struct shard *sh, struct wpart *part)
 			ASSERT(s->n_windows > 0);
 			if (--s->n_windows == 0 && !h->replay) {
 				s->ws = NULL;
-				head_series_remove_locked(h, sh, s);
+				head_series_remove_locked(h, sh, w->tenant, s);
 			}
 		}
 		pthread_mutex_unlock(&sh->mu);

@@ -1,10 +1,13 @@
 /* ingest/ingest.h - the write endpoints: decode, tenant, validate, limit, log, append, answer.
  *
- *      POST body ─▶ headers judged ─▶ budget ─▶ snappy ─▶ rw1_decode, rw2_decode ─▶ wal_reserve ─▶ head_append ─▶ wal_commit ╌╌▶ answer
- *                   415, 400          503       400, 413   400, 413                  503             verdicts                      204 | 400 | 503
+ *      POST body ─▶ headers judged ─▶ tenant's limits ─▶ budget ─▶ snappy ─▶ rw1_decode, rw2_decode ─▶ tenant's limits ─▶ wal_reserve ...
+ *                   415, 400          429                503       400, 413   400, 413                  429                 503
+ *      ... ─▶ head_append ─▶ wal_commit ╌╌▶ answer
+ *             verdicts                      204 | 400 | 429 | 503
  *
  * 2xx means durable (the log's sync mode). The valid rest of a partly bad request is stored and the answer is 400 with counts per reason and the
- * first offending series; sending the same body again gives the same answer and no duplicates.
+ * first offending series; sending the same body again gives the same answer and no duplicates. 429 is a limit of the tenant's: of a request that is too
+ * large or too much for its rate nothing is stored; above head_series_limit known series are stored and new ones are not.
  *
  * Threads: the handler runs on network threads; the answer comes from the log's syncer thread.
  */
@@ -24,6 +27,7 @@ struct ingest_config {
 	int64_t oldest_ms, future_ms; /* --ingest.oldest, --ingest.future; oldest 0 = no bound */
 	bool created_zero;	      /* --ingest.created-timestamp-zero */
 	struct labels_limits labels;  /* for messages */
+	const char *limits_file;      /* --limits.file, NULL = none; borrowed. A bad one: ERR_INVALID */
 };
 CHECKED errc ingest_open(const struct ingest_config *cfg, struct ingest **out, struct err *err);
 /* The handler of /api/v1/receive, /api/v1/write and /api/v1/push. arg is the ingest. */
@@ -32,4 +36,11 @@ void ingest_write(void *ingest, struct http_request *r);
 /* While not ready, or refusing for a reason (replay, disk below the reserve, shutdown), writes get 503 with this id and message at once.
  * ERRID_NONE: open. Any thread. */
 void ingest_gate(struct ingest *in, enum errid id, const char *message);
+
+/* Reads --limits.file again; a bad one is refused and logged, the limits stay as they are. Any thread. */
+CHECKED errc ingest_reload(struct ingest *in, struct err *err);
+/* Twice a second or so, from one thread: reads it when it has changed, also when it is reached over links that lead elsewhere now. */
+void ingest_tick(struct ingest *in);
+/* Handler: all tenants with what they hold, send and may; ?sort=series|memory|samples|new-series &limit=100. arg is the ingest. */
+void ingest_tenants(void *ingest, struct http_request *r);
 void ingest_close(struct ingest *in);

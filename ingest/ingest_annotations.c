@@ -2,6 +2,7 @@
  *
  * They ride along: under the request's ticket, behind its samples, durable with the same answer. What was not taken is counted by its reason. As in the
  * reference, a sender of 1.0 is never refused for it; one of 2.0 is for exemplars out of order or without their series, but not for those that are too long.
+ * A series that its tenant's limit keeps out has none either.
  */
 #include <inttypes.h>
 #include "base/limits.h"

@@ -8,8 +8,73 @@
 
 enum { INGEST_BUFFERS_KEPT = 64, INGEST_GATE_BYTES = 256 };
 
+/* ---- limits of tenants: the file (ingest_limits_file.c) ---- */
+
+enum tenant_limit { TENANT_SIZE, TENANT_SERIES, TENANT_SAMPLES, TENANT_HEAD_SERIES, TENANT_RATE, TENANT_BURST, TENANT_LIMITS };
+
+/* What holds for one tenant. */
+struct tenant_limits {
+	uint64_t v[TENANT_LIMITS]; /* 0: no limit */
+	uint8_t own;		   /* bit k: v[k] is said under the tenant's name, not under `default` */
+};
+
+struct limits_tenant {
+	struct span name;
+	struct tenant_limits limits; /* what it does not say is the default's */
+};
+
+/* A file, read; never changed afterwards. */
+struct limits {
+	uint64_t max_concurrency;
+	struct tenant_limits fallback;
+	struct limits_tenant *tenants;
+	size_t n_tenants;
+	uint32_t *slots; /* index + 1, by name */
+	uint32_t mask;
+	struct span remarks; /* one a line: what the file says and varve does not do */
+	struct arena arena;
+};
+/* ERR_INVALID says file, line and key. Whatever was accepted can be asked. */
+CHECKED errc limits_parse(const char *name, struct span text, struct limits **out, struct err *err);
+void limits_free(struct limits *l); /* NULL allowed */
+const struct tenant_limits *limits_of(const struct limits *l, struct span tenant);
+/* Where a person finds it: write.tenants.acme.request.series_limit, or write.default... */
+const char *limits_key(const struct tenant_limits *l, enum tenant_limit k, struct span tenant, char *buf, size_t n);
+
+/* ---- the limits in force (ingest_limits.c) ---- */
+
+struct ingest_limits;
+CHECKED errc ingest_limits_open(const char *file, struct ingest_limits **out, struct err *err); /* file NULL: none */
+void ingest_limits_close(struct ingest_limits *il);						/* NULL allowed */
+CHECKED errc ingest_limits_read(struct ingest_limits *il, struct err *err);			/* now, whether it has changed or not */
+void ingest_limits_tick(struct ingest_limits *il);
+/* A copy of what holds for the tenant now. Without locks. */
+struct tenant_limits ingest_limits_now(struct ingest_limits *il, struct span tenant);
+size_t ingest_limits_rates(struct ingest_limits *il); /* tenants with a bucket that is not full, or was not lately; for tests */
+/* Requests of which series were refused for the head-series limit. */
+void ingest_limits_refused_series(struct ingest_limits *il);
+
+/* One request's way past the limits. */
+struct admission {
+	struct ingest_limits *il;
+	struct span tenant;
+	struct tenant_limits limits; /* as they were when it began */
+	uint64_t taken;		     /* samples, from the tenant's rate */
+	int64_t retry_s;	     /* > 0 after a refusal: when it is worth trying again */
+	bool entered;
+};
+void ingest_admit(struct ingest_limits *il, struct span tenant, struct admission *out);
+/* Before anything is decompressed: the body's size both ways, and a rate that is used up. ERR_LIMIT with id and words. On OK it is one of
+ * write.global.max_concurrency from here on: it waits until there are fewer than that. */
+CHECKED errc ingest_admit_sizes(struct admission *a, size_t body_bytes, size_t decoded_bytes, struct err *err);
+/* When it is decoded; takes its samples from the rate. */
+CHECKED errc ingest_admit_counts(struct admission *a, uint64_t n_series, uint64_t n_samples, struct err *err);
+/* The work is done. Not stored: what it took is given back. */
+void ingest_admit_end(struct admission *a, bool stored);
+
 struct ingest {
 	struct ingest_config cfg; /* constant after open */
+	struct ingest_limits *limits;
 
 	atomic_int gate_id; /* enum errid; the text is guarded by gate_mu */
 	pthread_mutex_t gate_mu;
@@ -54,9 +119,9 @@ struct ingest_pending {
 };
 
 /* Composes the answer of a partly or wholly refused request: counts per reason, the first offending series, the limit that it met
- * and the flag that changes it. Into the arena; *id is the first reason. Empty when nothing was refused. */
+ * and the flag or key that changes it. Into the arena; *id is the first reason, TENANT_SERIES before all others. Empty when nothing was refused. */
 struct span ingest_refusal(const struct ingest *in, const struct head_batch *b, const struct rw_request *rw, enum rw_version version,
-	const struct ingest_verdicts *v, struct arena *arena, enum errid *id);
+	const struct ingest_verdicts *v, const struct tenant_limits *limits, struct arena *arena, enum errid *id);
 
 /* ---- exemplars and metadata (ingest_annotations.c) ---- */
 

@@ -1,9 +1,13 @@
-/* ingest/ingest_refusal.c - the words of a 400: what a person needs to find the sender and the flag at night.
+/* ingest/ingest_refusal.c - the words of a 400, or of the 429 of a tenant that has all its series: what a person needs to find the sender and the flag at
+ * night.
  *
  *     err-varve-too-old: 3 of 2000 samples refused (too-old 2, duplicate-timestamp 1), the rest is stored; first: {__name__="up", ...}
  *     at 1700000000000: older than --ingest.oldest=30d allows
  *
  * Nothing in them comes from the clock: the same body again gets the same answer.
+ *
+ * A request that has samples refused for good and series refused for head_series_limit is answered 429: a sender that tries again after a 429 may still
+ * get those series stored, and is told 400 for the rest when they are.
  */
 #include <inttypes.h>
 #include <string.h>
@@ -15,6 +19,20 @@ static const char *short_id(enum errid id)
 {
 	const char *text = errid_text(id);
 	return text + sizeof "err-varve-" - 1;
+}
+
+/* The limit of the tenant's series, with its value, where it stands and who said it. */
+static void explain_tenant_series(const struct head_batch *b, const struct tenant_limits *limits, struct buf *out)
+{
+	char key[192];
+	uint64_t n = 0;
+	for (size_t i = 0; i < b->n_series; i++)
+		n += b->series[i].refused_id == ERRID_TENANT_SERIES;
+	buf_printf(out,
+		"tenant %.*s has %" PRIu64 " series in the head, at most %" PRIu64 " are allowed (%s in --limits.file): %" PRIu64
+		" of the request's %zu series are new",
+		SPAN_ARG(b->tenant), b->tenant_series, b->max_series, limits_key(limits, TENANT_HEAD_SERIES, b->tenant, key, sizeof key), n,
+		b->n_series);
 }
 
 /* Why this one was refused, with the limit, its value and the flag that changes it. */
@@ -85,7 +103,7 @@ static struct labels labels_of(const struct rw_request *rw, const struct rw_seri
 }
 
 struct span ingest_refusal(const struct ingest *in, const struct head_batch *b, const struct rw_request *rw, enum rw_version version,
-	const struct ingest_verdicts *v, struct arena *arena, enum errid *id)
+	const struct ingest_verdicts *v, const struct tenant_limits *limits, struct arena *arena, enum errid *id)
 {
 	uint64_t by_reason[ERRID_COUNT], refused = v->n_empty;
 	size_t first = SIZE_MAX, hist = 0;
@@ -98,11 +116,13 @@ struct span ingest_refusal(const struct ingest *in, const struct head_batch *b, 
 	*id = ERRID_NONE;
 	for (size_t i = 0; i < b->n_series; i++) {
 		refused += b->series[i].refused;
-		if (first != SIZE_MAX)
-			continue;
-		*id = b->series[i].refused > 0 ? b->series[i].refused_id : ingest_series_fault(v, rw, version, i, &hist);
-		if (*id != ERRID_NONE)
+		size_t at = 0;
+		enum errid why = b->series[i].refused > 0 ? b->series[i].refused_id : ingest_series_fault(v, rw, version, i, &at);
+		if (why != ERRID_NONE && (*id == ERRID_NONE || (why == ERRID_TENANT_SERIES && *id != ERRID_TENANT_SERIES))) {
+			*id = why;
 			first = i;
+			hist = at;
+		}
 	}
 	if (*id == ERRID_NONE)
 		return (struct span){"", 0};
@@ -125,7 +145,9 @@ struct span ingest_refusal(const struct ingest *in, const struct head_batch *b, 
 	else if (rw->series[first].n_hists > 0)
 		buf_printf(&out, " at %" PRId64, rw->hists[hist].t);
 	buf_printf(&out, ": ");
-	if (*id == ERRID_HISTOGRAM_INVALID && v->why && hist == v->why_of)
+	if (*id == ERRID_TENANT_SERIES)
+		explain_tenant_series(b, limits, &out);
+	else if (*id == ERRID_HISTOGRAM_INVALID && v->why && hist == v->why_of)
 		buf_printf(&out, "%s", v->why);
 	else
 		explain(in, s, *id, l, &out);

@@ -4,6 +4,7 @@
  * everything that its verdict relied on is durable. So a request that holds only duplicates logs nothing and still waits for them.
  */
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include "base/io.h"
 #include "base/limits.h"
@@ -55,11 +56,12 @@ static bool gate_open(struct ingest *in, struct http_request *r, enum rw_version
 }
 
 /* Body to series and samples: everything that can be wrong with the request as such. */
-static errc decode(struct ingest *in, struct http_request *r, enum rw_version version, struct rw_request *rw, struct err *err)
+static errc decode(struct ingest *in, struct http_request *r, enum rw_version version, struct admission *a, struct rw_request *rw, struct err *err)
 {
 	errc rc = OK;
 	size_t declared, max = in->cfg.max_body_bytes * LIMIT_INGEST_DECODED_FACTOR;
 	TRY(snappy_declared(http_body(r), &declared, err));
+	TRY(ingest_admit_sizes(a, http_body(r).n, declared, err));
 	if (declared > max) {
 		rc = err_id(err, ERRID_DECODED_TOO_LARGE, ERR_LIMIT,
 			"the body says it decompresses to %zu bytes, at most %zu are allowed (%d x --ingest.max-body)", declared, max,
@@ -80,16 +82,17 @@ static errc decode(struct ingest *in, struct http_request *r, enum rw_version ve
 	TRY(snappy_decode(http_body(r), max, http_arena(r), &body, err));
 	const struct rw_limits limits = {in->cfg.max_series_per_request, in->cfg.max_samples_per_request, LIMIT_LABELS_DECODE};
 	TRY((version == RW_2 ? rw2_decode : rw1_decode)(body, &limits, http_arena(r), rw, err));
+	TRY(ingest_admit_counts(a, rw->n_series, rw->n_samples + rw->n_hists, err));
 fail:
 	return rc;
 }
 
 static errc batch_of(
-	struct ingest *in, struct http_request *r, const struct rw_request *rw, struct span tenant, struct head_batch *b, struct err *err)
+	struct ingest *in, struct http_request *r, const struct rw_request *rw, const struct admission *a, struct head_batch *b, struct err *err)
 {
 	int64_t now = io_now_ms();
 	*b = (struct head_batch){
-		.tenant = tenant,
+		.tenant = a->tenant,
 		.symbols = rw->symbols,
 		.n_symbols = rw->n_symbols,
 		.series = arena_alloc(http_arena(r), rw->n_series * sizeof *b->series),
@@ -99,6 +102,7 @@ static errc batch_of(
 		.min_t = in->cfg.oldest_ms > 0 ? now - in->cfg.oldest_ms : INT64_MIN,
 		.max_t = in->cfg.future_ms < INT64_MAX - now ? now + in->cfg.future_ms : INT64_MAX,
 		.now_ms = now,
+		.max_series = a->limits.v[TENANT_HEAD_SERIES],
 	};
 	if (!b->series)
 		return err_id(err, ERRID_OVERLOADED, ERR_NOMEM, "no memory for %zu series", rw->n_series);
@@ -120,9 +124,12 @@ static void durable(void *arg, errc rc, const struct err *err)
 		http_error(w->r, ERRID_DISK_FULL, "the log could not be written: %s", err ? err->msg : "disk full");
 	else if (rc != OK)
 		http_error(w->r, ERRID_STORAGE_FAILED, "the log failed: %s", err ? err->msg : errc_name(rc));
-	else if (w->refusal.n > 0)
+	else if (w->refusal.n > 0) {
+		/* Series leave with their windows: it is hours rather than seconds until there is room for new ones. */
+		if (w->refusal_id == ERRID_TENANT_SERIES)
+			http_set_header(w->r, "Retry-After", "60");
 		http_answer(w->r, errid_status(w->refusal_id), NULL, w->refusal);
-	else
+	} else
 		http_answer(w->r, 204, NULL, (struct span){"", 0});
 }
 
@@ -153,7 +160,8 @@ static errc reserve(struct ingest *in, size_t bytes, struct wal_ticket *ticket, 
 }
 
 /* Reserve, verdict, log. On OK the answer is the log's to give and r is no longer ours. */
-static errc store(struct ingest *in, struct http_request *r, enum rw_version version, struct rw_request *rw, struct head_batch *b, struct err *err)
+static errc store(struct ingest *in, struct http_request *r, enum rw_version version, struct rw_request *rw, const struct admission *a,
+	struct head_batch *b, struct err *err)
 {
 	errc rc = OK;
 	struct ingest_pending *w = arena_calloc(http_arena(r), 1, sizeof *w);
@@ -187,11 +195,13 @@ static errc store(struct ingest *in, struct http_request *r, enum rw_version ver
 	w->version = version;
 	count(in, b, rw, n_logged, &w->written);
 	w->written.exemplars = ingest_exemplars_written(&notes);
-	w->refusal = ingest_refusal(in, b, rw, version, &verdicts, http_arena(r), &w->refusal_id);
+	w->refusal = ingest_refusal(in, b, rw, version, &verdicts, &a->limits, http_arena(r), &w->refusal_id);
 	if (w->refusal.n == 0 && version == RW_2)
 		w->refusal = ingest_exemplar_refusal(&notes, http_arena(r), &w->refusal_id);
 	if (w->refusal.n > 0) {
 		metric_add(in->requests_partial, 1);
+		if (w->refusal_id == ERRID_TENANT_SERIES)
+			ingest_limits_refused_series(in->limits);
 		log_debug("samples refused", LSTR("client", http_client(r)), LSPAN("tenant", b->tenant), LSPAN("answer", w->refusal));
 	}
 	if (b->leans || notes.a.leans) {
@@ -218,6 +228,7 @@ void ingest_write(void *arg, struct http_request *r)
 	struct span tenant;
 	struct rw_request rw = {0};
 	struct head_batch b;
+	struct admission a = {.retry_s = 0};
 	enum rw_version version;
 	rc = rw_negotiate(http_header(r, "Content-Type"), http_header(r, "Content-Encoding"), &version, &err);
 	if (!gate_open(in, r, version))
@@ -225,15 +236,33 @@ void ingest_write(void *arg, struct http_request *r)
 	metric_add(in->requests[version], 1);
 	TRY(rc);
 	TRY(http_tenant(r, &tenant, &err));
-	TRY(decode(in, r, version, &rw, &err));
-	TRY(batch_of(in, r, &rw, tenant, &b, &err));
-	TRY(store(in, r, version, &rw, &b, &err));
+	ingest_admit(in->limits, tenant, &a);
+	TRY(decode(in, r, version, &a, &rw, &err));
+	TRY(batch_of(in, r, &rw, &a, &b, &err));
+	TRY(store(in, r, version, &rw, &a, &b, &err));
+	ingest_admit_end(&a, true);
 	return;
 fail:
 	ASSERT(rc != OK);
+	ingest_admit_end(&a, false);
+	if (a.retry_s > 0) {
+		char text[24];
+		snprintf(text, sizeof text, "%" PRId64, a.retry_s);
+		http_set_header(r, "Retry-After", text);
+	}
 	if (version == RW_2)
 		ingest_written_headers(r, &(struct ingest_written){0});
 	http_error_of(r, &err);
+}
+
+errc ingest_reload(struct ingest *in, struct err *err)
+{
+	return ingest_limits_read(in->limits, err);
+}
+
+void ingest_tick(struct ingest *in)
+{
+	ingest_limits_tick(in->limits);
 }
 
 errc ingest_open(const struct ingest_config *cfg, struct ingest **out, struct err *err)
@@ -243,13 +272,18 @@ errc ingest_open(const struct ingest_config *cfg, struct ingest **out, struct er
 	if (!in)
 		return err_set(err, ERR_NOMEM, "no memory for the write endpoints");
 	in->cfg = *cfg;
+	errc rc = ingest_limits_open(cfg->limits_file, &in->limits, err);
+	if (rc != OK) {
+		free(in);
+		return rc;
+	}
 	pthread_mutex_init(&in->gate_mu, NULL);
 	pthread_mutex_init(&in->buffers_mu, NULL);
 	in->stored = metric_counter_with("varve_ingest_samples_total", "Samples of write requests by what became of them", "result", "stored");
 	in->duplicate = metric_counter_with("varve_ingest_samples_total", "Samples of write requests by what became of them", "result", "duplicate");
 	in->refused = metric_counter_with("varve_ingest_samples_total", "Samples of write requests by what became of them", "result", "refused");
 	in->requests_partial =
-		metric_counter("varve_ingest_requests_refused_in_part_total", "Write requests of which at least one sample was refused (400)");
+		metric_counter("varve_ingest_requests_refused_in_part_total", "Write requests of which at least one sample was refused (400, 429)");
 	ingest_annotations_open(in);
 	in->zeros = metric_counter(
 		"varve_ingest_created_zeros_total", "Zeros stored where series began, by their start timestamps (--ingest.created-timestamp-zero)");
@@ -281,5 +315,6 @@ void ingest_close(struct ingest *in)
 		buf_free(&in->buffers[i]);
 	pthread_mutex_destroy(&in->gate_mu);
 	pthread_mutex_destroy(&in->buffers_mu);
+	ingest_limits_close(in->limits);
 	free(in);
 }

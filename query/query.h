@@ -38,6 +38,7 @@ void query_labels(void *q, struct http_request *r);
 void query_label_values(void *q, struct http_request *r); /* /api/v1/label/'*'/values */
 void query_exemplars(void *q, struct http_request *r);
 void query_metadata(void *q, struct http_request *r);
+void query_status_tsdb(void *q, struct http_request *r); /* what the tenant's series in the head are made of */
 
 /* A local block, live in the bucket, is about to be removed: new questions read the bucket's copy. false: somebody still reads the directory; ask
  * again later. query_removed: it is gone, or stays after all. Any thread. */

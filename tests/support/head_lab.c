@@ -242,9 +242,10 @@ void lab_batch_series(struct lab_batch *b, uint32_t k, uint32_t spelling)
 		b->series = realloc(b->series, b->cap * sizeof *b->series);
 		b->wire_at = realloc(b->wire_at, (b->cap + 1) * sizeof *b->wire_at);
 	}
+	char names[5][32], values[5][64];
 	b->wire_at[b->n] = b->wire.n;
 	lab_wire(k, spelling, &b->wire);
-	b->hs[b->n] = (struct head_series){.first = (uint32_t)b->n_samples};
+	b->hs[b->n] = (struct head_series){.n_labels = labels_of(k, names, values) + (spelling & 4 ? 1 : 0), .first = (uint32_t)b->n_samples};
 	b->series[b->n++] = k;
 	b->wire_at[b->n] = b->wire.n;
 }
@@ -350,6 +351,7 @@ errc lab_send(struct lab *l, struct lab_batch *b, struct err *err)
 		.min_t = INT64_MIN,
 		.max_t = INT64_MAX,
 		.now_ms = io_now_ms(),
+		.max_series = l->max_series,
 	};
 	struct arena spelling;
 	arena_init(&spelling, GIB);

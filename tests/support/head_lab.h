@@ -41,6 +41,7 @@ struct lab {
 	size_t cut_failures;
 	uint64_t stored, duplicates, refused; /* as the head said, summed */
 	bool quiet_model;		      /* batches are not entered into the dictionary */
+	uint64_t max_series;		      /* of each batch's tenant; with quiet_model */
 	pthread_mutex_t mu;
 };
 

@@ -34,6 +34,9 @@ static void door_open(struct door *d)
 	d->lab.fatal = false; /* a power cut is fatal for a log */
 	if (lab_start(&d->lab, &err) != OK)
 		fail_msg("start: %s", err.msg);
+	/* Limits that nothing here is over: what holds them against a request needs memory, too. */
+	const struct span limits = SPAN("write: {default: {head_series_limit: 1000, samples_per_second: 1000000}, global: {max_concurrency: 1}}");
+	assert_int_equal(io_write_file("limits.yml", limits, &err), OK);
 	const struct ingest_config ic = {
 		.head = d->lab.head,
 		.wal = d->lab.wal,
@@ -45,6 +48,7 @@ static void door_open(struct door *d)
 		.future_ms = 600000,
 		.labels = {64, 1024, 4096},
 		.created_zero = true,
+		.limits_file = "limits.yml",
 	};
 	assert_int_equal(ingest_open(&ic, &d->ingest, &err), OK);
 	const struct http_route routes[] = {{HTTP_POST, "/api/v1/write", HTTP_INLINE, MIB, ingest_write, d->ingest}};

@@ -253,7 +253,7 @@ static void hostile_sizes(void **state)
 	struct arena a;
 	struct buf b;
 	struct yaml *y;
-	buf_init(&b, 2 << 20);
+	buf_init(&b, 2 * LIMIT_CONFIG_BYTES);
 	for (int i = 0; i < 50000; i++)
 		buf_printf(&b, "key%d: %d\n", i, i);
 	arena_init(&a, 64 << 20);

@@ -562,6 +562,8 @@ static void limits_are_exact(void **state)
 		uint32_t labels = 0;
 		for (size_t k = 0; k < r.n_series; k++)
 			labels = r.series[k].n_labels > labels ? r.series[k].n_labels : labels;
+		for (size_t k = 0; k < r.n_exemplars; k++)
+			labels = r.exemplars[k].n_labels > labels ? r.exemplars[k].n_labels : labels;
 		size_t n = r.n_samples > r.n_hists ? r.n_samples : r.n_hists;
 		n = r.n_exemplars > n ? r.n_exemplars : n;
 		size_t m = r.n_series > r.n_metadata ? r.n_series : r.n_metadata;
