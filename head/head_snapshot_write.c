@@ -14,7 +14,7 @@
  */
 #include <inttypes.h>
 #include <stdio.h>
-#include "head/head_int.h"
+#include "head/head_snapshot_int.h"
 
 enum { WRITE_BYTES = 256 * 1024, SLICE_BYTES = 256 * 1024 };
 

@@ -7,7 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include "base/log.h"
-#include "head/head_int.h"
+#include "head/head_snapshot_int.h"
 #include "tests/support/sim.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
