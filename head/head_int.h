@@ -707,7 +707,6 @@ struct head_snapshots {
 	uint64_t n_series; /* seen at the tick before */
 	int64_t not_before_ns;
 };
-/* Where it is, and under which name it is written. */
 enum { SNAPSHOT_PATH_BYTES = 4096 };
 void head_snapshot_path(const struct head *h, bool tmp, char *out);
 /* Writes one. The cutter's. */
