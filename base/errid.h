@@ -32,9 +32,9 @@
 	ERRID(TOO_OLD, 400, "too-old")                                                                                                               \
 	ERRID(TOO_FAR_AHEAD, 400, "too-far-ahead")                                                                                                   \
 	ERRID(DUPLICATE_TIMESTAMP, 400, "duplicate-timestamp")                                                                                       \
+	ERRID(HISTOGRAM_TOO_LARGE, 400, "histogram-too-large")                                                                                       \
 	ERRID(EXEMPLAR_NO_SERIES, 400, "exemplar-no-series")                                                                                         \
 	ERRID(EXEMPLAR_OUT_OF_ORDER, 400, "exemplar-out-of-order")                                                                                   \
-	ERRID(HISTOGRAMS, 400, "histograms")                                                                                                         \
 	ERRID(HISTOGRAM_INVALID, 400, "histogram-invalid")                                                                                           \
 	ERRID(NO_SAMPLES, 400, "no-samples")                                                                                                         \
 	/* over a limit of the tenant (--limits.file) */                                                                                             \

@@ -43,3 +43,15 @@ void histogram_canonical(enum sample_kind kind, const struct histogram *h, struc
 /* Whether h can be stored, by the reference's rules (docs/format/remote.md): ERR_INVALID (HISTOGRAM_INVALID) says why not. Schemas 9..52 are reduced to 8 by
  * merging neighbours; h's arrays are then the arena's. Never more memory than h has; the rest of h is left as it is. */
 CHECKED errc histogram_judge(enum sample_kind kind, struct histogram *h, struct arena *arena, struct err *err);
+
+/* ---- packed: as the log holds it, and the head until a chunk is made of it (base_histogram_pack.c) ---- */
+
+/* Appends. h was judged. Of a hint only "reset" and "gauge" are kept, of a staleness marker only that it is one. */
+void histogram_pack(enum sample_kind kind, const struct histogram *h, struct buf *out);
+size_t histogram_pack_bound(const struct histogram *h);
+/* h's arrays are the arena's. ERR_CORRUPT: not a packed histogram. */
+CHECKED errc histogram_unpack(struct span packed, struct arena *arena, enum sample_kind *kind, struct histogram *h, struct err *err);
+enum sample_kind histogram_packed_kind(struct span packed);
+/* Of two at one time. *same: canonical encoding and hint are equal. *order: > 0, a is the one that stays whatever came first: by the canonical encoding,
+ * else by the packed bytes. */
+CHECKED errc histogram_packed_cmp(struct span a, struct span b, bool *same, int *order, struct err *err);

@@ -70,7 +70,9 @@
 #define LIMIT_INDEX_ENTRY_BYTES (64 * MIB)	/* one symbol, series or table entry when read; a series of a million chunks is below 16 MiB */
 #define LIMIT_INDEX_TEXT_BYTES (1 * GIB)	/* names and sampled values of an open index; a block of 1 M series has 3 MiB of them */
 #define LIMIT_HISTOGRAM_MEMORY_BYTES (64 * MIB) /* to decode or compare one: a million buckets of both sides at 40 bytes */
-#define LIMIT_HISTOGRAM_BUCKETS (1 << 20)	/* of one side: the finest schema over all of float64 has 537,088 */
+#define LIMIT_HISTOGRAM_PACKED_BYTES                                                                                                                 \
+	(128 * KIB)			  /* one that is stored, as the log holds it: 160 buckets are 400 bytes; bounds what a chunk of ten takes */
+#define LIMIT_HISTOGRAM_BUCKETS (1 << 20) /* of one side: the finest schema over all of float64 has 537,088 */
 
 /* -- queries -------------------------------------------------------------------------------------------------------- */
 #define LIMIT_QUERY_CONCURRENCY 20		  /* --query.max-concurrency, as Prometheus */

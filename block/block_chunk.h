@@ -89,16 +89,40 @@ CHECKED errc xor_decode(struct span data, struct chunk_sample *out, size_t cap, 
  * stale, then the greater bit pattern (floats: of the value; histograms: of the canonical encoding, memcmp). > 0: a wins, 0: equal. */
 int float_winner(uint64_t a, uint64_t b);
 
-/* ---- appending histograms (encodings 2 and 3): for merging what others wrote ---- */
+/* ---- appending histograms (encodings 2 and 3) ---- */
 
 struct hist_appender; /* an open chunk; memory from the arena */
 /* `after`: the appender that refused the sample which begins this chunk, finished or not, else NULL. What it found decides whether the new chunk's
  * header says reset, no reset or unknown; a gauge says so itself. */
 CHECKED errc hist_appender_new(
 	enum sample_kind kind, const struct hist_appender *after, struct arena *arena, struct hist_appender **out, struct err *err);
-/* *appended = false: the sample can't join this chunk (other kind, schema, threshold, bounds, or a bucket that its layout lacks, gauge/counter switch,
- * after a stale one, a counter reset, or the chunk is full): finish it and begin a new one with this sample. t above the last one's. The first append
- * always joins. */
+/* *appended = false: the sample can't join this chunk (other kind, schema, threshold or bounds, gauge/counter switch, after a stale one, a counter
+ * reset, or the chunk is full): finish it and begin a new one with this sample. A bucket that the chunk's layout lacks makes the layout wider. t above
+ * the last one's. The first append always joins. */
 CHECKED errc hist_append(struct hist_appender *a, int64_t t, enum sample_kind kind, const struct histogram *h, bool *appended, struct err *err);
 /* The chunk's bytes, copied into `arena`. Nothing may be appended afterwards. */
 CHECKED errc hist_appender_finish(struct hist_appender *a, struct arena *arena, struct chunk *out, struct err *err);
+
+/* ---- a series' sorted samples, floats and histograms, as the chunks that the reference's head would make of them (block_encoder.c) ---- */
+
+/* Where histogram chunks end, beside what the samples demand; as chunk_cutter. n_bytes: of the payload. */
+struct hist_cutter {
+	int64_t start, next_at;
+	bool estimated;
+};
+bool hist_cutter_cut(struct hist_cutter *c, int64_t range_ms, uint32_t n, uint32_t n_bytes, int64_t last_t, int64_t t);
+/* The samples demanded a new chunk, which begins with t. */
+void hist_cutter_demanded(struct hist_cutter *c, int64_t range_ms, int64_t t);
+
+/* Memory: one chunk's. */
+struct chunk_encoder;
+/* emit gets each chunk when it is complete; its bytes are lent for the call. */
+CHECKED errc chunk_encoder_open(int64_t range_ms, errc (*emit)(void *arg, const struct chunk *c, uint32_t n_samples, struct err *err), void *arg,
+	struct chunk_encoder **out, struct err *err);
+/* Times ascend. */
+CHECKED errc chunk_encoder_put(struct chunk_encoder *e, const struct chunk_point *p, struct err *err);
+/* The open chunk is emitted; the next sample is another series'. */
+CHECKED errc chunk_encoder_end(struct chunk_encoder *e, struct err *err);
+/* What was put since the last end is forgotten. */
+void chunk_encoder_drop(struct chunk_encoder *e);
+void chunk_encoder_close(struct chunk_encoder *e); /* NULL allowed */

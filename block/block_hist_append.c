@@ -1,25 +1,32 @@
 /* block/block_hist_append.c - native histogram chunks (encodings 2 and 3): append. The bytes are those of block_chunk_hist.c.
  *
- * A sample joins the open chunk when nothing is lost by it and a reader may take it for a step of the same counter:
+ * A sample joins the open chunk when nothing is lost by it and a reader may take it for a step of the same counter; the first line that holds decides:
  *
  *   other kind, gauge into counter or back                      new chunk, header unknown (gauge: gauge)
- *   hint reset; count, zero count or a bucket went down         new chunk, header reset; a bucket that is gone went down to 0
- *   other schema, threshold or bounds; the last one is stale    new chunk, header unknown
- *   a bucket that the chunk's layout lacks                      new chunk, header no reset: every old bucket was seen not to fall
- *   65,535 samples, or 1024 bytes and 10 samples                new chunk, header no reset, or what the lines above say
+ *   hint reset                                                  new chunk, header reset
+ *   a staleness marker                                          joins
+ *   the last one is stale                                       new chunk, header unknown
+ *   the count went down                                         new chunk, header reset
+ *   other schema or threshold                                   new chunk, header unknown
+ *   other bounds; zero count or a bucket went down              new chunk, header reset; a bucket that is gone went down to 0
+ *   a bucket that the chunk's layout lacks                      joins: the chunk is written again with the wider layout, zeros filled in
+ *   65,535 samples; who merges: 1024 bytes and 10 samples       new chunk, header no reset, or what the lines above say
  *
- * A staleness marker joins any chunk of its kind. Gauges are not looked at for resets. Buckets that the sample lacks and the layout has are filled in as
- * zeros, so sources whose layouts differ in empty buckets share chunks. The reference would also write the chunk again with a wider layout;
- * here the wider sample begins a chunk of its own: more bytes, the same samples.
+ * Gauges are not looked at for resets. Buckets that the sample lacks and the layout has are filled in as zeros. The wider layout has the spans that the reference gives
+ * it: the sample's own where they cover all, else those of both, as few as they can be. So the bytes are the reference's, too, but for two headers: behind a gauge it
+ * says "no reset" of integers, and behind a stale one of floats, where nobody knows.
+ *
+ * Writing again costs what the chunk holds: some hundred samples at most, and chunks whose layouts go on growing are soon full.
  *
  * Source: Prometheus tsdb/chunkenc/{histogram,float_histogram,histogram_meta,varbit}.go.
  */
 #include <math.h>
 #include "base/limits.h"
-#include "block/block_int.h"
+#include "block/block_read_int.h"
 
-enum { HEADER_BYTES = 3, NO_WINDOW = 0xff, FULL_SAMPLES = UINT16_MAX, FULL_BYTES = 1024, FULL_BYTES_SAMPLES = 10 };
-enum { SCHEMA_CUSTOM = -53, BOUND_MAX = 33554430 };
+enum { HEADER_BYTES = 3, FIRST_BYTES = 512, LAYOUT_MAX = 1 << 18 /* buckets of a layout that is made wider: bounds the memory of it */ };
+enum { NO_WINDOW = 0xff, FULL_SAMPLES = UINT16_MAX, FULL_BYTES = 1024, FULL_BYTES_SAMPLES = 10 };
+enum { SCHEMA_CUSTOM = -53, BOUND_MAX = 33554430, INDEX_FAR = 1 << 30 };
 /* The header's two bits. */
 enum reset { RESET_UNKNOWN = 0, RESET_NONE = 1, RESET_YES = 2, RESET_GAUGE = 3 };
 enum { HINT_RESET = 1, HINT_GAUGE = 3 };
@@ -28,7 +35,7 @@ enum { HINT_RESET = 1, HINT_GAUGE = 3 };
 struct side {
 	struct hist_span *spans;
 	uint32_t n_spans, n;
-	bool ordered;		   /* indexes ascend: other layouts can be compared */
+	bool ordered;		   /* indexes ascend, and are such that spans reach from any to any other: other layouts can be compared */
 	int64_t *index;		   /* of each bucket */
 	uint64_t *abs;		   /* last counts: integers, or float bits */
 	uint64_t *next;		   /* of the sample at hand */
@@ -41,6 +48,7 @@ struct hist_appender {
 	enum sample_kind kind;
 	enum reset header;
 	enum reset refused; /* what the sample that could not join is to this chunk */
+	bool by_rule;	    /* somebody else says when it is full */
 	/* bits */
 	uint8_t *p;
 	size_t n_bytes, cap;
@@ -59,6 +67,14 @@ struct hist_appender {
 	struct xor_window count_window, zero_count_window, sum_window;
 	struct side pos, neg;
 };
+
+static errc appender_init(struct hist_appender *a, enum sample_kind kind, struct arena *arena, struct err *err)
+{
+	*a = (struct hist_appender){
+		.arena = arena, .kind = kind, .p = arena_calloc(arena, 1, FIRST_BYTES), .cap = FIRST_BYTES, .n_bytes = HEADER_BYTES};
+	a->count_window.leading = a->zero_count_window.leading = a->sum_window.leading = NO_WINDOW;
+	return a->p ? OK : err_set(err, ERR_NOMEM, "no memory for a histogram chunk");
+}
 
 /* ---- bits ---- */
 
@@ -168,6 +184,12 @@ static void put_bound(struct hist_appender *a, uint64_t bits)
 	}
 }
 
+/* Behind a span of `length`. */
+static bool index_near(uint32_t length, int64_t index)
+{
+	return length == 0 || (index - length > -INDEX_FAR && index < INDEX_FAR);
+}
+
 static errc side_init(struct hist_appender *a, struct side *s, const struct hist_span *spans, uint32_t n_spans, uint32_t n, struct err *err)
 {
 	errc rc = OK;
@@ -200,6 +222,7 @@ static errc side_init(struct hist_appender *a, struct side *s, const struct hist
 		index += spans[i].offset;
 		for (uint32_t j = 0; j < spans[i].length; j++)
 			s->index[k++] = index++;
+		s->ordered &= index_near(spans[i].length, index);
 	}
 	for (k = 0; floats && k < n; k++)
 		s->window[k].leading = NO_WINDOW;
@@ -232,29 +255,46 @@ fail:
 
 /* ---- can it join? ---- */
 
-/* The sample's counts, absolute, into s->next by the chunk's layout. false: one that is not 0 has no place there. */
-static bool side_map(struct side *s, const struct hist_span *spans, uint32_t n_spans, const int64_t *ints, const uint64_t *floats, uint32_t n)
+/* How a sample's buckets lie to the chunk's layout. */
+struct fit {
+	bool none;		    /* they can't be compared */
+	uint32_t forward, backward; /* that the layout lacks; that the sample lacks */
+};
+
+/* The sample's counts, absolute, into s->next by the chunk's layout. */
+static void side_map(
+	struct side *s, const struct hist_span *spans, uint32_t n_spans, const int64_t *ints, const uint64_t *floats, uint32_t n, struct fit *fit)
 {
 	bool same = n_spans == s->n_spans && n == s->n && (n_spans == 0 || memcmp(spans, s->spans, n_spans * sizeof *spans) == 0);
-	bool fits = true;
-	uint32_t at = 0, k = 0;
+	uint32_t at = 0, k = 0, placed = 0;
 	int64_t index = 0;
 	uint64_t abs = 0;
 	memset(s->next, 0, s->n * sizeof *s->next);
 	for (uint32_t i = 0; i < n_spans; i++) {
 		index += spans[i].offset;
-		fits &= same || i == 0 || spans[i].offset >= 0;
+		fit->none |= !same && i > 0 && spans[i].offset < 0;
 		for (uint32_t j = 0; j < spans[i].length && k < n; j++, k++, index++) {
 			abs = ints ? abs + (uint64_t)ints[k] : floats[k];
 			while (!same && at < s->n && s->index[at] < index)
 				at++;
-			if (same || (at < s->n && s->index[at] == index))
+			if (same || (at < s->n && s->index[at] == index)) {
 				s->next[same ? k : at] = abs;
-			else
-				fits &= abs == 0;
+				placed++;
+			}
 		}
+		fit->none |= !same && !index_near(spans[i].length, index);
 	}
-	return fits && (same || s->ordered);
+	fit->none |= !same && !s->ordered;
+	fit->forward += n - placed;
+	fit->backward += s->n - placed;
+}
+
+static void sample_map(struct hist_appender *a, enum sample_kind kind, const struct histogram *h, struct fit *pos, struct fit *neg)
+{
+	bool floats = kind == SAMPLE_FLOAT_HISTOGRAM;
+	*pos = *neg = (struct fit){0};
+	side_map(&a->pos, h->pos_spans, h->n_pos_spans, floats ? NULL : h->i_pos, h->f_pos, h->n_pos, pos);
+	side_map(&a->neg, h->neg_spans, h->n_neg_spans, floats ? NULL : h->i_neg, h->f_neg, h->n_neg, neg);
 }
 
 static bool fell(bool floats, uint64_t from, uint64_t to)
@@ -270,34 +310,40 @@ static bool side_fell(const struct side *s, bool floats)
 	return false;
 }
 
-/* What the sample would be behind the chunk's last one: may it join, and if a new chunk begins with it, what is its header? */
-static bool joins(struct hist_appender *a, enum sample_kind kind, const struct histogram *h, enum reset *header)
+/* What the sample would be behind the chunk's last one: may it join, in what layout, and if a new chunk begins with it, what is its header? */
+static bool joins(struct hist_appender *a, enum sample_kind kind, const struct histogram *h, enum reset *header, struct fit *pos, struct fit *neg)
 {
 	bool floats = kind == SAMPLE_FLOAT_HISTOGRAM, stale = h->sum == STALE_NAN_BITS, gauge = a->header == RESET_GAUGE;
 	*header = RESET_UNKNOWN;
-	if (kind != a->kind)
+	*pos = *neg = (struct fit){0};
+	if (kind != a->kind || gauge != (h->reset_hint == HINT_GAUGE))
 		return false;
-	if (stale)
+	if (h->reset_hint == HINT_RESET) {
+		*header = RESET_YES;
+		return false;
+	}
+	if (stale) {
+		*header = RESET_NONE;
 		return true;
-	if (h->reset_hint == HINT_RESET && !gauge) {
+	}
+	if (a->sum == STALE_NAN_BITS)
+		return false;
+	if (!gauge && fell(floats, a->count, floats ? h->f_count : h->i_count)) {
 		*header = RESET_YES;
 		return false;
 	}
-	if (a->sum == STALE_NAN_BITS || gauge != (h->reset_hint == HINT_GAUGE))
+	if (h->schema != a->schema || f64_bits(h->zero_threshold) != f64_bits(a->zero_threshold))
 		return false;
-	if (h->schema != a->schema || f64_bits(h->zero_threshold) != f64_bits(a->zero_threshold) || h->n_custom != a->n_custom ||
-		(a->n_custom > 0 && memcmp(h->custom, a->custom, a->n_custom * sizeof *a->custom) != 0))
+	*header = RESET_YES;
+	if (h->n_custom != a->n_custom || (a->n_custom > 0 && memcmp(h->custom, a->custom, a->n_custom * sizeof *a->custom) != 0))
 		return false;
-	bool fits = side_map(&a->pos, h->pos_spans, h->n_pos_spans, floats ? NULL : h->i_pos, h->f_pos, h->n_pos);
-	fits &= side_map(&a->neg, h->neg_spans, h->n_neg_spans, floats ? NULL : h->i_neg, h->f_neg, h->n_neg);
-	if (!gauge && (fell(floats, a->count, floats ? h->f_count : h->i_count) ||
-			      fell(floats, a->zero_count, floats ? h->f_zero_count : h->i_zero_count) || side_fell(&a->pos, floats) ||
-			      side_fell(&a->neg, floats))) {
-		*header = RESET_YES;
+	sample_map(a, kind, h, pos, neg);
+	if (!gauge &&
+		(fell(floats, a->zero_count, floats ? h->f_zero_count : h->i_zero_count) || side_fell(&a->pos, floats) || side_fell(&a->neg, floats)))
 		return false;
-	}
 	*header = RESET_NONE;
-	return fits;
+	uint32_t forward = pos->forward + neg->forward;
+	return !pos->none && !neg->none && (forward == 0 || (a->pos.ordered && a->neg.ordered && a->pos.n + a->neg.n + forward <= LAYOUT_MAX));
 }
 
 /* The most that one more sample takes. */
@@ -308,7 +354,7 @@ static size_t sample_max_bytes(const struct hist_appender *a)
 
 static bool full(const struct hist_appender *a)
 {
-	return a->n >= FULL_SAMPLES || (a->n_bytes >= FULL_BYTES && a->n >= FULL_BYTES_SAMPLES) ||
+	return a->n >= FULL_SAMPLES || (!a->by_rule && a->n_bytes >= FULL_BYTES && a->n >= FULL_BYTES_SAMPLES) ||
 	       a->n_bytes + sample_max_bytes(a) > LIMIT_CHUNK_BYTES;
 }
 
@@ -378,26 +424,126 @@ static void put_sample(struct hist_appender *a, int64_t t, const struct histogra
 	a->n++;
 }
 
+/* ---- a wider layout ---- */
+
+static void header_put(struct hist_appender *a)
+{
+	a->p[0] = (uint8_t)(a->n >> 8);
+	a->p[1] = (uint8_t)a->n;
+	a->p[2] = (uint8_t)(a->header << 6);
+}
+
+/* Spans of the buckets that the layout or the sample has, as few as they can be. */
+static errc spans_of_both(struct hist_appender *a, const struct side *s, const struct hist_span *spans, uint32_t n_spans, struct hist_span **out,
+	uint32_t *n, struct err *err)
+{
+	uint64_t room = s->n;
+	for (uint32_t i = 0; i < n_spans; i++)
+		room += spans[i].length;
+	struct hist_span *v = arena_alloc(a->arena, room * sizeof *v);
+	if (!v)
+		return err_set(err, ERR_NOMEM, "no memory for a histogram of %llu buckets", (unsigned long long)room);
+	*out = v;
+	*n = 0;
+	uint32_t at = 0, i = 0, j = 0;
+	int64_t index = n_spans ? spans[0].offset : 0, behind = 0;
+	for (;;) {
+		while (i < n_spans && j == spans[i].length) {
+			j = 0;
+			if (++i < n_spans)
+				index += spans[i].offset;
+		}
+		if (i == n_spans && at == s->n)
+			return OK;
+		int64_t bucket = i == n_spans || (at < s->n && s->index[at] <= index) ? s->index[at] : index;
+		if (i < n_spans && bucket == index) {
+			j++;
+			index++;
+		}
+		at += at < s->n && s->index[at] == bucket;
+		if (*n > 0 && bucket == behind)
+			v[*n - 1].length++;
+		else
+			v[(*n)++] = (struct hist_span){(int32_t)(bucket - behind), 1};
+		behind = bucket + 1;
+	}
+}
+
+/* The old layout's sample into the new one's places. */
+static void side_move(struct side *to, const struct side *from, const struct hist_side *have, bool floats)
+{
+	uint64_t abs = 0;
+	memset(to->next, 0, to->n * sizeof *to->next);
+	for (uint32_t k = 0, at = 0; k < from->n; k++) {
+		abs = floats ? have->v[k] : abs + have->v[k];
+		while (to->index[at] != from->index[k])
+			at++;
+		to->next[at] = abs;
+	}
+}
+
+static errc widen(struct hist_appender *a, const struct histogram *h, const struct fit *pos, const struct fit *neg, struct err *err)
+{
+	errc rc = OK;
+	bool floats = a->kind == SAMPLE_FLOAT_HISTOGRAM, gauge = a->header == RESET_GAUGE, both = pos->backward + neg->backward > 0;
+	struct hist_reader r;
+	struct histogram layout = *h;
+	struct hist_span *spans;
+	if (both && (gauge || pos->backward > 0)) {
+		TRY(spans_of_both(a, &a->pos, h->pos_spans, h->n_pos_spans, &spans, &layout.n_pos_spans, err));
+		layout.pos_spans = spans;
+	}
+	if (both && (gauge || neg->backward > 0)) {
+		TRY(spans_of_both(a, &a->neg, h->neg_spans, h->n_neg_spans, &spans, &layout.n_neg_spans, err));
+		layout.neg_spans = spans;
+	}
+	layout.n_pos = a->pos.n + pos->forward;
+	layout.n_neg = a->neg.n + neg->forward;
+	struct hist_appender b;
+	TRY(appender_init(&b, a->kind, a->arena, err));
+	b.header = a->header;
+	b.by_rule = a->by_rule;
+	TRY(layout_put(&b, &layout, err));
+	header_put(a);
+	TRY(hist_reader_init(&r, floats, span_of(a->p, a->n_bytes), a->arena, err));
+	while (b.n < a->n) {
+		TRY(hist_reader_next(&r, err));
+		side_move(&b.pos, &a->pos, &r.pos, floats);
+		side_move(&b.neg, &a->neg, &r.neg, floats);
+		put_sample(&b, r.t, &r.h);
+	}
+	*a = b;
+	struct fit p, n;
+	sample_map(a, a->kind, h, &p, &n);
+	ASSERT(p.forward + n.forward == 0);
+fail:
+	return rc;
+}
+
+/* ---- the calls ---- */
+
 errc hist_append(struct hist_appender *a, int64_t t, enum sample_kind kind, const struct histogram *h, bool *appended, struct err *err)
 {
 	errc rc = OK;
 	static const struct histogram empty = {.schema = 0};
+	struct fit pos, neg;
 	*appended = false;
 	ASSERT(a->n == 0 || t > a->t);
 	ASSERT(a->n > 0 || kind == a->kind);
 	if (a->n == 0) {
 		if (h->reset_hint == HINT_GAUGE || h->reset_hint == HINT_RESET)
 			a->header = h->reset_hint == HINT_GAUGE ? RESET_GAUGE : RESET_YES;
-		bool floats = kind == SAMPLE_FLOAT_HISTOGRAM, stale = h->sum == STALE_NAN_BITS;
+		bool stale = h->sum == STALE_NAN_BITS;
 		TRY(layout_put(a, stale ? &empty : h, err));
 		CHECK(a->n_bytes + sample_max_bytes(a) <= LIMIT_CHUNK_BYTES, ERR_LIMIT,
 			"a histogram of %u buckets does not fit a chunk of %llu bytes", a->pos.n + a->neg.n, (unsigned long long)LIMIT_CHUNK_BYTES);
-		if (!stale) {
-			(void)side_map(&a->pos, h->pos_spans, h->n_pos_spans, floats ? NULL : h->i_pos, h->f_pos, h->n_pos);
-			(void)side_map(&a->neg, h->neg_spans, h->n_neg_spans, floats ? NULL : h->i_neg, h->f_neg, h->n_neg);
-		}
-	} else if (!joins(a, kind, h, &a->refused) || full(a)) {
-		return OK;
+		if (!stale)
+			sample_map(a, kind, h, &pos, &neg);
+	} else {
+		if (!joins(a, kind, h, &a->refused, &pos, &neg) || full(a))
+			return OK;
+		if (pos.forward + neg.forward > 0)
+			TRY(widen(a, h, &pos, &neg, err));
 	}
 	put_sample(a, t, h);
 	CHECK(!a->failed, ERR_NOMEM, "no memory for a histogram chunk of %zu bytes", a->n_bytes);
@@ -409,24 +555,35 @@ fail:
 errc hist_appender_new(enum sample_kind kind, const struct hist_appender *after, struct arena *arena, struct hist_appender **out, struct err *err)
 {
 	ASSERT(kind != SAMPLE_FLOAT);
-	enum { FIRST_BYTES = 512 };
-	struct hist_appender *a = arena_calloc(arena, 1, sizeof *a);
-	uint8_t *p = arena_calloc(arena, 1, FIRST_BYTES);
-	if (!a || !p)
+	struct hist_appender *a = arena_alloc(arena, sizeof *a);
+	if (!a)
 		return err_set(err, ERR_NOMEM, "no memory for a histogram chunk");
-	*a = (struct hist_appender){.arena = arena, .kind = kind, .p = p, .cap = FIRST_BYTES, .n_bytes = HEADER_BYTES};
-	a->header = after ? after->refused : RESET_UNKNOWN;
-	a->count_window.leading = a->zero_count_window.leading = a->sum_window.leading = NO_WINDOW;
 	*out = a;
-	return OK;
+	errc rc = appender_init(a, kind, arena, err);
+	a->header = after ? after->refused : RESET_UNKNOWN;
+	return rc;
+}
+
+void hist_appender_by_rule(struct hist_appender *a)
+{
+	a->by_rule = true;
+}
+
+struct hist_progress hist_appender_progress(const struct hist_appender *a)
+{
+	return (struct hist_progress){.t = a->t, .n = a->n, .n_bytes = (uint32_t)a->n_bytes, .kind = a->kind};
+}
+
+void hist_appender_refuse(struct hist_appender *a, enum sample_kind kind, const struct histogram *h)
+{
+	struct fit pos, neg;
+	(void)joins(a, kind, h, &a->refused, &pos, &neg);
 }
 
 errc hist_appender_finish(struct hist_appender *a, struct arena *arena, struct chunk *out, struct err *err)
 {
 	ASSERT(a->n > 0 && !a->failed);
-	a->p[0] = (uint8_t)(a->n >> 8);
-	a->p[1] = (uint8_t)a->n;
-	a->p[2] = (uint8_t)(a->header << 6);
+	header_put(a);
 	struct span data = arena_dup(arena, span_of(a->p, a->n_bytes));
 	if (!data.p)
 		return err_set(err, ERR_NOMEM, "no memory for a histogram chunk of %zu bytes", a->n_bytes);

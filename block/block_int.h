@@ -120,3 +120,16 @@ struct xor_reader {
 CHECKED errc xor_reader_init(struct xor_reader *r, struct span data, struct err *err);
 /* The next sample into r->t, r->v. false: all read (r->i == r->n), or the payload ends too early (r->i < r->n). */
 bool xor_reader_next(struct xor_reader *r);
+
+/* ---- histogram chunks being written, for who has a rule of his own where they end (block_hist_append.c) ---- */
+
+struct hist_progress {
+	int64_t t; /* of the last sample */
+	uint32_t n, n_bytes;
+	enum sample_kind kind;
+};
+struct hist_progress hist_appender_progress(const struct hist_appender *a);
+/* Only what its samples demand ends the chunk. */
+void hist_appender_by_rule(struct hist_appender *a);
+/* The sample begins another chunk, though it may be able to join: the next appender's header is decided by it. */
+void hist_appender_refuse(struct hist_appender *a, enum sample_kind kind, const struct histogram *h);

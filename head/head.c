@@ -34,7 +34,7 @@ static void metrics_open(struct head_metrics *m)
 	m->metadata = metric_gauge("varve_head_metadata", "Metadata entries in memory, all tenants");
 	static const enum errid ids[] = {ERRID_PROTOBUF, ERRID_NO_METRIC_NAME, ERRID_EMPTY_LABEL_NAME, ERRID_DUPLICATE_LABEL, ERRID_LABEL_UTF8,
 		ERRID_TOO_MANY_LABELS, ERRID_LABEL_NAME_TOO_LONG, ERRID_LABEL_VALUE_TOO_LONG, ERRID_TOO_OLD, ERRID_TOO_FAR_AHEAD,
-		ERRID_DUPLICATE_TIMESTAMP, ERRID_TENANT_SERIES, ERRID_BAD_REQUEST};
+		ERRID_DUPLICATE_TIMESTAMP, ERRID_HISTOGRAM_TOO_LARGE, ERRID_TENANT_SERIES, ERRID_BAD_REQUEST};
 	for (size_t i = 0; i < sizeof ids / sizeof *ids; i++)
 		m->refused[ids[i]] = metric_counter_with(
 			"varve_head_samples_refused_total", "Samples refused, by the error id that was answered", "reason", errid_text(ids[i]));

@@ -12,7 +12,7 @@
  * replayed into a second block. A late sample for a window that was cut opens a new one (a second block, merged later by compaction).
  *
  * Invariants: a sample is refused or in exactly one open window and in the caller's log record; two samples of one series at one
- * time are never both in a window; a window's memory goes away whole.
+ * time, float or histogram, are never both in a window; a window's memory goes away whole.
  *
  * Threads: append, sources, flush and status from any thread; open, replay, start, close by the owner. Across I/O the append path holds a
  * lock only to write full chunks, or to read one back that a late sample falls into.
@@ -78,11 +78,19 @@ struct head_sample {
 	uint64_t v; /* float bits */
 };
 
+/* A native histogram, judged valid (histogram_judge). */
+struct head_hist {
+	int64_t t;		   /* ms */
+	enum sample_kind kind;	   /* no float */
+	const struct histogram *h; /* borrowed for the call */
+};
+
 struct head_series {
 	struct span wire;     /* label fields as they came (base/labels.h), borrowed for the call; 2.0: p is NULL, n what they would take at most */
 	const uint32_t *refs; /* 2.0: n_labels pairs of indexes into the batch's symbols */
 	uint32_t n_labels;    /* label fields in wire, or pairs */
 	uint32_t first, n;    /* its samples in the batch */
+	uint32_t first_hist, n_hist; /* its histograms; judged behind its samples */
 	/* Its first sample is a zero at its start timestamp, before the others: stored when the series has no sample at that time or behind it
 	 * and a window for it is open or about to be. Else it is left out, which is no refusal; and it is not in the counts. */
 	bool zero;
@@ -92,6 +100,8 @@ struct head_series {
 	uint32_t duplicate;    /* same series, time and value again: success */
 	uint32_t refused;
 	int64_t refused_t; /* time of its first refused sample */
+	/* the same of its histograms. One that says the same in another layout is a duplicate, or stored in the other's place: the same one stays whatever the order */
+	uint32_t hist_stored, hist_duplicate, hist_refused;
 };
 
 struct head_batch {
@@ -102,6 +112,8 @@ struct head_batch {
 	size_t n_series;
 	const struct head_sample *samples;
 	size_t n_samples;
+	const struct head_hist *hists;
+	size_t n_hists;
 	int64_t min_t, max_t; /* bounds, judged once, by the caller's clock; samples outside are TOO_OLD / TOO_FAR_AHEAD */
 	int64_t now_ms;	      /* arrival */
 	uint64_t max_series;  /* of the tenant in the table: above it new ones are refused (TENANT_SERIES), known ones stored; 0 = no limit */
@@ -109,7 +121,7 @@ struct head_batch {
 	 * this one's. The answer waits for a ticket reserved after head_append: commit this one without `done`, reserve 0 bytes, commit
 	 * nothing under the new one with `done`. */
 	bool leans;
-	uint64_t refused_by[ERRID_COUNT]; /* out: refused samples by reason */
+	uint64_t refused_by[ERRID_COUNT]; /* out: refused samples and histograms by reason */
 	uint64_t tenant_series;		  /* out: the tenant's series afterwards */
 };
 
@@ -117,7 +129,7 @@ struct head_batch {
 size_t head_batch_bound(const struct head *h, const struct head_batch *b);
 
 /* Decides each sample and encodes the accepted ones (and definitions still young) into `records` (its max at least head_batch_bound). The
- * caller MUST then wal_commit the ticket with these records (records->n may be 0), *n_logged samples. Everything decided stands: OK even
+ * caller MUST then wal_commit the ticket with these records (records->n may be 0), *n_logged samples and histograms. Everything decided stands: OK even
  * when all was refused. ERR_AGAIN (id HEAD_MEMORY): over the memory limit, nothing was stored; ERR_INVALID (PROTOBUF,
  * LABEL_UTF8): a series' labels are malformed, nothing was stored. ERR_NOMEM: an allocation failed; series
  * before it are stored (records hold them; commit them), the rest is not: answer 503. Any thread. */

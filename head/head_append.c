@@ -32,6 +32,10 @@ static void ctx_free(struct append_ctx *c)
 	free(c->sorted);
 	free(c->meta);
 	free(c->sorted_meta);
+	free(c->hists);
+	free(c->sorted_hists);
+	free(c->hist_meta);
+	free(c->sorted_hist_meta);
 	free(c->wins);
 	free(c->win_slots);
 	free(c->refused);
@@ -78,10 +82,10 @@ static void ctx_give(struct head *h, struct append_ctx *c)
 		head_window_unref(c->wins[i].w);
 	memset(c->win_slots, 0, ((size_t)c->win_mask + 1) * sizeof *c->win_slots);
 	c->n_wins = 0;
-	c->n_logged = c->n_defs = 0;
+	c->n_logged = c->n_defs = c->n_hists_logged = 0;
 	arena_reset(&c->arena);
-	bool keep = c->cap_samples <= CTX_KEPT_SAMPLES && c->cap_symbols <= CTX_KEPT_SAMPLES && c->arena.held_bytes <= MIB && c->wire.cap <= MIB &&
-		    c->cap_wins <= 1024;
+	bool keep = c->cap_samples <= CTX_KEPT_SAMPLES && c->cap_hists <= CTX_KEPT_SAMPLES / 4 && c->cap_symbols <= CTX_KEPT_SAMPLES &&
+		    c->arena.held_bytes <= MIB && c->wire.cap <= MIB && c->cap_wins <= 1024;
 	pthread_mutex_lock(&h->ctx_mu);
 	keep = keep && h->n_ctxs < CTX_KEPT;
 	if (keep) {
@@ -211,6 +215,7 @@ static void refuse_all(struct append_ctx *c, struct head_series *out, enum errid
 {
 	for (uint32_t k = out->zero; k < out->n; k++)
 		refuse(c, out, id, c->batch->samples[out->first + k].t);
+	head_append_hists_refuse(c, out, id);
 }
 
 /* Window starts and ends are int64 themselves, so the last range of either end of time is out of reach whatever the bounds. */
@@ -314,6 +319,7 @@ static errc append_series_locked(
 		uint64_t before = ws->v;
 		switch (head_leaf_insert_locked(w, sh, part, ws, t, samples[k].v, false, &late, err)) {
 		case INSERT_STORED:
+		case INSERT_REPLACED:
 			break;
 		case INSERT_DUPLICATE:
 			out->duplicate++;
@@ -338,13 +344,9 @@ static errc append_series_locked(
 		if (UNLIKELY(look) && !young)
 			young = key_change(c->head, s, samples[k].v, before);
 		if (young && def == UINT32_MAX) {
-			def = (uint32_t)c->n_defs++;
 			if (s->def_state == DEF_NONE)
 				s->keys[0] = samples[k].v;
-			bool whole = s->def_state <= DEF_TWICE;
-			c->defs[def] = (struct log_def){
-				.ref = ref, .wire = whole ? wire : (struct span){NULL, 0}, .keys = series_keys(s), .group = UINT32_MAX};
-			def_logged(c, s);
+			def = head_append_def_locked(c, s, wire);
 		}
 		uint32_t at = out->first + k;
 		c->samples[at] = (struct wal_sample){.ref = ref, .t = t, .v = samples[k].v, .key = s->keys[s->key_no], .key_no = s->key_no};
@@ -352,8 +354,45 @@ static errc append_series_locked(
 		c->n_logged++;
 		out->stored -= zero && k == 0; /* it is nobody's sample */
 	}
+	if (UNLIKELY(out->n_hist > 0))
+		TRY(head_append_hists_locked(c, sh, shard, s, out, wire, young, def, err));
 fail:
 	return rc;
+}
+
+/* ---- for histograms (head_append_hist.c) ---- */
+
+enum errid head_append_bounds(const struct append_ctx *c, int64_t t)
+{
+	return bounds(c, t);
+}
+
+errc head_append_place_locked(
+	struct append_ctx *c, struct shard *sh, uint32_t shard, struct series *s, int64_t t, struct wseries **ws, struct err *err)
+{
+	errc rc = win_for(c, shard, t, err);
+	if (rc != OK)
+		return rc;
+	struct window *w = c->wins[c->cur].w;
+	if (!s->ws || s->ws_window != w->serial) {
+		struct wseries *found = head_window_series_locked(w, sh, shard, s, err);
+		if (!found)
+			return err ? err->code : ERR_NOMEM;
+		s->ws = found;
+		s->ws_window = w->serial;
+	}
+	*ws = s->ws;
+	return OK;
+}
+
+uint32_t head_append_def_locked(struct append_ctx *c, struct series *s, struct span wire)
+{
+	uint32_t def = (uint32_t)c->n_defs++;
+	uint64_t ref = atomic_load_explicit(&s->ref, memory_order_relaxed);
+	bool whole = s->def_state <= DEF_TWICE;
+	c->defs[def] = (struct log_def){.ref = ref, .wire = whole ? wire : (struct span){NULL, 0}, .keys = series_keys(s), .group = UINT32_MAX};
+	def_logged(c, s);
+	return def;
 }
 
 /* Order of c->order[0..n) by shard_of; c->spare is scratch. Returns the start of each shard's run in begin[0..n_shards]. */
@@ -688,6 +727,7 @@ static errc append_unknown(struct append_ctx *c, uint32_t i, struct err *err)
 	uint32_t inside = 0;
 	for (uint32_t k = out->zero; k < out->n; k++)
 		inside += bounds(c, c->batch->samples[out->first + k].t) == ERRID_NONE;
+	inside += head_append_hists_inside(c, out);
 
 	arena_reset(&c->parse);
 	rc = labels_of(c, i, &l, &why);
@@ -711,6 +751,7 @@ static errc append_unknown(struct append_ctx *c, uint32_t i, struct err *err)
 			int64_t t = c->batch->samples[out->first + k].t;
 			refuse(c, out, bounds(c, t), t);
 		}
+		head_append_hists_refuse(c, out, ERRID_NONE);
 		return OK;
 	}
 	buf_clear(&c->wire);
@@ -763,8 +804,10 @@ static errc judge(struct append_ctx *c, struct err *err)
 	errc rc = OK;
 	struct head_batch *b = c->batch;
 	uint32_t n = 0, n_bare = 0, n_aliases = 0;
-	if (b->n_samples > 0)
+	if (LIKELY(b->n_samples > 0))
 		memset(c->meta, 0xff, b->n_samples * sizeof *c->meta);
+	if (b->n_hists > 0)
+		TRY(head_append_hists_pack(c, err));
 	if (b->symbols)
 		TRY(head_spelling_begin(c, err));
 #ifdef HEAD_VERIFY
@@ -776,9 +819,11 @@ static errc judge(struct append_ctx *c, struct err *err)
 		ASSERT(s->first <= b->n_samples && s->n <= b->n_samples - s->first);
 		s->refused_id = ERRID_NONE;
 		s->stored = s->duplicate = s->refused = 0;
+		s->hist_stored = s->hist_duplicate = s->hist_refused = 0;
+		ASSERT(s->first_hist <= b->n_hists && s->n_hist <= b->n_hists - s->first_hist);
 		s->refused_t = 0;
 		c->missed[i] = 0;
-		if (s->n == 0) {
+		if (s->n == 0 && s->n_hist == 0) {
 			/* Nothing to store; its labels must be well-formed all the same. */
 			c->missed[i] = s->wire.n > 0;
 			n_bare += c->missed[i];
@@ -819,12 +864,12 @@ static void account(struct append_ctx *c)
 	struct head *h = c->head;
 	for (uint32_t i = 0; i < c->n_wins; i++) {
 		struct window *w = c->wins[i].w;
-		atomic_fetch_add_explicit(&w->n_samples, c->wins[i].n, memory_order_relaxed);
+		atomic_fetch_add_explicit(&w->n_samples, c->wins[i].n + c->wins[i].n_hists, memory_order_relaxed);
 		if (c->batch->now_ms > atomic_load_explicit(&w->last_arrival_ms, memory_order_relaxed))
 			atomic_store_explicit(&w->last_arrival_ms, c->batch->now_ms, memory_order_relaxed);
 	}
-	atomic_fetch_add_explicit(&h->n_samples, c->n_logged, memory_order_relaxed);
-	metric_add(h->m.appended, c->n_logged);
+	atomic_fetch_add_explicit(&h->n_samples, c->n_logged + c->n_hists_logged, memory_order_relaxed);
+	metric_add(h->m.appended, c->n_logged + c->n_hists_logged);
 	metric_add(h->m.duplicate, c->n_dup);
 	metric_add(h->m.late, c->n_late);
 	metric_add(h->m.created, c->n_created);
@@ -867,7 +912,7 @@ errc head_append(struct head *h, const struct wal_ticket *ticket, struct head_ba
 	size_t before = records->n;
 	head_log_encode(c, records);
 	ASSERT(!records->failed && records->n - before <= ticket->bytes);
-	*n_logged = (uint32_t)c->n_logged;
+	*n_logged = (uint32_t)(c->n_logged + c->n_hists_logged);
 	memcpy(b->refused_by, c->refused, sizeof b->refused_by);
 	account(c);
 fail:

@@ -120,7 +120,7 @@ errc head_chunkfile_append(struct chunkfile *f, uint64_t ref, const struct chunk
 {
 	errc rc = OK;
 	size_t n = c->data.n + CHUNKFILE_OVERHEAD;
-	ASSERT(n <= HEAD_CHUNK_MAX_BYTES);
+	ASSERT(n <= HEAD_RECORD_MAX_BYTES);
 	pthread_mutex_lock(&f->mu);
 	if (f->cap - f->n < n) {
 		size_t cap = f->cap < 1024 ? 1024 : f->cap;

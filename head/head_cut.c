@@ -5,7 +5,7 @@
  * The block's chunks are a function of the sorted samples alone: what the cutting rule makes of them in time order. Leaves that are not
  * touched (head_leaf.c) are that already and are copied. From a touched leaf on the samples are fed to the rule anew, until it begins a
  * chunk exactly where an untouched leaf begins; from there on copying is right again, because what the rule does with a chunk depends on
- * its first sample and what follows, not on what was before.
+ * its first sample and what follows, not on what was before. Series with histograms are encoded from their samples (head_hist_chunks.c).
  *
  * The window is frozen, so nothing is locked. Memory: a pointer per series, and one series' chunks. The rate is limited, because the
  * log's syncs share the disk.
@@ -27,9 +27,10 @@ struct cut_series {
 	uint8_t bytes[HEAD_CHUNK_MAX_BYTES];
 	struct chunk_sample samples[HEAD_RAW_SAMPLES + 1];
 	uint8_t record[HEAD_CHUNK_MAX_BYTES];
+	struct chunk_encoder *encoder; /* for series with histograms; NULL: there was none so far */
 };
 
-static errc chunk_add(struct cut_series *cs, int64_t mint, int64_t maxt, uint32_t n, struct span data, struct err *err)
+static errc chunk_add(struct cut_series *cs, int64_t mint, int64_t maxt, uint8_t enc, uint32_t n, struct span data, struct err *err)
 {
 	if (cs->n == cs->cap) {
 		size_t cap = cs->cap ? cs->cap * 2 : 16;
@@ -42,7 +43,7 @@ static errc chunk_add(struct cut_series *cs, int64_t mint, int64_t maxt, uint32_
 	struct span copy = arena_dup(&cs->arena, data);
 	if (!copy.p)
 		return err_set(err, ERR_NOMEM, "no memory for the chunks of a series");
-	cs->chunks[cs->n++] = (struct chunk){.mint = mint, .maxt = maxt, .enc = CHUNK_XOR, .data = copy};
+	cs->chunks[cs->n++] = (struct chunk){.mint = mint, .maxt = maxt, .enc = enc, .data = copy};
 	cs->n_samples += n;
 	return OK;
 }
@@ -51,7 +52,7 @@ static errc encoded_add(struct cut_series *cs, struct err *err)
 {
 	errc rc = OK;
 	if (cs->app.n > 0)
-		rc = chunk_add(cs, cs->cutter.start, cs->app.t, cs->app.n, span_of(cs->bytes, cs->app.n_bytes), err);
+		rc = chunk_add(cs, cs->cutter.start, cs->app.t, CHUNK_XOR, cs->app.n, span_of(cs->bytes, cs->app.n_bytes), err);
 	xor_appender_init(&cs->app);
 	return rc;
 }
@@ -78,6 +79,11 @@ fail:
 	return rc;
 }
 
+static errc encoder_emit(void *arg, const struct chunk *c, uint32_t n, struct err *err)
+{
+	return chunk_add(arg, c->mint, c->maxt, c->enc, n, c->data, err);
+}
+
 static errc series_chunks(struct cut_series *cs, const struct wpart *part, const struct wseries *ws, struct err *err)
 {
 	errc rc = OK;
@@ -86,6 +92,11 @@ static errc series_chunks(struct cut_series *cs, const struct wpart *part, const
 	bool met;
 	cs->n = 0;
 	arena_reset(&cs->arena);
+	if (UNLIKELY(ws->hist != NULL)) {
+		if (!cs->encoder)
+			TRY(chunk_encoder_open(w->range, encoder_emit, cs, &cs->encoder, err));
+		return head_hist_cut(w, part, ws, cs->encoder, err);
+	}
 	xor_appender_init(&cs->app);
 	for (uint32_t i = 0; i < ws_leaves(ws); i++) {
 		const struct leaf *l = &ws->leaves->v[i];
@@ -96,7 +107,7 @@ static errc series_chunks(struct cut_series *cs, const struct wpart *part, const
 		}
 		if (met) {
 			TRY(head_chunkfile_read(&w->file, l->off, l->len, cs->record, err));
-			TRY(chunk_add(cs, w->start + l->mint, w->start + l->maxt, l->n, span_of(cs->record, l->len), err));
+			TRY(chunk_add(cs, w->start + l->mint, w->start + l->maxt, CHUNK_XOR, l->n, span_of(cs->record, l->len), err));
 		}
 	}
 	if (ws->n > 0) {
@@ -107,7 +118,7 @@ static errc series_chunks(struct cut_series *cs, const struct wpart *part, const
 			TRY(encode_anew(cs, n, true, &met, err));
 		}
 		if (met)
-			TRY(chunk_add(cs, w->start + ws->start, w->start + ws->t, ws->n, open, err));
+			TRY(chunk_add(cs, w->start + ws->start, w->start + ws->t, CHUNK_XOR, ws->n, open, err));
 	}
 	TRY(encoded_add(cs, err));
 fail:
@@ -200,7 +211,7 @@ static errc order_make(struct window *w, struct cut_order *o, struct err *err)
 		const struct wpart *p = w->parts[i].p;
 		for (uint32_t k = 0; p && k < p->n; k++) {
 			const struct wseries *ws = part_ws(p, k);
-			if (ws_leaves(ws) == 0 && ws->n == 0)
+			if (ws_empty(ws))
 				continue;
 			const struct series *s = part_series(p, k);
 			uint64_t key = (uint64_t)head_pair(&h->symbols, s->pairs[0])->rank << 32;
@@ -264,6 +275,7 @@ errc head_cut_write(struct window *w, struct ulid block, uint64_t upto_seq, stru
 	CHECK(cs, ERR_NOMEM, "no memory to cut a window");
 	cs->w = w;
 	cs->chunks = NULL;
+	cs->encoder = NULL;
 	cs->n = cs->cap = 0;
 	cs->n_samples = 0;
 	cs->cutter = (struct chunk_cutter){0};
@@ -312,6 +324,7 @@ fail:
 	if (bw)
 		block_writer_abort(bw);
 	if (cs) {
+		chunk_encoder_close(cs->encoder);
 		free(cs->chunks);
 		arena_free(&cs->arena);
 		free(cs);

@@ -1,6 +1,6 @@
 /* head/head_int.h - what the files of head/ share. Reading order: head_pool.c, head_symbols.c, head_series.c, head_chunkfile.c,
- * head_piece.c, head_open.c, head_leaf.c, head_window.c, head_postings.c, head_tenant.c, head_spelling.c, head_append.c, head_log.c, head_replay.c, head_cut.c, head_cutter.c, head_checkpoint.c,
- * head_snapshot.c, head_snapshot_write.c, head_snapshot_load.c, head_source.c, head_usage.c, head_cardinality.c, head_full.c, head.c.
+ * head_piece.c, head_open.c, head_leaf.c, head_hist.c, head_hist_chunks.c, head_window.c, head_postings.c, head_tenant.c, head_spelling.c, head_append.c, head_append_hist.c, head_log.c, head_replay.c, head_cut.c, head_cutter.c, head_checkpoint.c,
+ * head_snapshot.c, head_snapshot_write.c, head_snapshot_load.c, head_snapshot_hist.c, head_source.c, head_usage.c, head_cardinality.c, head_full.c, head.c.
  *
  * Exemplars and metadata stand aside: head_annotate.c, head_exemplar_ring.c, head_exemplars.c, head_metadata.c, with head_annotations_int.h.
  *
@@ -192,6 +192,7 @@ struct shard {
 	uint8_t *scratch_bytes;
 };
 enum { HEAD_CHUNK_MAX_BYTES = 8192 }; /* 240 samples of 20 bytes, record header and checksum */
+#define HEAD_RECORD_MAX_BYTES (MIB)   /* in the chunk file: histograms are up to LIMIT_HISTOGRAM_PACKED_BYTES each */
 
 struct tenant;
 struct hash128 head_hash(const struct head *h, const struct tenant *tn, struct span wire);
@@ -329,8 +330,9 @@ struct wseries {
 	uint8_t shard;
 	uint32_t local; /* number in its part */
 	uint8_t fill;	/* bytes used of the last piece */
-	uint8_t unused[3];
-	uint64_t known_seq; /* replay's: it came from a snapshot with all samples of frames up to this one; 0: it did not */
+	uint8_t unused;
+	uint16_t known;		  /* replay's: it came from a snapshot with all samples of this many frames behind the mark, less 1; 0: it did not */
+	struct hist_series *hist; /* NULL: it has no histograms */
 };
 _Static_assert(sizeof(struct wseries) == 64, "one cache line");
 
@@ -343,7 +345,8 @@ static inline bool ws_touched(const struct wseries *ws)
 	return ws->leaves && ws->leaves->touched;
 }
 
-enum insert_verdict { INSERT_STORED, INSERT_DUPLICATE, INSERT_CONFLICT, INSERT_FAILED };
+/* REPLACED: the same histogram in another layout, in the other's place: no new sample, but it must be logged. */
+enum insert_verdict { INSERT_STORED, INSERT_DUPLICATE, INSERT_CONFLICT, INSERT_FAILED, INSERT_REPLACED };
 struct window;
 struct wpart;
 /* The open chunk (head_open.c), under the shard's lock. append: t is behind its last sample, or it is empty; false: no memory, nothing was changed. read: the payload
@@ -359,10 +362,27 @@ enum insert_verdict head_leaf_insert_locked(
 /* The samples of a leaf into out (HEAD_RAW_SAMPLES + 1 entries). bytes: room for a chunk's record. */
 CHECKED errc head_leaf_decode(struct window *w, const struct leaf *l, struct chunk_sample *out, uint8_t *bytes, size_t *n, struct err *err);
 
+/* Whether a float of time t is there. */
+CHECKED errc head_leaf_has_locked(
+	struct window *w, struct shard *sh, const struct wpart *part, const struct wseries *ws, int64_t t, bool *has, struct err *err);
+
 /* Pieces (head_piece.c). new: 0 is no memory, or what reserve granted; its `next` is 0. free: a list of n. */
 uint32_t head_piece_new(struct wpart *p);
 void head_pieces_free(struct wpart *p, uint32_t first, uint32_t last, uint32_t n);
 bool head_pieces_reserve(struct wpart *p, uint32_t n);
+
+/* ---- its histograms ---- */
+
+#include "head/head_hist_int.h"
+
+static inline uint32_t ws_hists(const struct wseries *ws)
+{
+	return ws->hist ? ws->hist->n : 0;
+}
+static inline bool ws_empty(const struct wseries *ws)
+{
+	return ws->n == 0 && ws_leaves(ws) == 0 && ws_hists(ws) == 0;
+}
 
 static inline uint32_t head_spread(uint64_t x)
 {
@@ -476,7 +496,10 @@ struct window {
 /* The time of a series' newest sample in a window; it has one. */
 static inline int64_t head_ws_newest(const struct window *w, const struct wseries *ws)
 {
-	return w->start + (ws->n > 0 || ws_leaves(ws) == 0 ? ws->t : ws->leaves->v[ws->leaves->n - 1].maxt);
+	uint32_t t = ws->n > 0 || ws_leaves(ws) == 0 ? ws->t : ws->leaves->v[ws->leaves->n - 1].maxt;
+	if (UNLIKELY(ws_hists(ws) > 0 && ws->hist->v[ws->hist->n - 1].maxt > t))
+		t = ws->hist->v[ws->hist->n - 1].maxt;
+	return w->start + t;
 }
 
 /* Opens a window under tenant->mu. ulid NULL: a new one. The tenant's list holds one reference. */
@@ -574,6 +597,7 @@ struct append_window {
 	struct window *w;
 	uint32_t next; /* older entry of the same hash slot, + 1 */
 	uint32_t n;    /* logged samples */
+	uint32_t n_hists;
 };
 /* A known spelling's series, as it was when it was looked up. */
 struct found {
@@ -596,6 +620,10 @@ struct append_ctx {
 	struct wal_sample *sorted;
 	struct log_meta *meta, *sorted_meta;
 	size_t cap_samples;
+	struct wal_histogram *hists; /* packed; at the places that they have in the batch */
+	struct wal_histogram *sorted_hists;
+	struct log_meta *hist_meta, *sorted_hist_meta;
+	size_t cap_hists, n_hists_logged;
 	struct append_window *wins;
 	uint32_t n_wins, cap_wins, cur;
 	uint32_t *win_slots;
@@ -613,6 +641,18 @@ struct append_ctx {
 	uint64_t *refused; /* by errid */
 };
 void head_append_close(struct head *h); /* frees the contexts */
+/* For head_append_hist.c. place: the window that takes t is c->cur then, and *ws the series in it. def: what the log must know of a young series, as an index. */
+enum errid head_append_bounds(const struct append_ctx *c, int64_t t);
+CHECKED errc head_append_place_locked(
+	struct append_ctx *c, struct shard *sh, uint32_t shard, struct series *s, int64_t t, struct wseries **ws, struct err *err);
+uint32_t head_append_def_locked(struct append_ctx *c, struct series *s, struct span wire);
+/* The histograms of a request, all of them packed; of a series: how many are within bounds; all refused (NONE: each by its bounds); judged, as append_series_locked
+ * does: def and young are what the floats left. */
+CHECKED errc head_append_hists_pack(struct append_ctx *c, struct err *err);
+uint32_t head_append_hists_inside(const struct append_ctx *c, const struct head_series *s);
+void head_append_hists_refuse(struct append_ctx *c, struct head_series *out, enum errid id);
+CHECKED errc head_append_hists_locked(struct append_ctx *c, struct shard *sh, uint32_t shard, struct series *s, struct head_series *out,
+	struct span wire, bool young, uint32_t def, struct err *err);
 /* 2.0 (head_spelling.c). begin: the symbols' hashes. labels: of series i, as they came, into c->parse; ERR_LIMIT: too many. wires: for HEAD_VERIFY builds, bytes that
  * tell spellings apart, into each series' `wire`; they are no 1.0 spelling's. */
 CHECKED errc head_spelling_begin(struct append_ctx *c, struct err *err);

@@ -326,6 +326,20 @@ static void seal_some(struct window *w, struct shard *sh, struct wpart *part, st
 	leaf_seal(w, sh, part, ws, far);
 }
 
+/* The first leaf that ends at or behind t. */
+static uint32_t leaf_find(const struct window *w, const struct wseries *ws, int64_t t)
+{
+	uint32_t a = 0, b = ws_leaves(ws);
+	while (a < b) {
+		uint32_t mid = (a + b) / 2;
+		if (leaf_maxt(w, &ws->leaves->v[mid]) < t)
+			a = mid + 1;
+		else
+			b = mid;
+	}
+	return a;
+}
+
 /* A sample of time t is there with value *have. The verdict, and with `winner` the greater one stays. */
 static enum insert_verdict same_time(uint64_t have, uint64_t v, bool winner, bool *replace)
 {
@@ -338,12 +352,49 @@ static enum insert_verdict same_time(uint64_t have, uint64_t v, bool winner, boo
 	return *replace ? INSERT_STORED : INSERT_DUPLICATE;
 }
 
+errc head_leaf_has_locked(
+	struct window *w, struct shard *sh, const struct wpart *part, const struct wseries *ws, int64_t t, bool *has, struct err *err)
+{
+	errc rc = OK;
+	const struct chunk_sample *have = sh->scratch;
+	size_t n = 0;
+	*has = false;
+	if (ws->n > 0 && rel(w, t) >= ws->start) {
+		*has = rel(w, t) == ws->t;
+		if (rel(w, t) >= ws->t)
+			return OK;
+		TRY(xor_decode(span_of(sh->scratch_bytes, head_open_read(part, ws, sh->scratch_bytes)), sh->scratch, HEAD_RAW_SAMPLES + 1, &n, err));
+	} else {
+		uint32_t a = leaf_find(w, ws, t);
+		if (a == ws_leaves(ws) || leaf_mint(w, &ws->leaves->v[a]) > t)
+			return OK;
+		const struct leaf *l = &ws->leaves->v[a];
+		n = l->n;
+		if (l->kind == LEAF_RAW)
+			have = leaf_raw(l);
+		else
+			TRY(head_leaf_decode(w, l, sh->scratch, sh->scratch_bytes, &n, err));
+	}
+	uint32_t at = lower(have, (uint32_t)n, t);
+	*has = at < n && have[at].t == t;
+fail:
+	return rc;
+}
+
 enum insert_verdict head_leaf_insert_locked(
 	struct window *w, struct shard *sh, struct wpart *part, struct wseries *ws, int64_t t, uint64_t v, bool winner, bool *late, struct err *err)
 {
 	ASSERT(range_has(w->start, w->range, t));
 	bool replace;
 	*late = false;
+	if (UNLIKELY(ws->hist != NULL)) {
+		/* A histogram wins over a float, and is another value. */
+		bool has;
+		if (head_hist_has_locked(w, ws, t, &has, err) != OK)
+			return INSERT_FAILED;
+		if (has)
+			return winner ? INSERT_DUPLICATE : INSERT_CONFLICT;
+	}
 	if (LIKELY(ws->n > 0 ? rel(w, t) > ws->t : ws_leaves(ws) == 0 || t > leaf_maxt(w, &ws->leaves->v[ws->leaves->n - 1])))
 		return append(w, sh, part, ws, t, v, err);
 	*late = true;
@@ -371,15 +422,7 @@ enum insert_verdict head_leaf_insert_locked(
 		return INSERT_STORED;
 	}
 
-	/* The first leaf that ends at or behind t. */
-	uint32_t a = 0, b = ws_leaves(ws);
-	while (a < b) {
-		uint32_t mid = (a + b) / 2;
-		if (leaf_maxt(w, &ws->leaves->v[mid]) < t)
-			a = mid + 1;
-		else
-			b = mid;
-	}
+	uint32_t a = leaf_find(w, ws, t);
 	if (a == ws_leaves(ws) || leaf_mint(w, &ws->leaves->v[a]) > t) {
 		if (gap_put(w, part, ws, a, t, v, err) != OK)
 			return INSERT_FAILED;

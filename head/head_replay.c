@@ -546,11 +546,18 @@ static struct wseries *item_ws_locked(struct head *h, struct window *w, const st
 	return se->ws;
 }
 
+/* The snapshot that ws is from has the samples of this frame. */
+static inline bool loaded(const struct replay_state *r, const struct wseries *ws, uint64_t seq)
+{
+	return seq - r->loaded_seq < ws->known;
+}
+
 /* Samples of neighbouring refs are in all shards: all locks are held for a batch, instead of one for each sample. */
 static errc items_insert(struct head *h, struct window *w, uint64_t seq, const struct wal_sample *samples, const struct replay_item *v, uint32_t n,
 	uint64_t *stored, struct err *err)
 {
 	errc rc = OK;
+	const struct replay_state *r = state_of(h);
 	for (uint32_t i = 0; i < h->n_shards; i++)
 		pthread_mutex_lock(&h->shards[i].mu);
 	for (uint32_t i = 0; i < n; i++) {
@@ -562,8 +569,8 @@ static errc items_insert(struct head *h, struct window *w, uint64_t seq, const s
 			bool late;
 			part = w->parts[ws->shard].p;
 			/* A snapshot goes on behind its mark, series by series. */
-			verdict = seq <= ws->known_seq ? INSERT_DUPLICATE
-						       : head_leaf_insert_locked(w, &h->shards[ws->shard], part, ws, s->t, s->v, true, &late, err);
+			verdict = loaded(r, ws, seq) ? INSERT_DUPLICATE
+						     : head_leaf_insert_locked(w, &h->shards[ws->shard], part, ws, s->t, s->v, true, &late, err);
 		}
 		if (verdict == INSERT_STORED) {
 			part->n_samples++;
@@ -580,36 +587,69 @@ static errc items_insert(struct head *h, struct window *w, uint64_t seq, const s
 	return rc;
 }
 
+/* The window that a record's samples go to; *out NULL: they are in a block, or the record is damaged. */
+static errc record_window(struct place *p, const struct wal_window *ww, struct window **out, struct err *err)
+{
+	errc rc = OK;
+	struct tenant *tn;
+	struct window_slot *e;
+	*out = NULL;
+	if (!window_fits(ww)) {
+		damage(p, "samples of no window");
+		return OK;
+	}
+	TRY(window_entry(state_of(p->head), ww->window, &e, err));
+	if (e->closed || p->f->seq <= e->upto_seq)
+		return OK;
+	TRY(head_tenant_get(p->head, ww->tenant, &tn, err));
+	if (e->w && (e->w->tenant != tn || e->w->start != ww->start_ms || e->w->range != ww->range_ms)) {
+		damage(p, "a window with another tenant or time than before");
+		return OK;
+	}
+	if (!e->w)
+		TRY(replay_window(p, ww, tn, e, err));
+	*out = e->w;
+fail:
+	return rc;
+}
+
+/* What a record of w had: samples that went into it, and those whose series or key is not known. */
+static void record_counts(struct place *p, struct window *w, uint64_t stored, uint64_t unknown, uint64_t keyless)
+{
+	struct head *h = p->head;
+	atomic_fetch_add(&w->n_samples, stored);
+	atomic_fetch_add(&h->n_samples, stored);
+	if (unknown + keyless == 0)
+		return;
+	metric_add(h->m.unknown, unknown + keyless);
+	if (state_of(h)->unknown_seq != p->f->seq)
+		log_error("samples of series whose definitions or keys were lost: dropped", LU64("definitions", unknown), LU64("keys", keyless),
+			LU64("segment", p->f->segment), LU64("offset", p->f->offset), LU64("frame", p->f->seq),
+			LSPAN("tenant", head_tenant_name(w->tenant)));
+	state_of(h)->unknown_seq = p->f->seq;
+}
+
 static errc replay_samples(struct place *p, uint8_t kind, struct span body, struct err *err)
 {
 	errc rc = OK;
 	struct head *h = p->head;
 	struct replay_state *r = state_of(h);
 	struct wal_samples_dec d;
-	struct tenant *tn;
-	struct window_slot *e;
-	if (!wal_samples_open(kind, body, &d) || !window_fits(&d.w)) {
+	struct window *w;
+	if (!wal_samples_open(kind, body, &d)) {
 		damage(p, "samples of no window");
 		return OK;
 	}
-	TRY(window_entry(r, d.w.window, &e, err));
-	if (e->closed || p->f->seq <= e->upto_seq)
+	TRY(record_window(p, &d.w, &w, err));
+	if (!w)
 		return OK;
-	TRY(head_tenant_get(h, d.w.tenant, &tn, err));
-	if (e->w && (e->w->tenant != tn || e->w->start != d.w.start_ms || e->w->range != d.w.range_ms)) {
-		damage(p, "a window with another tenant or time than before");
-		return OK;
-	}
-	if (!e->w)
-		TRY(replay_window(p, &d.w, tn, e, err));
-	struct window *w = e->w;
 	struct wal_sample samples[WAL_BLOCK_SAMPLES];
 	struct replay_item v[WAL_BLOCK_SAMPLES];
 	bool ok = true;
 	uint64_t unknown = 0, keyless = 0, stored = 0, ref_max = 0;
 	uint32_t n;
 	while (rc == OK && (n = (uint32_t)wal_samples_block(&d, samples, &ok)) > 0) {
-		uint32_t known = items_find(r, tn, w, samples, n, v), m = 0;
+		uint32_t known = items_find(r, w->tenant, w, samples, n, v), m = 0;
 		bool right = wal_samples_values(&d, samples, n, &ok);
 		if (!ok)
 			break;
@@ -631,16 +671,85 @@ static errc replay_samples(struct place *p, uint8_t kind, struct span body, stru
 		damage(p, "samples cut short");
 	if (ref_max <= REF_MAX)
 		ref_used(h, ref_max);
-	atomic_fetch_add(&w->n_samples, stored);
-	atomic_fetch_add(&h->n_samples, stored);
-	if (unknown + keyless > 0) {
-		metric_add(h->m.unknown, unknown + keyless);
-		if (r->unknown_seq != p->f->seq)
-			log_error("samples of series whose definitions or keys were lost: dropped", LU64("definitions", unknown),
-				LU64("keys", keyless), LU64("segment", p->f->segment), LU64("offset", p->f->offset), LU64("frame", p->f->seq),
-				LSPAN("tenant", d.w.tenant));
-		r->unknown_seq = p->f->seq;
+	record_counts(p, w, stored, unknown, keyless);
+fail:
+	return rc;
+}
+
+/* One histogram of the log, which may be anything. *stored counts it. */
+static errc replay_histogram(struct place *p, struct window *w, struct series *s, const struct wal_histogram *wh, uint64_t *stored, struct err *err)
+{
+	errc rc = OK;
+	struct head *h = p->head;
+	struct arena arena;
+	struct histogram unpacked;
+	enum sample_kind kind;
+	struct err why = {0};
+	arena_init(&arena, LIMIT_HISTOGRAM_MEMORY_BYTES);
+	rc = wh->packed.n <= LIMIT_HISTOGRAM_PACKED_BYTES ? histogram_unpack(wh->packed, &arena, &kind, &unpacked, &why) : ERR_CORRUPT;
+	if (rc == OK)
+		rc = histogram_judge(kind, &unpacked, &arena, &why);
+	arena_free(&arena);
+	if (rc == ERR_NOMEM)
+		return err_set(err, rc, "%s", why.msg);
+	if (rc != OK || !range_has(w->start, w->range, wh->t)) {
+		damage(p, rc != OK ? "a histogram that is none" : "a sample outside its window");
+		return OK;
 	}
+	struct shard *sh = &h->shards[s->shard];
+	pthread_mutex_lock(&sh->mu);
+	if (!s->ws || s->ws_window != w->serial) {
+		s->ws = head_window_series_locked(w, sh, s->shard, s, err);
+		s->ws_window = w->serial;
+	}
+	bool late;
+	struct wpart *part = s->ws ? w->parts[s->shard].p : NULL;
+	enum insert_verdict v = INSERT_FAILED;
+	if (s->ws)
+		v = loaded(state_of(h), s->ws, p->f->seq) ? INSERT_DUPLICATE
+							  : head_hist_insert_locked(w, sh, part, s->ws, wh->t, wh->packed, true, &late, err);
+	if (v == INSERT_STORED) {
+		part->n_samples++;
+		part->min_t = wh->t < part->min_t ? wh->t : part->min_t;
+		part->max_t = wh->t > part->max_t ? wh->t : part->max_t;
+		++*stored;
+	} else if (v == INSERT_FAILED) {
+		rc = err && err->code ? err->code : ERR_NOMEM;
+	}
+	pthread_mutex_unlock(&sh->mu);
+	return rc;
+}
+
+static errc replay_histograms(struct place *p, struct span body, struct err *err)
+{
+	errc rc = OK;
+	struct replay_state *r = state_of(p->head);
+	struct wal_histograms_dec d;
+	struct wal_histogram wh;
+	struct window *w;
+	uint64_t unknown = 0, stored = 0;
+	bool ok = true;
+	if (!wal_histograms_open(body, &d)) {
+		damage(p, "histograms of no window");
+		return OK;
+	}
+	TRY(record_window(p, &d.w, &w, err));
+	if (!w)
+		return OK;
+	while (rc == OK && wal_histograms_next(&d, &wh, &ok)) {
+		struct ref_page *page = wh.ref <= REF_MAX ? ref_page(r, wh.ref) : NULL;
+		struct series *s = page ? page->v[wh.ref % REFS_PER_PAGE] : NULL;
+		if (wh.ref <= REF_MAX)
+			ref_used(p->head, wh.ref);
+		if (!s || s->tenant != w->tenant->idx) {
+			unknown++;
+			continue;
+		}
+		rc = replay_histogram(p, w, s, &wh, &stored, err);
+	}
+	if (rc == OK && !ok)
+		damage(p, "histograms cut short");
+	record_counts(p, w, stored, unknown, 0);
 fail:
 	return rc;
 }
@@ -665,6 +774,9 @@ static errc replay_records(struct place *p, struct span body, bool group, struct
 		case WAL_SAMPLES:
 		case WAL_SAMPLES_1:
 			rc = replay_samples(p, rec.kind, rec.body, err);
+			break;
+		case WAL_HISTOGRAMS:
+			rc = replay_histograms(p, rec.body, err);
 			break;
 		case WAL_CUT:
 			if (wal_cut_get(rec.body, &cut))

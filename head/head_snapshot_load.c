@@ -523,15 +523,17 @@ fail:
 	return rc;
 }
 
-static errc state_get(struct reader *r, struct rd *b, struct series *s, uint64_t known_seq, struct err *err)
+/* known: as in struct wseries. */
+static errc state_get(struct reader *r, struct rd *b, struct series *s, uint16_t known, struct err *err)
 {
 	errc rc = OK;
 	struct wpart *part = NULL;
 	struct wseries none = {0}, *ws = &none;
+	struct snapshot_hists hists = {0};
 	uint32_t begin = 0;
 	uint64_t n = 0;
 	uint8_t flags = rd_u8(b);
-	MUST(b->ok && flags != 0 && (flags & ~(SNAPSHOT_HAS_LEAVES | SNAPSHOT_HAS_OPEN | SNAPSHOT_HAS_OTHER)) == 0, "state");
+	MUST(b->ok && flags != 0 && (flags & ~(SNAPSHOT_HAS_LEAVES | SNAPSHOT_HAS_OPEN | SNAPSHOT_HAS_HISTOGRAMS)) == 0, "state");
 	if (r->w) {
 		uint32_t before = r->w->parts[s->shard].p ? r->w->parts[s->shard].p->n : 0;
 		ws = head_window_series_locked(r->w, &r->h->shards[s->shard], s->shard, s, err);
@@ -540,21 +542,27 @@ static errc state_get(struct reader *r, struct rd *b, struct series *s, uint64_t
 		MUST(part->n == before + 1, "a series twice in a window");
 		s->ws = ws;
 		s->ws_window = r->w->serial;
-		ws->known_seq = known_seq;
+		ws->known = known;
 	}
 	if (flags & SNAPSHOT_HAS_LEAVES)
 		TRY(leaves_get(r, b, part, ws, &begin, &n, err));
 	if (flags & SNAPSHOT_HAS_OPEN)
 		TRY(open_get(r, b, part, ws, begin, err));
-	MUST(!(flags & SNAPSHOT_HAS_OTHER), "a state that only a newer varve knows");
+	if (flags & SNAPSHOT_HAS_HISTOGRAMS) {
+		const char *why;
+		TRY(head_snapshot_hist_get(b, r->w, part, ws, r->ww.range_ms, r->chunk_room, &hists, &why, err));
+		MUST(!why, why);
+		r->chunk_bytes = hists.chunk_bytes > r->chunk_bytes ? hists.chunk_bytes : r->chunk_bytes;
+	}
 	if (!part)
 		return OK;
-	int64_t start = r->ww.start_ms, first = start + (ws_leaves(ws) ? ws->leaves->v[0].mint : ws->start),
-		last = start + (ws->n ? ws->t : ws->leaves->v[ws->leaves->n - 1].maxt);
-	n += ws->n;
+	n += ws->n + hists.n;
+	uint32_t first = ws_leaves(ws) ? ws->leaves->v[0].mint : ws->n ? ws->start : hists.first;
+	first = hists.n && hists.first < first ? hists.first : first;
+	int64_t mint = r->ww.start_ms + first, maxt = head_ws_newest(r->w, ws);
 	part->n_samples += n;
-	part->min_t = first < part->min_t ? first : part->min_t;
-	part->max_t = last > part->max_t ? last : part->max_t;
+	part->min_t = mint < part->min_t ? mint : part->min_t;
+	part->max_t = maxt > part->max_t ? maxt : part->max_t;
 	r->samples += n;
 	atomic_fetch_add_explicit(&r->w->n_samples, n, memory_order_relaxed);
 fail:
@@ -566,8 +574,9 @@ static errc states_get(struct reader *r, struct rd *b, struct err *err)
 	errc rc = OK;
 	struct head *h = r->h;
 	uint64_t covers = rd_uvarint(b), number = 0, before = r->samples;
+	uint16_t known = covers < UINT16_MAX ? (uint16_t)(covers + 1) : UINT16_MAX;
 	bool locked = false;
-	MUST(b->ok && r->in_window && covers <= INT64_MAX, "states of no window");
+	MUST(b->ok && r->in_window, "states of no window");
 	if (r->n_series > 0)
 		TRY(room(&r->windowed, &r->cap_windowed, (r->n_series - 1) / 64, r->n_series / 64 + 1, sizeof *r->windowed, err));
 	for (uint32_t i = 0; i < h->n_shards; i++)
@@ -578,7 +587,7 @@ static errc states_get(struct reader *r, struct rd *b, struct err *err)
 		MUST(b->ok && number < r->n_series, "the state of no series");
 		if (number + STATE_AHEAD < r->n_series)
 			__builtin_prefetch(r->series[number + STATE_AHEAD], 1);
-		TRY(state_get(r, b, r->series[number], r->mark.seq + covers, err));
+		TRY(state_get(r, b, r->series[number], known, err));
 		if (r->w)
 			r->windowed[number / 64] |= UINT64_C(1) << number % 64;
 		r->n_states++;

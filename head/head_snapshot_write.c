@@ -314,14 +314,9 @@ static void leaves_put(struct buf *b, const struct leaves *lv)
 	}
 }
 
-/* Number, state and samples of one series in a window. What else a series may have (SNAPSHOT_HAS_OTHER) would follow as a string. */
-static void state_put(struct buf *b, const struct wpart *p, const struct wseries *ws, int64_t step)
+static void open_put(struct buf *b, const struct wpart *p, const struct wseries *ws)
 {
-	buf_varint(b, step);
-	buf_u8(b, (uint8_t)((ws_leaves(ws) ? SNAPSHOT_HAS_LEAVES : 0) | (ws->n ? SNAPSHOT_HAS_OPEN : 0)));
-	if (ws_leaves(ws))
-		leaves_put(b, ws->leaves);
-	if (ws->n == 0 || !buf_reserve(b, SNAPSHOT_OPEN_BYTES + ws->n_bytes + (size_t)PIECE_PAYLOAD))
+	if (!buf_reserve(b, SNAPSHOT_OPEN_BYTES + ws->n_bytes + (size_t)PIECE_PAYLOAD))
 		return;
 	uint8_t *q = b->p + b->n;
 	put_le64(q, ws->v);
@@ -346,6 +341,20 @@ static void state_put(struct buf *b, const struct wpart *p, const struct wseries
 		left -= n;
 		i = piece->next;
 	}
+}
+
+/* Number, state and samples of one series in a window. */
+static void state_put(struct buf *b, const struct wpart *p, const struct wseries *ws, int64_t step)
+{
+	buf_varint(b, step);
+	buf_u8(b, (uint8_t)((ws_leaves(ws) ? SNAPSHOT_HAS_LEAVES : 0) | (ws->n ? SNAPSHOT_HAS_OPEN : 0) |
+			    (ws_hists(ws) ? SNAPSHOT_HAS_HISTOGRAMS : 0)));
+	if (ws_leaves(ws))
+		leaves_put(b, ws->leaves);
+	if (ws->n > 0)
+		open_put(b, p, ws);
+	if (ws_hists(ws))
+		head_snapshot_hist_put(b, ws->hist);
 }
 
 static errc states_slice(struct writer *w, struct window *win, uint32_t shard, uint32_t from, uint64_t *total, bool *more, struct err *err)
@@ -374,7 +383,7 @@ static errc states_slice(struct writer *w, struct window *win, uint32_t shard, u
 			const struct series *s = part_series(p, at);
 			const struct wseries *ws = part_ws(p, at);
 			/* One that came after the mark has its definition behind it, too. */
-			if ((ws->n == 0 && ws_leaves(ws) == 0) || !known(w, s))
+			if (ws_empty(ws) || !known(w, s))
 				continue;
 			state_put(&w->out, p, ws, (int64_t)s->checkpoint - (int64_t)expected);
 			expected = s->checkpoint + 1;

@@ -211,12 +211,13 @@ static errc encode_raw(const struct leaf *l, struct arena *arena, struct span *o
 }
 
 /* What of a series overlaps, under its shard's lock. */
-static errc copy_locked(struct head_iter *it, const struct wseries *ws, struct read_chunk **out, size_t *n, struct err *err)
+static errc copy_locked(struct head_iter *it, const struct wseries *ws, struct read_chunk **out, size_t *n, struct hist_copy *hist, struct err *err)
 {
 	errc rc = OK;
 	struct window *w = it->w;
 	*n = 0;
 	*out = NULL;
+	TRY(head_hist_copy_locked(w, ws, it->mint, it->maxt, it->skip_chunks, &it->arena, hist, err));
 	const struct wpart *part = w->parts[ws->shard].p;
 	const struct leaf *leaves = ws->leaves ? ws->leaves->v : NULL;
 	/* The first leaf that ends at or behind mint. */
@@ -263,7 +264,14 @@ fail:
 	return rc;
 }
 
-static errc view(struct head_iter *it, const struct series *s, struct read_chunk *v, size_t n, struct series_view *out, struct err *err)
+static int by_mint(const void *a, const void *b)
+{
+	const struct chunk *x = a, *y = b;
+	return x->mint < y->mint ? -1 : x->mint > y->mint;
+}
+
+static errc view(struct head_iter *it, const struct series *s, struct read_chunk *v, size_t n, const struct hist_copy *hist, struct series_view *out,
+	struct err *err)
 {
 	errc rc = OK;
 	*out = (struct series_view){0};
@@ -275,7 +283,11 @@ static errc view(struct head_iter *it, const struct series *s, struct read_chunk
 		out->labels.v[i] = head_pair_label(head_pair(&it->w->head->symbols, s->pairs[i]));
 	if (it->skip_chunks)
 		return OK;
-	out->chunks = arena_alloc(&it->arena, n * sizeof *out->chunks);
+	struct chunk *hists = NULL;
+	size_t n_hists = 0;
+	if (hist->n > 0)
+		TRY(head_hist_view(it->w, hist, &it->arena, &hists, &n_hists, err));
+	out->chunks = arena_alloc(&it->arena, (n + n_hists) * sizeof *out->chunks);
 	if (!out->chunks)
 		return no_memory(err);
 	for (size_t i = 0; i < n; i++) {
@@ -288,7 +300,11 @@ static errc view(struct head_iter *it, const struct series *s, struct read_chunk
 		}
 		out->chunks[i] = v[i].chunk;
 	}
-	out->n_chunks = n;
+	out->n_chunks = n + n_hists;
+	if (n_hists > 0) {
+		memcpy(out->chunks + n, hists, n_hists * sizeof *hists);
+		qsort(out->chunks, n + n_hists, sizeof *out->chunks, by_mint);
+	}
 fail:
 	return rc;
 }
@@ -302,15 +318,16 @@ static errc batch_read(struct head_iter *it, struct err *err)
 	while (it->n_batch < HEAD_SELECT_BATCH && it->next < it->list.n) {
 		const struct match_item *m = &it->list.v[it->next++];
 		struct read_chunk *v;
+		struct hist_copy hist;
 		size_t n;
 		pthread_mutex_lock(&h->shards[m->shard].mu);
-		rc = copy_locked(it, m->ws, &v, &n, err);
+		rc = copy_locked(it, m->ws, &v, &n, &hist, err);
 		pthread_mutex_unlock(&h->shards[m->shard].mu);
 		if (rc != OK)
 			break;
-		if (n == 0)
+		if (n == 0 && hist.n == 0)
 			continue;
-		TRY(view(it, m->series, v, n, &it->batch[it->n_batch], err));
+		TRY(view(it, m->series, v, n, &hist, &it->batch[it->n_batch], err));
 		it->n_batch++;
 	}
 fail:

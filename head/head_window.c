@@ -311,7 +311,7 @@ bool head_window_zero_fits_locked(struct tenant *tn, uint32_t shard, const struc
 			continue;
 		fits = map_find(p, s, &ws);
 		seen += ws != NULL;
-		if (ws && (ws->n > 0 || ws_leaves(ws) > 0) && head_ws_newest(w, ws) >= t)
+		if (ws && !ws_empty(ws) && head_ws_newest(w, ws) >= t)
 			fits = false;
 	}
 	pthread_mutex_unlock(&tn->mu);

@@ -27,11 +27,31 @@ errc ingest_judge(struct rw_request *rw, enum rw_version version, struct arena *
 		errc rc = histogram_judge(rw->hists[i].kind, &rw->hists[i].h, arena, &why);
 		if (rc == ERR_NOMEM)
 			return err_id(err, ERRID_OVERLOADED, ERR_NOMEM, "%s", why.msg);
-		v->hists[i] = rc == OK ? ERRID_HISTOGRAMS : ERRID_HISTOGRAM_INVALID;
+		v->hists[i] = rc == OK ? ERRID_NONE : ERRID_HISTOGRAM_INVALID;
 		if (rc != OK && !v->why) {
 			v->why = arena_cstr(arena, span_cstr(why.msg));
 			v->why_of = i;
 		}
+	}
+	return OK;
+}
+
+errc ingest_hists(const struct rw_request *rw, const struct ingest_verdicts *v, struct head_batch *b, struct arena *arena, struct err *err)
+{
+	if (LIKELY(rw->n_hists == 0))
+		return OK;
+	struct head_hist *out = arena_alloc(arena, rw->n_hists * sizeof *out);
+	if (!out)
+		return err_id(err, ERRID_OVERLOADED, ERR_NOMEM, "no memory for %zu histograms", rw->n_hists);
+	b->hists = out;
+	b->n_hists = 0;
+	for (size_t i = 0; i < rw->n_series; i++) {
+		const struct rw_series *s = &rw->series[i];
+		b->series[i].first_hist = (uint32_t)b->n_hists;
+		for (uint32_t k = s->first_hist; k < s->first_hist + s->n_hists; k++)
+			if (v->hists[k] == ERRID_NONE)
+				out[b->n_hists++] = (struct head_hist){.t = rw->hists[k].t, .kind = rw->hists[k].kind, .h = &rw->hists[k].h};
+		b->series[i].n_hist = (uint32_t)b->n_hists - b->series[i].first_hist;
 	}
 	return OK;
 }

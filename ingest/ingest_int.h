@@ -106,6 +106,8 @@ struct ingest_verdicts {
 };
 /* Histograms of finer schemas than are stored are reduced in place. */
 CHECKED errc ingest_judge(struct rw_request *rw, enum rw_version version, struct arena *arena, struct ingest_verdicts *v, struct err *err);
+/* The valid ones become the batch's. */
+CHECKED errc ingest_hists(const struct rw_request *rw, const struct ingest_verdicts *v, struct head_batch *b, struct arena *arena, struct err *err);
 /* Why a series is refused for something that is no sample; *hist: its first histogram that is, when it is one. */
 enum errid ingest_series_fault(const struct ingest_verdicts *v, const struct rw_request *rw, enum rw_version version, size_t i, size_t *hist);
 

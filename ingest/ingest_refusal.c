@@ -82,8 +82,8 @@ static void explain(const struct ingest *in, const struct head_series *s, enum e
 	case ERRID_NO_SAMPLES:
 		buf_printf(out, "a TimeSeries of remote write 2.0 must hold samples or histograms");
 		break;
-	case ERRID_HISTOGRAMS:
-		buf_printf(out, "native histograms are not stored by this version");
+	case ERRID_HISTOGRAM_TOO_LARGE:
+		buf_printf(out, "a histogram takes more than %" PRIu64 " bytes in the log", (uint64_t)LIMIT_HISTOGRAM_PACKED_BYTES);
 		break;
 	default:
 		buf_printf(out, "refused");
@@ -115,9 +115,10 @@ struct span ingest_refusal(const struct ingest *in, const struct head_batch *b, 
 	}
 	*id = ERRID_NONE;
 	for (size_t i = 0; i < b->n_series; i++) {
-		refused += b->series[i].refused;
+		uint32_t n = b->series[i].refused + b->series[i].hist_refused;
+		refused += n;
 		size_t at = 0;
-		enum errid why = b->series[i].refused > 0 ? b->series[i].refused_id : ingest_series_fault(v, rw, version, i, &at);
+		enum errid why = n > 0 ? b->series[i].refused_id : ingest_series_fault(v, rw, version, i, &at);
 		if (why != ERRID_NONE && (*id == ERRID_NONE || (why == ERRID_TENANT_SERIES && *id != ERRID_TENANT_SERIES))) {
 			*id = why;
 			first = i;
@@ -140,7 +141,7 @@ struct span ingest_refusal(const struct ingest *in, const struct head_batch *b, 
 	struct labels l = labels_of(rw, &rw->series[first], arena);
 	char text[1024];
 	buf_printf(&out, "), the rest is stored; first: %s", labels_format(l, text, sizeof text));
-	if (s->refused > 0)
+	if (s->refused + s->hist_refused > 0)
 		buf_printf(&out, " at %" PRId64, s->refused_t);
 	else if (rw->series[first].n_hists > 0)
 		buf_printf(&out, " at %" PRId64, rw->hists[hist].t);

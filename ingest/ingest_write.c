@@ -135,17 +135,21 @@ static void durable(void *arg, errc rc, const struct err *err)
 
 static void count(struct ingest *in, const struct head_batch *b, const struct rw_request *rw, uint32_t n_logged, struct ingest_written *w)
 {
-	uint64_t stored = 0, duplicate = 0, refused = rw->n_hists;
+	uint64_t stored = 0, duplicate = 0, hist_stored = 0, hist_duplicate = 0, refused = rw->n_hists - b->n_hists;
 	for (size_t i = 0; i < b->n_series; i++) {
-		stored += b->series[i].stored;
-		duplicate += b->series[i].duplicate;
-		refused += b->series[i].refused;
+		const struct head_series *s = &b->series[i];
+		stored += s->stored;
+		duplicate += s->duplicate;
+		hist_stored += s->hist_stored;
+		hist_duplicate += s->hist_duplicate;
+		refused += s->refused + s->hist_refused;
 	}
-	metric_add(in->stored, stored);
-	metric_add(in->duplicate, duplicate);
+	metric_add(in->stored, stored + hist_stored);
+	metric_add(in->duplicate, duplicate + hist_duplicate);
 	metric_add(in->refused, refused);
-	metric_add(in->zeros, n_logged - stored);
+	metric_add(in->zeros, n_logged - stored - hist_stored);
 	w->samples = stored + duplicate;
+	w->histograms = hist_stored + hist_duplicate;
 }
 
 static errc reserve(struct ingest *in, size_t bytes, struct wal_ticket *ticket, struct err *err)
@@ -170,6 +174,8 @@ static errc store(struct ingest *in, struct http_request *r, enum rw_version ver
 	struct ingest_verdicts verdicts;
 	struct ingest_annotations notes;
 	rc = ingest_judge(rw, version, http_arena(r), &verdicts, err);
+	if (rc == OK)
+		rc = ingest_hists(rw, &verdicts, b, http_arena(r), err);
 	if (rc == OK)
 		rc = ingest_annotations_of(rw, b, http_arena(r), &notes, err);
 	if (rc != OK)

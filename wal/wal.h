@@ -113,7 +113,7 @@ CHECKED errc wal_reserve(struct wal *wal, uint64_t max_bytes, struct wal_ticket 
 typedef void (*wal_done)(void *arg, errc rc, const struct err *err);
 
 /* Hands over the ticket's records (copied; n <= reserved; may be empty: then it only waits for earlier tickets). `samples` is the
- * number of samples in them (what its WAL_SAMPLES records say: asserted). done may be NULL. Records are split over frames at record
+ * number of samples in them (what its WAL_SAMPLES and WAL_HISTOGRAMS records say: asserted). done may be NULL. Records are split over frames at record
  * borders; a record is <= LIMIT_WAL_FRAME_BYTES. */
 void wal_commit(struct wal *wal, const struct wal_ticket *ticket, struct span records, uint32_t samples, wal_done done, void *arg);
 
@@ -174,6 +174,7 @@ enum wal_kind {
 	WAL_GROUP = 4,	   /* records that stand in one frame: definitions and the samples that need them; its body is records, no groups */
 	WAL_EXEMPLARS = 5,
 	WAL_METADATA = 6,
+	WAL_HISTOGRAMS = 7, /* native histograms of one window */
 };
 
 struct wal_record {
@@ -225,6 +226,16 @@ size_t wal_samples_bound(size_t tenant_bytes, size_t n);
 size_t wal_series_bound(size_t tenant_bytes, size_t wire_bytes);
 void wal_samples_put(struct buf *out, const struct wal_window *w, const struct wal_sample *s, size_t n);
 
+/* WAL_HISTOGRAMS: the window as in WAL_SAMPLES. A histogram leans on nothing but its series' definition. */
+struct wal_histogram {
+	uint64_t ref;
+	int64_t t;
+	struct span packed; /* base/histogram.h; LIMIT_HISTOGRAM_PACKED_BYTES at most, not empty */
+};
+/* n of them whose packed forms are so long together. */
+size_t wal_histograms_bound(size_t tenant_bytes, size_t n, size_t packed_bytes);
+void wal_histograms_put(struct buf *out, const struct wal_window *w, const struct wal_histogram *h, size_t n);
+
 /* WAL_KEYS: new keys of known series. */
 struct wal_key_change {
 	uint64_t ref;
@@ -273,6 +284,17 @@ size_t wal_samples_block(struct wal_samples_dec *d, struct wal_sample *s, bool *
 bool wal_samples_values(struct wal_samples_dec *d, struct wal_sample *s, size_t n, bool *ok);
 /* One at a time, with all keys 0: for samples that were written so. */
 bool wal_samples_next(struct wal_samples_dec *d, struct wal_sample *s, bool *ok);
+struct wal_histograms_dec {
+	struct wal_window w;
+	size_t n;
+	struct rd r; /* private, as what follows */
+	size_t i;
+	uint64_t ref;
+	int64_t t;
+};
+bool wal_histograms_open(struct span body, struct wal_histograms_dec *d);
+/* false at the end or (*ok = false) at damage. What is packed is the caller's to judge. */
+bool wal_histograms_next(struct wal_histograms_dec *d, struct wal_histogram *h, bool *ok);
 bool wal_cut_get(struct span body, struct wal_cut *c);
 
 /* ---- exemplars and metadata (wal_annotations.c): records that need no other record; they count no samples ---- */

@@ -105,11 +105,13 @@ bool wal_frame_unpack(const struct wal_frame_header *h, const uint8_t *stored, u
 
 static uint32_t body_samples(uint8_t kind, struct span body)
 {
-	if (kind != WAL_SAMPLES && kind != WAL_SAMPLES_1)
+	bool hists = kind == WAL_HISTOGRAMS;
+	if (kind != WAL_SAMPLES && kind != WAL_SAMPLES_1 && !hists)
 		return 0;
 	struct rd r = rd_of(body.p, body.n);
 	uint64_t n = rd_uvarint(&r);
-	return r.ok && n / 2 <= body.n ? (uint32_t)n : 0; /* half a byte each at least */
+	/* half a byte each at least, a histogram four */
+	return r.ok && (hists ? n <= body.n / 4 : n / 2 <= body.n) ? (uint32_t)n : 0;
 }
 
 size_t wal_record_size(const uint8_t *p, size_t n, uint32_t *samples)

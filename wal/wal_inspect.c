@@ -33,6 +33,7 @@ static const char *kind_name(size_t kind)
 		[WAL_CUT] = "cut",
 		[WAL_EXEMPLARS] = "exemplars",
 		[WAL_METADATA] = "metadata",
+		[WAL_HISTOGRAMS] = "histograms",
 		[WAL_KEYS] = "keys",
 		[WAL_SERIES] = "series",
 		[WAL_SAMPLES] = "samples",
@@ -184,6 +185,12 @@ static bool inspect_records(struct inspect *x, struct span records, size_t *n)
 		} else if (rec.kind == WAL_SAMPLES || rec.kind == WAL_SAMPLES_1) {
 			struct wal_samples_dec d;
 			fine = wal_samples_open(rec.kind, rec.body, &d);
+		} else if (rec.kind == WAL_HISTOGRAMS) {
+			struct wal_histograms_dec d;
+			struct wal_histogram h;
+			fine = wal_histograms_open(rec.body, &d);
+			while (fine && wal_histograms_next(&d, &h, &fine))
+				;
 		} else if (rec.kind == WAL_KEYS) {
 			struct rd keys = rd_of(rec.body.p, rec.body.n);
 			struct wal_key_change c = {0};

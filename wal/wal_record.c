@@ -3,6 +3,7 @@
  *   WAL_SERIES   str tenant, then to the end { varint ref - ref before it, str canonical label bytes, keys }
  *   WAL_KEYS     to the end { varint ref - ref before it, keys }
  *   WAL_SAMPLES  uvarint n, str tenant, 16 bytes window, varint start_ms, uvarint range_ms, uvarint bytes of refs, uvarint bytes of times, refs, times, values
+ *   WAL_HISTOGRAMS  uvarint n, str tenant, 16 bytes window, varint start_ms, uvarint range_ms, n of { varint ref - ref before it, varint t - t before it, str packed }
  *   WAL_CUT      16 bytes window, 16 bytes block, uvarint upto_seq
  *   WAL_GROUP    records, none of them a group: frames end at record borders, so these stay together
  *
@@ -497,6 +498,81 @@ bool wal_samples_next(struct wal_samples_dec *d, struct wal_sample *s, bool *ok)
 	}
 	*s = d->block[d->at++];
 	return true;
+}
+
+/* ---- histograms ---- */
+
+enum { HISTOGRAM_MAX_BYTES = 3 * UVARINT_MAX_BYTES, HISTOGRAMS_RECORD_BYTES = 2 * 1024 * 1024 };
+
+size_t wal_histograms_bound(size_t tenant_bytes, size_t n, size_t packed_bytes)
+{
+	size_t bytes = n * HISTOGRAM_MAX_BYTES + packed_bytes;
+	/* A record ends behind the sample with which it passes its size. */
+	size_t records = bytes / HISTOGRAMS_RECORD_BYTES + 1;
+	return records * (SAMPLES_HEAD_BYTES + tenant_bytes) + bytes;
+}
+
+void wal_histograms_put(struct buf *out, const struct wal_window *w, const struct wal_histogram *h, size_t n)
+{
+	for (size_t i = 0; i < n;) {
+		size_t end = i, bytes = 0;
+		while (end < n && bytes < HISTOGRAMS_RECORD_BYTES) {
+			ASSERT(h[end].packed.n > 0 && h[end].packed.n <= LIMIT_HISTOGRAM_PACKED_BYTES);
+			bytes += HISTOGRAM_MAX_BYTES + h[end++].packed.n;
+		}
+		size_t start = out->n;
+		if (!buf_reserve(out, SAMPLES_HEAD_BYTES + w->tenant.n + bytes))
+			return;
+		out->p[start] = WAL_HISTOGRAMS;
+		out->n += RECORD_HEAD_BYTES;
+		buf_uvarint(out, end - i);
+		buf_str(out, w->tenant);
+		buf_put(out, w->window.b, 16);
+		buf_varint(out, w->start_ms);
+		buf_uvarint(out, (uint64_t)w->range_ms);
+		uint64_t ref = 0, t = 0;
+		for (; i < end; i++) {
+			buf_varint(out, (int64_t)(h[i].ref - ref));
+			buf_varint(out, (int64_t)((uint64_t)h[i].t - t));
+			buf_str(out, h[i].packed);
+			ref = h[i].ref;
+			t = (uint64_t)h[i].t;
+		}
+		length_put(out->p + start + 1, out->n - start - RECORD_HEAD_BYTES);
+	}
+}
+
+bool wal_histograms_open(struct span body, struct wal_histograms_dec *d)
+{
+	*d = (struct wal_histograms_dec){.r = rd_of(body.p, body.n)};
+	uint64_t n = rd_uvarint(&d->r);
+	d->w.tenant = rd_str(&d->r);
+	struct span window = rd_bytes(&d->r, 16);
+	d->w.start_ms = rd_varint(&d->r);
+	uint64_t range = rd_uvarint(&d->r);
+	/* ref, time, length and a byte at least */
+	if (!d->r.ok || n > rd_left(&d->r) / 4 || range > INT64_MAX)
+		return false;
+	memcpy(d->w.window.b, window.p, 16);
+	d->w.range_ms = (int64_t)range;
+	d->n = (size_t)n;
+	return true;
+}
+
+bool wal_histograms_next(struct wal_histograms_dec *d, struct wal_histogram *h, bool *ok)
+{
+	if (d->i == d->n) {
+		*ok = d->r.p == d->r.end;
+		return false;
+	}
+	d->ref += (uint64_t)rd_varint(&d->r);
+	d->t = (int64_t)((uint64_t)d->t + (uint64_t)rd_varint(&d->r));
+	*h = (struct wal_histogram){.ref = d->ref, .t = d->t, .packed = rd_str(&d->r)};
+	*ok = d->r.ok && h->packed.n > 0;
+	d->i++;
+	if (!*ok)
+		d->i = d->n;
+	return *ok;
 }
 
 /* ---- cut ---- */

@@ -382,11 +382,13 @@ def test_counts_per_reason_and_the_first_offender(server):
 
 def test_a_refused_histogram_is_named(server):
     t = now()
-    histogram = pb_len(4, pb_int(1, 1) + pb_int(6, 1) + pb_int(15, t))
-    body = remote.encode_series(labels("fine"), [(t, bits(1.0))]) + pb_len(1, remote.encode_labels(labels("latency", job="x")) + histogram)
-    a = refused(server.client().write_body(wire.snappy(body)), 400, "histograms")
-    for words in ("1 of 2 samples", "histograms 1", 'first: {__name__="latency", job="x"}'):
-        assert words in a.text, a.text
+    n = 200_000
+    too_large = remote.encode_int_histogram(t, 0, 0.001, 0, n, 1.0, [(0, n)], [1] + [0] * (n - 1))
+    for histogram, reason in ((pb_len(4, pb_int(1, 2) + pb_int(6, 1) + pb_int(15, t)), "histogram-invalid"), (too_large, "histogram-too-large")):
+        body = remote.encode_series(labels("fine"), [(t, bits(1.0))]) + pb_len(1, remote.encode_labels(labels("latency", job="x")) + histogram)
+        a = refused(server.client().write_body(wire.snappy(body)), 400, reason)
+        for words in ("1 of 2 samples", reason + " 1", f'first: {{__name__="latency", job="x"}} at {t}: '):
+            assert words in a.text, a.text
     assert stored(server) == {labels("fine"): [(t, bits(1.0))]}
 
 

@@ -1,6 +1,5 @@
 /* fuzz: needs bucket */
-/* An object store's YAML: whatever is accepted can be opened, and describes itself without its secrets (unless the secret is also the name of
- * something: then it is none). */
+/* An object store's YAML: whatever is accepted can be opened, and describes itself in the same words whatever its secrets are. */
 #include <stdlib.h>
 #include "base/log.h"
 #include "bucket/bucket_int.h"
@@ -23,9 +22,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		abort();
 	/* Directories would be made: only S3, which connects to nothing before it is used. */
 	if (rc == OK && cfg.type == BUCKET_S3 && cfg.s3.access_key[0] && bucket_s3_open(&cfg, &b, &err) == OK) {
-		const char *secret = cfg.s3.secret_key;
-		bool named = strstr(cfg.s3.endpoint, secret) || strstr(cfg.s3.bucket, secret) || strstr(cfg.prefix, secret);
-		if (strlen(secret) > 8 && !named && strstr(bucket_describe(b), secret))
+		const char *said = arena_cstr(&arena, span_cstr(bucket_describe(b)));
+		bucket_close(b);
+		cfg.s3.secret_key = cfg.s3.session_token = "another-secret";
+		if (!said || bucket_s3_open(&cfg, &b, &err) != OK || strcmp(bucket_describe(b), said) != 0)
 			abort();
 		bucket_close(b);
 	}

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include "base/log.h"
 #include "head/head_snapshot_int.h"
+#include "tests/support/hist_make.h"
 #include "tests/support/sim.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -20,7 +21,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 		}                                                                                                                                    \
 	} while (0)
 
-enum { RANGE = 600000, SERIES = 6 };
+enum { RANGE = 600000, SERIES = 6, HISTS = 40 };
 static const int64_t T0 = INT64_C(1700000000000) / RANGE * RANGE;
 static struct sim_tape *tape;
 static uint8_t real[65536];
@@ -67,6 +68,11 @@ static void send(struct wal *wal, struct head *head, int64_t t, uint32_t n)
 	size_t at[SERIES + 1];
 	struct head_series hs[SERIES];
 	struct head_sample samples[SERIES * 200];
+	struct head_hist hists[SERIES * HISTS];
+	struct histogram h[SERIES * HISTS];
+	struct arena a;
+	uint32_t n_hists = 0;
+	arena_init(&a, 64 * MIB);
 	buf_init(&wire, MIB);
 	for (uint32_t i = 0; i < SERIES; i++) {
 		char host[16];
@@ -80,12 +86,23 @@ static void send(struct wal *wal, struct head *head, int64_t t, uint32_t n)
 		hs[i] = (struct head_series){.wire = span_of(wire.p + at[i], at[i + 1] - at[i]), .first = i * n, .n = n};
 		for (uint32_t k = 0; k < n; k++)
 			samples[i * n + k] = (struct head_sample){t + k * 100, f64_bits((double)(k * i % 7))};
+		/* The last ones have both kinds. */
+		struct hist_maker m;
+		hist_maker_init(&m, i);
+		hs[i].first_hist = n_hists;
+		for (uint32_t k = 0; i >= SERIES - 2 && k < n && k < HISTS; k++, n_hists++) {
+			hists[n_hists] = (struct head_hist){.t = t + k * 100 + 33, .h = &h[n_hists]};
+			hist_maker_next(&m, &a, &hists[n_hists].kind, &h[n_hists]);
+			hs[i].n_hist++;
+		}
 	}
 	struct head_batch b = {.tenant = SPAN("default-tenant"),
 		.series = hs,
 		.n_series = SERIES,
 		.samples = samples,
 		.n_samples = SERIES * (size_t)n,
+		.hists = hists,
+		.n_hists = n_hists,
 		.min_t = INT64_MIN,
 		.max_t = INT64_MAX,
 		.now_ms = io_now_ms()};
@@ -97,6 +114,7 @@ static void send(struct wal *wal, struct head *head, int64_t t, uint32_t n)
 	MUST(wal_commit_wait(wal, &ticket, span_of(records.p, records.n), logged, NULL) == OK);
 	buf_free(&records);
 	buf_free(&wire);
+	arena_free(&a);
 }
 
 static void prepare(void)

@@ -21,7 +21,7 @@ static void samples_check(struct span body)
 	struct wal_samples_dec d;
 	if (!wal_samples_open(WAL_SAMPLES, body, &d) || d.n > 200000)
 		return;
-	MUST(d.n <= body.n / 8);
+	MUST(d.n / 2 <= body.n);
 	struct wal_sample *s = calloc(d.n + 1, sizeof *s);
 	MUST(s);
 	size_t n = 0;
@@ -50,6 +50,22 @@ static void samples_check(struct span body)
 		buf_free(&b);
 	}
 	free(s);
+}
+
+static void histograms_check(struct span body)
+{
+	struct wal_histograms_dec d;
+	struct wal_histogram h;
+	bool ok;
+	uint64_t bytes = 0;
+	size_t n = 0;
+	if (!wal_histograms_open(body, &d))
+		return;
+	MUST(d.n <= body.n / 4);
+	while (wal_histograms_next(&d, &h, &ok)) {
+		bytes += h.packed.n;
+		MUST(++n <= d.n && bytes <= body.n);
+	}
 }
 
 static void exemplars_check(struct span body)
@@ -148,6 +164,7 @@ static void records_check(struct span bytes, int depth)
 			MUST(bytes_seen <= rec.body.n);
 		}
 		samples_check(rec.body);
+		histograms_check(rec.body);
 		exemplars_check(rec.body);
 		metadata_check(rec.body);
 		(void)wal_cut_get(rec.body, &cut);
@@ -160,6 +177,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	records_check(span_of(data, size), 0);
 	samples_check(span_of(data, size));
+	histograms_check(span_of(data, size));
 	exemplars_check(span_of(data, size));
 	metadata_check(span_of(data, size));
 	return 0;

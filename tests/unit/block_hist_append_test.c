@@ -351,7 +351,7 @@ static void borders(void **state)
 		{"the zero count falls", zero_count_falls, false, HEADER_RESET},
 		{"a bucket falls", bucket_falls, false, HEADER_RESET},
 		{"a used bucket is gone", used_bucket_gone, false, HEADER_RESET},
-		{"a new bucket", new_bucket, false, HEADER_NONE},
+		{"a new bucket", new_bucket, true, 0},
 		{"a new bucket and a fall", new_bucket_and_a_fall, false, HEADER_RESET},
 		{"hint reset", says_reset, false, HEADER_RESET},
 		{"schema", schema, false, HEADER_UNKNOWN},
