@@ -44,6 +44,7 @@ struct head_config {
 	struct labels ext_labels; /* --label pairs; tenant_id is added per tenant; copied */
 	struct span node;	  /* who writes blocks: meta.json extensions */
 	uint32_t shards;	  /* 0 = a power of two from the cores */
+	uint32_t replay_threads;  /* that read the log at a start, one reads and the others insert; 0 = the cores */
 	/* A snapshot is written when a start would have to read more of the log than this; 0: none is. And how fast; 0: 64 MiB a second. */
 	uint64_t snapshot_tail_bytes, snapshot_bytes_per_s;
 	/* From the cutter thread when a block is complete and its cut is durable: by the log's record, or, while the log has no room, by the

@@ -1,5 +1,5 @@
 /* head/head_int.h - what the files of head/ share. Reading order: head_pool.c, head_symbols.c, head_series.c, head_chunkfile.c,
- * head_piece.c, head_open.c, head_leaf.c, head_hist.c, head_hist_chunks.c, head_window.c, head_postings.c, head_tenant.c, head_spelling.c, head_append.c, head_append_hist.c, head_log.c, head_replay.c, head_cut.c, head_cutter.c, head_checkpoint.c,
+ * head_piece.c, head_open.c, head_leaf.c, head_hist.c, head_hist_chunks.c, head_window.c, head_postings.c, head_tenant.c, head_spelling.c, head_append.c, head_append_hist.c, head_log.c, head_replay.c, head_replay_tables.c, head_replay_defs.c, head_replay_samples.c, head_replay_lanes.c, head_replay_load.c, head_cut.c, head_cutter.c, head_checkpoint.c,
  * head_snapshot.c, head_snapshot_write.c, head_snapshot_load.c, head_snapshot_hist.c, head_source.c, head_usage.c, head_cardinality.c, head_full.c, head.c.
  *
  * Exemplars and metadata stand aside: head_annotate.c, head_exemplar_ring.c, head_exemplars.c, head_metadata.c, with head_annotations_int.h.
@@ -159,9 +159,9 @@ struct series {
 	uint32_t newest_window; /* the greatest serial of a window it was ever in */
 	uint32_t tenant;
 	uint32_t checkpoint; /* CHECKPOINT_MARK and the number of the last checkpoint that holds it, or its number in a snapshot */
-	uint32_t n_windows : 31, key_changed : 1;
+	uint32_t n_windows;
 	uint16_t n_pairs; /* constant, read without the lock: beside no bit-field */
-	uint8_t n_aliases : 4, def_state : 3, key_no : 1;
+	uint8_t n_aliases : 3, def_state : 3, key_no : 1, key_changed : 1;
 	uint8_t shard;
 	uint32_t pairs[]; /* in name order */
 };
@@ -717,17 +717,6 @@ struct full_place;   /* head_full.c */
 struct replay_state; /* head_replay.c */
 void head_replay_free(struct head *h);
 CHECKED errc head_replay_end(struct head *h, struct err *err);
-/* For who loads a snapshot. reserve: so many series. series: the log calls s by this ref; ERR_CORRUPT: another one, too. window: *out NULL: what it held is in
- * blocks. idle: it is in no window. clear: as if nothing had been read so far, but for cuts. loaded: all of frames <= seq is there, and the log was synced up to `synced`. */
-CHECKED errc head_replay_reserve(struct head *h, uint64_t n_series, struct err *err);
-CHECKED errc head_replay_series(struct head *h, uint64_t ref, struct series *s, struct err *err);
-CHECKED errc head_replay_window(
-	struct head *h, struct span tenant, const struct wal_window *ww, uint64_t first_segment, uint64_t seq, struct window **out, struct err *err);
-void head_replay_idle(struct head *h, const struct series *s);
-CHECKED errc head_replay_cut(struct head *h, const struct cut_record *r, struct err *err);
-bool head_replay_has_file(struct head *h, struct ulid window, const char *name);
-void head_replay_clear(struct head *h);
-void head_replay_loaded(struct head *h, uint64_t seq, uint64_t synced);
 
 /* ---- snapshots (head_snapshot*.c) ---- */
 

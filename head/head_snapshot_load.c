@@ -10,6 +10,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include "base/tenant.h"
+#include "head/head_replay_int.h"
 #include "head/head_snapshot_int.h"
 
 enum { READ_BYTES = MIB, GROUP = 16, OPEN_BYTES_MAX = 1100, SAMPLES_MAX = 240, STATE_AHEAD = 8 };
