@@ -64,6 +64,9 @@ struct flag *server_flag_table(struct server_flags *f, size_t *n)
 		F("log.level", FLAG_CHOICE, log_level, "info", "debug|info|warn|error", true, "Least severe lines that are written."),
 		F("log.format", FLAG_CHOICE, log_format, "logfmt", "logfmt|json", true, "Form of the lines on stderr."),
 		F("wal.segment-size", FLAG_SIZE, wal_segment_size, "128MiB", "SIZE", false, "Preallocated size of a log segment; 4KiB or more."),
+		F("head.snapshot-tail", FLAG_SIZE, head_snapshot_tail, "8MiB", "SIZE", false,
+			"A snapshot of the head is written when a start would have to read more of the log than this, and than a quarter of it; 0 = "
+			"never."),
 		F("head.shards", FLAG_U64, head_shards, "0", "COUNT", false, "Series table shards; 0 = from the cores."),
 		F("ingest.max-samples-per-request", FLAG_U64, ingest_max_samples, "2000000", "COUNT", false, "Samples in one write request."),
 		F("ingest.max-inflight", FLAG_SIZE, ingest_max_inflight, "512MiB", "SIZE", false,

@@ -26,7 +26,7 @@ struct server_flags {
 	uint64_t wal_max_size, wal_segment_size;
 	int64_t head_block_range_ms, head_cut_delay_ms, head_max_age_ms;
 	bool head_cut_delay_set;
-	uint64_t head_max_memory, head_shards;
+	uint64_t head_max_memory, head_shards, head_snapshot_tail;
 	uint64_t exemplars_max, metadata_max;
 	int64_t ingest_oldest_ms, ingest_future_ms;
 	bool ingest_created_zero;

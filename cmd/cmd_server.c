@@ -5,7 +5,8 @@
  *     replay thread: wal_replay ─▶ head_start ─▶ gate open, ready, systemd told                     ▼
  *     main thread: waits for SIGTERM, SIGINT (stop), SIGHUP (reload), or a part that gives up (exit 3)
  *
- * SIGTERM: writes get 503, running requests end, the log is synced and kept: no block is cut for it, the next start replays.
+ * SIGTERM: writes get 503, running requests end, the log is synced and kept: no block is cut for it, the next start replays. A snapshot of the head
+ * may be written for that.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -128,7 +129,9 @@ static void *replay_main(void *arg)
 	struct server *s = arg;
 	struct err err = {0};
 	struct wal_replay_stats st = {0};
-	errc rc = wal_replay(s->wal, replay_frame, s, replay_progress, &st, &err);
+	errc rc = head_load(s->head, &err);
+	if (rc == OK)
+		rc = wal_replay(s->wal, replay_frame, s, replay_progress, &st, &err);
 	if (rc == OK)
 		rc = head_start(s->head, &err);
 	if (rc != OK) {
@@ -234,6 +237,7 @@ static errc open_parts(struct server *s, struct err *err)
 		.ext_labels = s->ext_labels,
 		.node = span_cstr(s->dir.node),
 		.shards = (uint32_t)f->head_shards,
+		.snapshot_tail_bytes = f->head_snapshot_tail,
 		.on_block = block_cut,
 		.on_block_arg = s,
 		.on_cut_failed = cut_failed,

@@ -22,6 +22,12 @@ static void metrics_open(struct head_metrics *m)
 	m->unknown =
 		metric_counter("varve_head_replay_unknown_series_samples_total", "Samples in the log whose series' definitions were lost to damage");
 	m->checkpoints = metric_counter("varve_head_checkpoints_total", "Checkpoints of the log written");
+	m->snapshots = metric_counter("varve_snapshot_written_total", "Snapshots of the head written, from which a start needs the log's tail only");
+	m->snapshot_failures = metric_counter("varve_snapshot_failures_total", "Snapshots of the head that could not be written or were dropped");
+	m->snapshot_seconds = metric_gauge("varve_snapshot_duration_seconds", "Time that writing the newest snapshot took");
+	m->snapshot_bytes = metric_gauge("varve_snapshot_bytes", "Size of the newest snapshot");
+	m->snapshot_loaded = metric_gauge("varve_snapshot_loaded", "1 when this process began with a snapshot and the log's tail");
+	m->snapshot_age = metric_gauge("varve_snapshot_age_seconds", "Age of the newest snapshot; -1: there is none");
 	m->chunk_write_failures = metric_counter("varve_head_chunk_write_failures_total", "Writes of full chunks that failed; they stay in memory");
 	m->exemplars = metric_gauge("varve_head_exemplars", "Exemplars in memory, all tenants; --exemplars.max is their limit");
 	m->exemplars_evicted = metric_counter("varve_head_exemplars_evicted_total", "Exemplars that gave their place to newer ones");
@@ -65,29 +71,6 @@ static errc config_copy(struct head *h, const struct head_config *cfg, struct er
 	return OK;
 }
 
-/* The log rebuilds chunk files; those of an earlier process are of no use. */
-static errc chunk_dir_empty(const char *dir, struct err *err)
-{
-	errc rc = OK;
-	struct arena arena;
-	char **names;
-	size_t n;
-	arena_init(&arena, 64 * MIB);
-	TRY(io_mkdirs(dir, err));
-	TRY(io_listdir(dir, &arena, &names, &n, err));
-	for (size_t i = 0; i < n; i++) {
-		size_t len = strlen(names[i]);
-		if (len <= 7 || strcmp(names[i] + len - 7, ".chunks") != 0)
-			continue;
-		char path[4096];
-		snprintf(path, sizeof path, "%s/%s", dir, names[i]);
-		TRY(io_unlink(path, err));
-	}
-fail:
-	arena_free(&arena);
-	return rc;
-}
-
 /* A block is durable when its name is, so the directory's own name must be. */
 static errc block_dir_make(const char *dir, struct err *err)
 {
@@ -116,6 +99,7 @@ errc head_open(const struct head_config *cfg, struct head **out, struct err *err
 	pthread_mutex_init(&h->windows_mu, NULL);
 	pthread_mutex_init(&h->ctx_mu, NULL);
 	pthread_mutex_init(&h->cuts_mu, NULL);
+	pthread_mutex_init(&h->snap.mu, NULL);
 	pthread_mutex_init(&h->reclaim_mu, NULL);
 	pthread_mutex_init(&h->fds.mu, NULL);
 	pthread_mutex_init(&h->symbols.mu, NULL);
@@ -154,7 +138,7 @@ errc head_open(const struct head_config *cfg, struct head **out, struct err *err
 		head_memory_add(h, (HEAD_RAW_SAMPLES + 1) * sizeof *h->shards[i].scratch + HEAD_CHUNK_MAX_BYTES);
 	}
 	TRY(head_symbols_init(&h->symbols, &h->memory_bytes, err));
-	TRY(chunk_dir_empty(h->cfg.chunk_dir, err));
+	TRY(io_mkdirs(h->cfg.chunk_dir, err));
 	TRY(block_dir_make(h->cfg.block_dir, err));
 	TRY(block_clean_dir(h->cfg.block_dir, err));
 	*out = h;
@@ -167,7 +151,7 @@ fail:
 errc head_start(struct head *h, struct err *err)
 {
 	errc rc = OK;
-	ASSERT(!h->cutter_runs);
+	ASSERT(!h->cutter_runs && h->loaded);
 	TRY(head_replay_end(h, err));
 	int e = pthread_create(&h->cutter, NULL, head_cutter_main, h);
 	if (e != 0)
@@ -199,6 +183,7 @@ void head_close(struct head *h)
 	if (!h)
 		return;
 	head_stop(h);
+	h->closing = true;
 	/* Series are not released one by one: everything goes. */
 	while (h->windows) {
 		struct window *w = h->windows;
@@ -227,6 +212,7 @@ void head_close(struct head *h)
 	pthread_mutex_destroy(&h->windows_mu);
 	pthread_mutex_destroy(&h->ctx_mu);
 	pthread_mutex_destroy(&h->cuts_mu);
+	pthread_mutex_destroy(&h->snap.mu);
 	pthread_mutex_destroy(&h->reclaim_mu);
 	pthread_mutex_destroy(&h->fds.mu);
 	pthread_cond_destroy(&h->wake);

@@ -4,7 +4,7 @@
  *            │
  *            ▼
  *      window (tenant, aligned start): per series a sorted run of leaves   freed in one step when its block is written
- *            │ full chunks ─▶ head/<ULID>.chunks (no sync: the log covers it)
+ *            │ full chunks ─▶ head/<ULID>.*.chunks (no sync: the log covers it); all of it now and then ─▶ head/snapshot
  *            ▼ due
  *      cutter thread ─▶ blocks/<ULID> ─▶ WAL_CUT record ─▶ on_block (shipper) ─▶ memory freed when the last reader lets go
  *
@@ -30,7 +30,7 @@
 struct head;
 
 struct head_config {
-	const char *chunk_dir;	   /* per-window chunk files; emptied at open: the log rebuilds them */
+	const char *chunk_dir;	   /* per-window chunk files, and the snapshot that may name them: the log can rebuild both */
 	const char *block_dir;	   /* where finished blocks appear as <ULID> */
 	struct wal *wal;	   /* borrowed, outlives the head */
 	int64_t block_range_ms;	   /* window length; 1m .. 24h */
@@ -44,6 +44,9 @@ struct head_config {
 	struct labels ext_labels; /* --label pairs; tenant_id is added per tenant; copied */
 	struct span node;	  /* who writes blocks: meta.json extensions */
 	uint32_t shards;	  /* 0 = a power of two from the cores */
+	uint32_t replay_threads;  /* that read the log at a start, one reads and the others insert; 0 = the cores */
+	/* A snapshot is written when a start would have to read more of the log than this; 0: none is. And how fast; 0: 64 MiB a second. */
+	uint64_t snapshot_tail_bytes, snapshot_bytes_per_s;
 	/* From the cutter thread when a block is complete and its cut is durable: by the log's record, or, while the log has no room, by the
 	 * block's own meta.json (head_cut_settled says false until the record is there). The block's directory is `dir`. Blocks that replay
 	 * cut are told before head_start returns. Not OK: who reads does not find the block yet, so the window stays, and it is told again. */
@@ -60,6 +63,9 @@ CHECKED errc head_open(const struct head_config *cfg, struct head **out, struct 
 /* Says that `window` (up to a frame, or WAL_CUT_ALL) is already in block `block`: its records are skipped. Called for local blocks with
  * has_varve before wal_replay; the log's own cut records do the same from inside. */
 CHECKED errc head_known_cut(struct head *h, const struct wal_cut *cut, struct err *err);
+/* Loads the newest snapshot, if there is one that can be relied on, and tells the log to begin behind it; removes everything else from the chunk directory. Before
+ * wal_replay, after the cuts are known. Whatever is wrong with a snapshot is logged, and the whole log is read. */
+CHECKED errc head_load(struct head *h, struct err *err);
 /* For wal_replay: arg is the head. Cuts windows in part when memory runs low, so a log bigger than memory replays: such a block has a ULID
  * of its own, and meta.json says which window and up to which frame. */
 errc head_replay_frame(void *head, const struct wal_frame *f, struct err *err);
@@ -243,6 +249,8 @@ CHECKED errc head_tenant_cardinality(
 
 /* Cuts every window now (new samples go to new windows) and returns when all blocks are written and on_block was called for each. */
 CHECKED errc head_flush(struct head *h, struct err *err);
+/* Writes a snapshot now and returns when it is there. */
+CHECKED errc head_snapshot(struct head *h, struct err *err);
 /* The process is about to stop: whoever waits in head_flush, or comes later, gets ERR_CANCELED; what is not cut yet stays in the log. */
 void head_release(struct head *h);
 

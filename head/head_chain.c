@@ -52,7 +52,7 @@ void head_chain_spill_locked(struct window *w, struct wpart *part, struct wserie
 	uint32_t next = part_piece(part, last)->next;
 	head_pieces_free(part, ws->first, last, n);
 	ws->first = next;
-	ws->chain = chain_of(off, chain_spilled(ws->chain) + bytes, chain_chunks(ws->chain));
+	ws->chain = chain_of(off, chain_spilled(ws->chain) + bytes, chain_samples(ws->chain));
 }
 
 errc head_chain_end_locked(struct window *w, struct wpart *part, struct wseries *ws, struct err *err)
@@ -62,8 +62,10 @@ errc head_chain_end_locked(struct window *w, struct wpart *part, struct wseries 
 	errc rc = put(w, part, ws, ws_in_pieces(ws), true, &off, err);
 	if (rc != OK)
 		return rc;
+	uint32_t samples = chain_samples(ws->chain) + ws->n;
+	ASSERT(samples <= CHAIN_SAMPLES_MAX);
 	head_open_drop(part, ws);
-	ws->chain = chain_of(off, 0, chain_chunks(ws->chain) + 1);
+	ws->chain = chain_of(off, 0, samples);
 	return OK;
 }
 

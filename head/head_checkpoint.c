@@ -92,6 +92,11 @@ static void cuts_are_safe(struct head *h, const struct cut_list *put)
 	pthread_mutex_unlock(&h->cuts_mu);
 }
 
+static errc put_record(void *cp, struct span record, struct err *err)
+{
+	return wal_checkpoint_put(cp, record, err);
+}
+
 errc head_checkpoint_maybe(struct head *h, struct err *err)
 {
 	errc rc = OK;
@@ -124,7 +129,7 @@ errc head_checkpoint_maybe(struct head *h, struct err *err)
 
 	buf_init(&record, LIMIT_WAL_FRAME_BYTES);
 	buf_init(&wire, 2 * HEAD_SERIES_WIRE_BYTES);
-	h->n_checkpoint++;
+	h->n_checkpoint = (h->n_checkpoint + 1) | CHECKPOINT_MARK;
 	held = malloc((cap + 64) * sizeof *held);
 	CHECK(held, ERR_NOMEM, "no memory for a checkpoint");
 	TRY(wal_checkpoint_begin(h->cfg.wal, upto, &cp, err));
@@ -138,8 +143,8 @@ errc head_checkpoint_maybe(struct head *h, struct err *err)
 	for (size_t i = 0; i < n; i++)
 		TRY(put_series(h, cp, held[i], &record, &wire, err));
 	TRY(put_cuts(h, cp, upto, &record, &put, err));
-	TRY(head_exemplars_checkpoint(h, cp, &record, err));
-	TRY(head_metadata_checkpoint(h, cp, &record, err));
+	TRY(head_exemplars_checkpoint(h, put_record, cp, &record, err));
+	TRY(head_metadata_checkpoint(h, put_record, cp, &record, err));
 	struct wal_checkpoint *finish = cp;
 	cp = NULL;
 	TRY(wal_checkpoint_finish(finish, err));

@@ -1,4 +1,4 @@
-/* head/head_chunkfile.c - where full chunks of an open window leave memory for: head/<ULID>.chunks.
+/* head/head_chunkfile.c - where full chunks of an open window leave memory for: head/<ULID>.<number>.chunks.
  *
  *   offset  size  field, little-endian
  *        0     8  the series' ref
@@ -13,7 +13,8 @@
  *       39     -  payload
  *        +     4  crc32c of everything before
  *
- * Never synced and never read by another process: the log covers it, and head_open empties the directory. Leaves refer to records by
+ * The log covers it, so it is synced only when a snapshot is about to name it (head_snapshot_write.c): a later process goes on in it then, cut back to what the
+ * snapshot knows. head_load removes all others. Leaves refer to records by
  * offset; the checksum is looked at on every read. Writes are gathered: 4 KiB at first, an eighth of the file later, 64 KiB at most, so a
  * thousand small windows hold little. When the disk is full the bytes stay in memory (the memory limit sees them) and are tried again.
  * Few descriptors are open at once, whatever the number of windows.
@@ -25,12 +26,13 @@ enum { CHUNKFILE_FIRST_WRITE = 4096, PATH_BYTES = 4096 };
 
 static void path_of(const struct chunkfile *f, char *path)
 {
-	snprintf(path, PATH_BYTES, "%s/%s.chunks", f->head->cfg.chunk_dir, ulid_text(f->ulid).s);
+	snprintf(path, PATH_BYTES, "%s/%s.%08x.chunks", f->head->cfg.chunk_dir, ulid_text(f->ulid).s, f->number);
 }
 
 void head_chunkfile_init(struct chunkfile *f, struct head *h, struct ulid ulid, _Atomic uint64_t *total2)
 {
 	*f = (struct chunkfile){.head = h, .ulid = ulid, .flush_at = CHUNKFILE_FIRST_WRITE, .total2 = total2};
+	io_random(&f->number, sizeof f->number);
 	pthread_mutex_init(&f->mu, NULL);
 }
 
@@ -84,6 +86,12 @@ static void count_memory(struct chunkfile *f, size_t from, size_t to)
 	atomic_fetch_add_explicit(f->total2, (uint64_t)to - from, memory_order_relaxed);
 }
 
+static void flush_at_set(struct chunkfile *f)
+{
+	uint64_t at = f->flushed / 8;
+	f->flush_at = at < CHUNKFILE_FIRST_WRITE ? CHUNKFILE_FIRST_WRITE : at > HEAD_CHUNK_BUFFER_BYTES ? HEAD_CHUNK_BUFFER_BYTES : (size_t)at;
+}
+
 static void flush(struct chunkfile *f)
 {
 	struct err err = {0};
@@ -103,8 +111,7 @@ static void flush(struct chunkfile *f)
 	atomic_fetch_add_explicit(&f->head->chunk_file_bytes, f->n, memory_order_relaxed);
 	f->flushed += f->n;
 	f->n = 0;
-	uint64_t at = f->flushed / 8;
-	f->flush_at = at < CHUNKFILE_FIRST_WRITE ? CHUNKFILE_FIRST_WRITE : at > HEAD_CHUNK_BUFFER_BYTES ? HEAD_CHUNK_BUFFER_BYTES : (size_t)at;
+	flush_at_set(f);
 	if (f->cap > f->flush_at * 2 + HEAD_CHUNK_MAX_BYTES) {
 		count_memory(f, f->cap, 0);
 		free(f->buf);
@@ -156,11 +163,13 @@ fail:
 	return rc;
 }
 
+/* A snapshot would bring the damage over the next start: without one the log mends it. */
 static errc corrupt(const struct chunkfile *f, uint64_t off, struct err *err)
 {
+	head_snapshot_drop(f->head, "a chunk of an open window can't be read");
 	return err_set(err, ERR_CORRUPT,
-		"%s/%s.chunks: the chunk at offset %llu does not match its checksum; its samples are in the log, a restart brings them back",
-		f->head->cfg.chunk_dir, ulid_text(f->ulid).s, (unsigned long long)off);
+		"%s/%s.%08x.chunks: the chunk at offset %llu does not match its checksum; its samples are in the log, a restart brings them back",
+		f->head->cfg.chunk_dir, ulid_text(f->ulid).s, f->number, (unsigned long long)off);
 }
 
 /* At least `least` bytes at off into out, up to `most` when they are there. */
@@ -183,10 +192,72 @@ static errc bytes_at(struct chunkfile *f, uint64_t off, size_t least, size_t mos
 		pinned = true;
 		TRY(io_pread(fd, out, most, off, got, err));
 	}
-	if (*got < least)
-		rc = corrupt(f, off, err);
 fail:
-	if (pinned)
+	if (pinned) {
+		fd_put(f, fd, slot);
+		if (rc != OK)
+			head_snapshot_drop(f->head, "a chunk of an open window can't be read");
+	}
+	return rc == OK && *got < least ? corrupt(f, off, err) : rc;
+}
+
+errc head_chunkfile_sync(struct chunkfile *f, uint64_t *bytes, struct err *err)
+{
+	errc rc = OK;
+	int fd = -1, slot = -1;
+	pthread_mutex_lock(&f->mu);
+	if (f->n > 0)
+		flush(f);
+	bool all = f->n == 0;
+	*bytes = f->flushed;
+	pthread_mutex_unlock(&f->mu);
+	CHECK(all, ERR_NOSPACE, "full chunks of window %s could not be written", ulid_text(f->ulid).s);
+	CHECK(!f->unsynced, ERR_IO, "the chunk file of window %s could not be synced before", ulid_text(f->ulid).s);
+	if (*bytes == 0)
+		return OK;
+	TRY(fd_get(f, &fd, &slot, err));
+	rc = io_fdatasync(fd, err);
+	f->unsynced = rc != OK;
+	fd_put(f, fd, slot);
+fail:
+	return rc;
+}
+
+errc head_chunkfile_adopt(struct chunkfile *f, uint32_t number, uint64_t *bytes, struct err *err)
+{
+	struct io_stat st;
+	char path[PATH_BYTES];
+	f->number = number;
+	path_of(f, path);
+	errc rc = io_stat(path, &st, err);
+	if (rc != OK)
+		return rc;
+	pthread_mutex_lock(&f->mu);
+	f->exists = st.exists;
+	*bytes = f->flushed = st.exists ? st.size : 0;
+	flush_at_set(f);
+	pthread_mutex_unlock(&f->mu);
+	atomic_fetch_add_explicit(&f->head->chunk_file_bytes, *bytes, memory_order_relaxed);
+	return OK;
+}
+
+errc head_chunkfile_cut(struct chunkfile *f, uint64_t bytes, struct err *err)
+{
+	errc rc = OK;
+	int fd = -1, slot = -1;
+	CHECK(f->flushed >= bytes, ERR_CORRUPT, "the chunk file of window %s has %llu bytes, the snapshot knows %llu", ulid_text(f->ulid).s,
+		(unsigned long long)f->flushed, (unsigned long long)bytes);
+	if (f->flushed == bytes)
+		return OK;
+	TRY(fd_get(f, &fd, &slot, err));
+	TRY(io_truncate(fd, bytes, err));
+	pthread_mutex_lock(&f->mu);
+	atomic_fetch_sub_explicit(&f->head->chunk_file_bytes, f->flushed - bytes, memory_order_relaxed);
+	f->flushed = bytes;
+	flush_at_set(f);
+	pthread_mutex_unlock(&f->mu);
+fail:
+	if (fd >= 0)
 		fd_put(f, fd, slot);
 	return rc;
 }
@@ -273,6 +344,13 @@ fail:
 	return rc;
 }
 
+bool head_chunkfile_named(const struct chunkfile *f, const char *name)
+{
+	char path[PATH_BYTES];
+	path_of(f, path);
+	return f->exists && strcmp(path + strlen(f->head->cfg.chunk_dir) + 1, name) == 0;
+}
+
 uint64_t head_chunkfile_bytes(struct chunkfile *f)
 {
 	pthread_mutex_lock(&f->mu);
@@ -293,7 +371,7 @@ void head_chunkfile_remove(struct chunkfile *f)
 		}
 	}
 	pthread_mutex_unlock(&c->mu);
-	if (f->exists) {
+	if (f->exists && !f->head->closing) {
 		char path[PATH_BYTES];
 		struct err err = {0};
 		path_of(f, path);

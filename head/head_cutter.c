@@ -369,6 +369,9 @@ void head_gauges(struct head *h)
 	metric_set(h->m.series, (double)atomic_load(&h->n_series));
 	metric_set(h->m.windows, (double)atomic_load(&h->n_windows));
 	metric_set(h->m.memory, (double)head_memory(h));
+	int64_t written = atomic_load(&h->snap.written_ms), now = io_now_ms();
+	metric_set(h->m.snapshot_age, written == 0 ? -1 : written < now ? (double)(now - written) / 1000 : 0);
+	metric_set(h->m.snapshot_bytes, (double)atomic_load(&h->snap.bytes));
 	metric_set(h->m.exemplars, (double)atomic_load(&h->n_exemplars));
 	metric_set(h->m.metadata, (double)atomic_load(&h->n_metadata));
 }
@@ -430,9 +433,11 @@ void *head_cutter_main(void *arg)
 			log_warn("no checkpoint of the log now; it is tried again", LERR(&err));
 			h->checkpoint_retry_ns = io_mono_ns() + INT64_C(5000000000);
 		}
+		head_snapshot_maybe(h, false);
 		head_gauges(h);
 		wait_tick(h);
 	}
+	head_snapshot_maybe(h, true);
 	return NULL;
 }
 

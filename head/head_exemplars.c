@@ -479,7 +479,8 @@ static errc encode_step(struct exemplar_ring *r, struct span tenant, uint64_t *s
 	return record->failed || wire->failed ? err_set(err, ERR_NOMEM, "no memory for a checkpoint") : OK;
 }
 
-errc head_exemplars_checkpoint(struct head *h, struct wal_checkpoint *cp, struct buf *record, struct err *err)
+errc head_exemplars_checkpoint(
+	struct head *h, errc (*put)(void *arg, struct span record, struct err *err), void *arg, struct buf *record, struct err *err)
 {
 	errc rc = OK;
 	struct buf wire;
@@ -500,7 +501,7 @@ errc head_exemplars_checkpoint(struct head *h, struct wal_checkpoint *cp, struct
 		while (seq < end) {
 			TRY(encode_step(r, head_tenant_name(tn), &seq, end, v, &wire, record, err));
 			if (record->n > 0)
-				TRY(wal_checkpoint_put(cp, span_of(record->p, record->n), err));
+				TRY(put(arg, span_of(record->p, record->n), err));
 			CHECK(!atomic_load_explicit(&h->stop, memory_order_relaxed), ERR_CANCELED, "stopping");
 		}
 	}

@@ -7,11 +7,14 @@
 struct chunkfile {
 	struct head *head;
 	struct ulid ulid;
+	uint32_t number; /* random, in its name: the log may bring a window of this ULID back, and a snapshot must not take that one's file for the
+			    one it knows */
 	pthread_mutex_t mu;
 	uint8_t *buf; /* bytes [flushed, flushed + n) */
 	size_t n, cap, flush_at;
 	uint64_t flushed;
 	bool exists;
+	bool unsynced;		  /* a sync of it failed: what the disk has is not known */
 	_Atomic uint64_t *total2; /* the window's memory */
 };
 struct chunkfile_fds {
@@ -51,6 +54,12 @@ CHECKED errc head_chunkfile_chunk(struct chunkfile *f, uint64_t off, uint8_t *ou
 /* The first n payload bytes of a chunk that is still open, the last of which are at off. *previous: of its first record. */
 CHECKED errc head_chunkfile_begun(struct chunkfile *f, uint64_t off, uint32_t n, uint8_t *out, uint64_t *previous, struct err *err);
 uint64_t head_chunkfile_bytes(struct chunkfile *f);
+/* All that was appended is on disk; *bytes: how much that is. */
+CHECKED errc head_chunkfile_sync(struct chunkfile *f, uint64_t *bytes, struct err *err);
+/* Goes on in the file that a snapshot knows: its size; and when all leaves are there it is cut back to what they need. ERR_CORRUPT: it is shorter. */
+CHECKED errc head_chunkfile_adopt(struct chunkfile *f, uint32_t number, uint64_t *bytes, struct err *err);
+CHECKED errc head_chunkfile_cut(struct chunkfile *f, uint64_t bytes, struct err *err);
+bool head_chunkfile_named(const struct chunkfile *f, const char *name);
 void head_chunkfile_remove(struct chunkfile *f);
 
 /* ---- a series in a window (head_leaf.c) ---- */
@@ -111,20 +120,21 @@ struct wseries {
 	uint8_t shard;
 	uint32_t local; /* number in its part */
 	uint8_t fill;	/* bytes used of the last piece */
-	uint8_t unused[3];
+	uint8_t unused;
+	uint16_t known;		  /* replay's: it came from a snapshot with all samples of this many frames behind the mark, less 1; 0: it did not */
 	struct hist_series *hist; /* NULL: it has no histograms */
 };
 _Static_assert(sizeof(struct wseries) == 64, "one cache line");
 
-/* A chain: bit 0 set | 40 bits: offset of its last record | 13 bits: payload bytes of the open chunk that are there | 10 bits: chunks, 1023 = or more. */
-#define CHAIN_CHUNKS_MAX 1023u
+/* A chain: bit 0 set | 40 bits: offset of its last record | 9 bits: pieces of the open chunk that are there | 14 bits: samples of its full chunks. */
+#define CHAIN_SAMPLES_MAX 16383u
 static inline bool ws_chained(const struct wseries *ws)
 {
 	return ws->chain & 1;
 }
-static inline uint64_t chain_of(uint64_t off, uint32_t spilled, uint32_t chunks)
+static inline uint64_t chain_of(uint64_t off, uint32_t spilled, uint32_t samples)
 {
-	return 1 | off << 1 | (uint64_t)spilled << 41 | (uint64_t)(chunks < CHAIN_CHUNKS_MAX ? chunks : CHAIN_CHUNKS_MAX) << 54;
+	return 1 | off << 1 | (uint64_t)(spilled / PIECE_PAYLOAD) << 41 | (uint64_t)samples << 50;
 }
 static inline uint64_t chain_off(uint64_t chain)
 {
@@ -132,11 +142,11 @@ static inline uint64_t chain_off(uint64_t chain)
 }
 static inline uint32_t chain_spilled(uint64_t chain)
 {
-	return chain & 1 ? (uint32_t)(chain >> 41) & 8191 : 0;
+	return chain & 1 ? ((uint32_t)(chain >> 41) & 511) * PIECE_PAYLOAD : 0;
 }
-static inline uint32_t chain_chunks(uint64_t chain)
+static inline uint32_t chain_samples(uint64_t chain)
 {
-	return chain & 1 ? (uint32_t)(chain >> 54) : 0;
+	return chain & 1 ? (uint32_t)(chain >> 50) : 0;
 }
 
 static inline uint32_t ws_leaves(const struct wseries *ws)

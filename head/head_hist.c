@@ -17,10 +17,7 @@
  */
 #include "head/head_int.h"
 
-enum {
-	LEAF_SAMPLES = 32,     /* in order: then the leaf goes to the file */
-	LEAF_SAMPLES_MAX = 64, /* late: then it is split */
-};
+enum { LEAF_SAMPLES = 32 }; /* in order: then the leaf goes to the file; late: at HIST_LEAF_SAMPLES_MAX it is split */
 #define LEAF_BYTES (4 * KIB)
 #define LEAF_BYTES_MAX (16 * KIB)
 
@@ -34,13 +31,9 @@ static errc no_memory(struct err *err)
 	return err_set(err, ERR_NOMEM, "no memory for histograms of a series");
 }
 
-/* Room for one more leaf. */
-static errc series_room(struct wpart *part, struct wseries *ws, struct err *err)
+static errc series_grow(struct wpart *part, struct wseries *ws, uint32_t want, struct err *err)
 {
 	struct hist_series *old = ws->hist;
-	if (old && old->n < old->cap)
-		return OK;
-	uint32_t want = old ? old->n + 1 + old->n / 2 : 2;
 	size_t bytes = head_pool_round(series_bytes(want));
 	struct hist_series *hs = head_pool_alloc(&part->pool, bytes);
 	if (!hs)
@@ -54,6 +47,15 @@ static errc series_room(struct wpart *part, struct wseries *ws, struct err *err)
 	ASSERT(head_pool_round(series_bytes(hs->cap)) == bytes);
 	ws->hist = hs;
 	return OK;
+}
+
+/* Room for one more leaf. */
+static errc series_room(struct wpart *part, struct wseries *ws, struct err *err)
+{
+	const struct hist_series *hs = ws->hist;
+	if (hs && hs->n < hs->cap)
+		return OK;
+	return series_grow(part, ws, hs ? hs->n + 1 + hs->n / 2 : 2, err);
 }
 
 static struct hist_sample *raw_new(struct wpart *part, uint32_t n, uint16_t *cap)
@@ -138,40 +140,67 @@ static errc leaf_load(struct window *w, const struct hist_leaf *l, uint8_t **out
 	return rc;
 }
 
+/* A raw leaf of l's times and samples, from its bytes, with room for one more. */
+static errc leaf_parse(struct window *w, struct wpart *part, const struct hist_leaf *l, struct span bytes, struct hist_leaf *out, struct err *err)
+{
+	errc rc = OK;
+	struct hist_leaf raw = {.mint = l->mint, .maxt = l->maxt};
+	raw.raw = raw_new(part, l->n + 1u, &raw.cap);
+	CHECK(raw.raw, ERR_NOMEM, "no memory for late histograms");
+	struct rd r = rd_of(bytes.p, bytes.n);
+	struct hist_sample s;
+	struct span packed;
+	bool ok;
+	while (head_hist_leaf_next(&r, &s.t, &packed, &ok)) {
+		CHECK(raw.n < l->n, ERR_CORRUPT, "window %s: histograms of a series are others", ulid_text(w->ulid).s);
+		s.n = (uint32_t)packed.n;
+		s.bytes = packed_copy(part, packed);
+		CHECK(s.bytes, ERR_NOMEM, "no memory for late histograms");
+		raw.raw[raw.n++] = s;
+		raw.bytes += s.n;
+	}
+	CHECK(ok && raw.n == l->n && raw.raw[0].t == l->mint && raw.raw[l->n - 1].t == l->maxt, ERR_CORRUPT,
+		"window %s: histograms of a series are others", ulid_text(w->ulid).s);
+	*out = raw;
+	raw.raw = NULL;
+fail:
+	if (raw.raw) {
+		for (uint32_t i = 0; i < raw.n; i++)
+			sample_free(part, &raw.raw[i]);
+		raw_free(part, &raw);
+	}
+	return rc;
+}
+
 /* A leaf comes back from the file to take a late sample. */
 static errc leaf_raise(struct window *w, struct wpart *part, struct hist_series *hs, struct hist_leaf *l, struct err *err)
 {
 	errc rc = OK;
 	uint8_t *bytes = NULL;
-	struct hist_leaf raised = {.mint = l->mint, .maxt = l->maxt};
 	TRY(leaf_load(w, l, &bytes, err));
-	raised.raw = raw_new(part, l->n + 1u, &raised.cap);
-	CHECK(raised.raw, ERR_NOMEM, "no memory for late histograms");
-	struct rd r = rd_of(bytes, l->bytes);
-	struct hist_sample s;
-	struct span packed;
-	bool ok;
-	while (head_hist_leaf_next(&r, &s.t, &packed, &ok)) {
-		CHECK(raised.n < l->n, ERR_CORRUPT, "chunk file of window %s: histograms at %llu are others", ulid_text(w->ulid).s,
-			(unsigned long long)l->off);
-		s.n = (uint32_t)packed.n;
-		s.bytes = packed_copy(part, packed);
-		CHECK(s.bytes, ERR_NOMEM, "no memory for late histograms");
-		raised.raw[raised.n++] = s;
-		raised.bytes += s.n;
-	}
-	CHECK(ok && raised.n == l->n && raised.raw[0].t == l->mint && raised.raw[l->n - 1].t == l->maxt, ERR_CORRUPT,
-		"chunk file of window %s: histograms at %llu are others", ulid_text(w->ulid).s, (unsigned long long)l->off);
-	*l = raised;
+	TRY(leaf_parse(w, part, l, span_of(bytes, l->bytes), l, err));
 	hs->n_raw++;
-	raised.raw = NULL;
 fail:
-	if (raised.raw) {
-		for (uint32_t i = 0; i < raised.n; i++)
-			sample_free(part, &raised.raw[i]);
-		raw_free(part, &raised);
-	}
 	free(bytes);
+	return rc;
+}
+
+errc head_hist_load_locked(
+	struct window *w, struct wpart *part, struct wseries *ws, uint32_t n, const struct hist_leaf *l, struct span raw, struct err *err)
+{
+	errc rc = OK;
+	if (!ws->hist)
+		TRY(series_grow(part, ws, n, err));
+	struct hist_series *hs = ws->hist;
+	ASSERT(hs->n < hs->cap);
+	if (raw.p) {
+		TRY(leaf_parse(w, part, l, raw, &hs->v[hs->n], err));
+		hs->n_raw++;
+	} else {
+		hs->v[hs->n] = *l;
+	}
+	hs->n++;
+fail:
 	return rc;
 }
 
@@ -276,7 +305,7 @@ static errc leaf_split(struct wpart *part, struct wseries *ws, uint32_t i, struc
 static errc leaf_put(struct wpart *part, struct wseries *ws, uint32_t i, const struct hist_sample *s, struct err *err)
 {
 	struct hist_leaf *l = &ws->hist->v[i];
-	if (l->n > 1 && !leaf_takes(l, LEAF_SAMPLES_MAX, LEAF_BYTES_MAX)) {
+	if (l->n > 1 && !leaf_takes(l, HIST_LEAF_SAMPLES_MAX, LEAF_BYTES_MAX)) {
 		if (leaf_split(part, ws, i, err) != OK)
 			return ERR_NOMEM;
 		l = &ws->hist->v[i];
@@ -433,9 +462,9 @@ enum insert_verdict head_hist_insert_locked(struct window *w, struct shard *sh, 
 			rc = ws->hist->v[i].cap ? OK : leaf_raise(w, part, ws->hist, &ws->hist->v[i], err);
 			if (rc == OK)
 				rc = leaf_put(part, ws, i, &s, err);
-		} else if (i > 0 && leaf_takes(&ws->hist->v[i - 1], LEAF_SAMPLES_MAX, LEAF_BYTES_MAX)) {
+		} else if (i > 0 && leaf_takes(&ws->hist->v[i - 1], HIST_LEAF_SAMPLES_MAX, LEAF_BYTES_MAX)) {
 			rc = leaf_put(part, ws, i - 1, &s, err);
-		} else if (leaf_takes(&ws->hist->v[i], LEAF_SAMPLES_MAX, LEAF_BYTES_MAX)) {
+		} else if (leaf_takes(&ws->hist->v[i], HIST_LEAF_SAMPLES_MAX, LEAF_BYTES_MAX)) {
 			rc = leaf_put(part, ws, i, &s, err);
 		} else {
 			rc = leaf_new(part, ws, i, &s, err);

@@ -23,7 +23,7 @@ struct hist_series {
 	uint32_t n, cap, n_raw;
 	struct hist_leaf v[];
 };
-enum { HEAD_HIST_LEAF = 250 /* in place of an encoding, in the chunk file */, HIST_SAMPLE_HEADER = 8 };
+enum { HEAD_HIST_LEAF = 250 /* in place of an encoding, in the chunk file */, HIST_SAMPLE_HEADER = 8, HIST_LEAF_SAMPLES_MAX = 64 };
 
 /* As head_leaf_insert_locked; packed is copied. A winner over a float at its time leaves it in place: readers and the cut prefer the histogram. */
 enum insert_verdict head_hist_insert_locked(struct window *w, struct shard *sh, struct wpart *part, struct wseries *ws, int64_t t, struct span packed,
@@ -33,6 +33,9 @@ CHECKED errc head_hist_has_locked(struct window *w, const struct wseries *ws, in
 uint32_t head_hist_leaf_bytes(const struct hist_leaf *l);
 void head_hist_leaf_copy(const struct hist_leaf *l, uint8_t *out);
 bool head_hist_leaf_next(struct rd *r, uint32_t *t, struct span *packed, bool *ok);
+/* From a snapshot: one of n leaves, each behind those before. raw: the bytes of one that is not in the chunk file. */
+CHECKED errc head_hist_load_locked(
+	struct window *w, struct wpart *part, struct wseries *ws, uint32_t n, const struct hist_leaf *l, struct span raw, struct err *err);
 
 /* All samples of a series in a frozen window, floats too, into e, and their end. */
 CHECKED errc head_hist_cut(struct window *w, const struct wpart *part, const struct wseries *ws, struct chunk_encoder *e, struct err *err);

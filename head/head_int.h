@@ -1,6 +1,6 @@
 /* head/head_int.h - what the files of head/ share. Reading order: head_pool.c, head_symbols.c, head_series.c, head_chunkfile.c,
- * head_piece.c, head_open.c, head_chain.c, head_leaf.c, head_hist.c, head_hist_chunks.c, head_window.c, head_postings.c, head_tenant.c, head_spelling.c, head_append.c, head_append_hist.c, head_log.c, head_replay.c, head_cut.c, head_cutter.c, head_checkpoint.c,
- * head_source.c, head_usage.c, head_cardinality.c, head_full.c, head.c.
+ * head_piece.c, head_open.c, head_chain.c, head_leaf.c, head_hist.c, head_hist_chunks.c, head_window.c, head_postings.c, head_tenant.c, head_spelling.c, head_append.c, head_append_hist.c, head_log.c, head_replay.c, head_replay_tables.c, head_replay_defs.c, head_replay_samples.c, head_replay_lanes.c, head_replay_load.c, head_cut.c, head_cutter.c, head_checkpoint.c,
+ * head_snapshot.c, head_snapshot_write.c, head_snapshot_load.c, head_snapshot_hist.c, head_source.c, head_usage.c, head_cardinality.c, head_full.c, head.c.
  *
  * Exemplars and metadata stand aside: head_annotate.c, head_exemplar_ring.c, head_exemplars.c, head_metadata.c, with head_annotations_int.h.
  *
@@ -121,6 +121,8 @@ void head_symbols_destroy(struct symbols *sy);
 /* Interns all or nothing. */
 CHECKED errc head_pairs_ref(struct symbols *sy, struct labels l, uint32_t *ids, struct err *err);
 void head_pairs_unref(struct symbols *sy, const uint32_t *ids, uint32_t n);
+/* Once more each; under sy->mu. The caller holds them already. */
+static inline void head_pairs_hold_locked(struct symbols *sy, const uint32_t *ids, uint32_t n);
 /* The id of a pair that some live series has, or false. For queries. */
 bool head_pair_find(struct symbols *sy, struct span name, struct span value, uint32_t *id);
 
@@ -141,6 +143,12 @@ static inline struct label head_pair_label(const struct label_pair *p)
 	return (struct label){{p->name->s, p->name->n}, head_pair_value(p)};
 }
 
+static inline void head_pairs_hold_locked(struct symbols *sy, const uint32_t *ids, uint32_t n)
+{
+	for (uint32_t i = 0; i < n; i++)
+		head_pair(sy, ids[i])->refs++;
+}
+
 /* ---- series (head_series.c) ---- */
 
 struct hash128 {
@@ -149,6 +157,8 @@ struct hash128 {
 
 /* How often the log has what samples of the series need to be read: its definition, then (KEY_*) the change of its key. */
 enum def_state { DEF_NONE, DEF_ONCE, DEF_TWICE, KEY_NONE, KEY_ONCE };
+
+#define CHECKPOINT_MARK UINT32_C(0x80000000)
 
 /* Structs are reused for other series but never unmapped, so that an alias can look whether `ref` is still the one it knew. What a known sample needs
  * is the first 64 bytes. */
@@ -161,10 +171,10 @@ struct series {
 	uint32_t ws_window;
 	uint32_t newest_window; /* the greatest serial of a window it was ever in */
 	uint32_t tenant;
-	uint32_t checkpoint; /* number of the last checkpoint that holds it */
-	uint32_t n_windows : 31, key_changed : 1;
+	uint32_t checkpoint; /* CHECKPOINT_MARK and the number of the last checkpoint that holds it, or its number in a snapshot */
+	uint32_t n_windows;
 	uint16_t n_pairs; /* constant, read without the lock: beside no bit-field */
-	uint8_t n_aliases : 4, def_state : 3, key_no : 1;
+	uint8_t n_aliases : 3, def_state : 3, key_no : 1, key_changed : 1;
 	uint8_t shard;
 	uint32_t pairs[]; /* in name order */
 };
@@ -222,6 +232,11 @@ uintptr_t head_table_find_locked(struct head *h, struct shard *sh, struct hash12
 /* ERR_LIMIT, without words, when the tenant has max_series of them already (0: any number); exact whatever happens beside it. */
 CHECKED errc head_series_new_locked(struct head *h, struct shard *sh, struct tenant *tn, struct hash128 x, struct labels l, uint64_t max_series,
 	struct series **out, struct err *err);
+/* Room for n series in all, so that the table need not grow step by step. Best effort. */
+void head_table_reserve_locked(struct head *h, struct shard *sh, uint64_t n);
+/* A series of a snapshot, whose pairs the caller has counted for it. *out NULL: it is there already. ERR_NOMEM: nothing was changed. */
+CHECKED errc head_series_load_locked(struct head *h, struct shard *sh, struct tenant *tn, struct hash128 x, struct span wire, const uint32_t *pairs,
+	uint32_t n, uint64_t ref, struct series **out, struct err *err);
 void head_series_remove_locked(struct head *h, struct shard *sh, struct tenant *tn, struct series *s);
 /* Best effort: without memory the next request of this spelling is decoded again. */
 void head_alias_add_locked(struct head *h, struct shard *sh, struct hash128 x, struct span wire, struct series *s, uint64_t ref);
@@ -238,9 +253,13 @@ int head_series_cmp(const struct head *h, const struct series *a, const struct s
 #include "head/head_floats_int.h"
 #include "head/head_hist_int.h"
 
+static inline uint32_t ws_hists(const struct wseries *ws)
+{
+	return ws->hist ? ws->hist->n : 0;
+}
 static inline bool ws_empty(const struct wseries *ws)
 {
-	return ws->n == 0 && ws_leaves(ws) == 0 && !ws_chained(ws) && !(ws->hist && ws->hist->n > 0);
+	return ws->n == 0 && ws_leaves(ws) == 0 && !ws_chained(ws) && ws_hists(ws) == 0;
 }
 
 static inline uint32_t head_spread(uint64_t x)
@@ -369,7 +388,7 @@ struct window {
 static inline int64_t head_ws_newest(const struct window *w, const struct wseries *ws)
 {
 	uint32_t t = ws->n > 0 || ws_leaves(ws) == 0 ? ws->t : ws->leaves->v[ws->leaves->n - 1].maxt; /* of a chain: t is behind it */
-	if (UNLIKELY(ws->hist && ws->hist->n > 0 && ws->hist->v[ws->hist->n - 1].maxt > t))
+	if (UNLIKELY(ws_hists(ws) > 0 && ws->hist->v[ws->hist->n - 1].maxt > t))
 		t = ws->hist->v[ws->hist->n - 1].maxt;
 	return w->start + t;
 }
@@ -575,8 +594,11 @@ CHECKED errc head_cut_write(struct window *w, struct ulid block, uint64_t upto_s
 CHECKED errc head_cut_announce(struct head *h, struct ulid block, uint64_t bytes, struct err *err);
 CHECKED errc head_checkpoint_maybe(struct head *h, struct err *err);
 /* What the log must still know of exemplars and metadata, of all tenants. record: scratch. */
-CHECKED errc head_exemplars_checkpoint(struct head *h, struct wal_checkpoint *cp, struct buf *record, struct err *err);
-CHECKED errc head_metadata_checkpoint(struct head *h, struct wal_checkpoint *cp, struct buf *record, struct err *err);
+/* As records for the log, each given to put: for a checkpoint or a snapshot. */
+CHECKED errc head_exemplars_checkpoint(
+	struct head *h, errc (*put)(void *arg, struct span record, struct err *err), void *arg, struct buf *record, struct err *err);
+CHECKED errc head_metadata_checkpoint(
+	struct head *h, errc (*put)(void *arg, struct span record, struct err *err), void *arg, struct buf *record, struct err *err);
 /* A record of the log. *why: what does not fit in it, NULL when all does. */
 CHECKED errc head_exemplars_replay(struct head *h, struct span body, const char **why, struct err *err);
 CHECKED errc head_metadata_replay(struct head *h, struct span body, const char **why, struct err *err);
@@ -590,6 +612,33 @@ struct replay_state; /* head_replay.c */
 void head_replay_free(struct head *h);
 CHECKED errc head_replay_end(struct head *h, struct err *err);
 
+/* ---- snapshots (head_snapshot*.c) ---- */
+
+struct head_snapshots {
+	/* mu: the file's name, too */
+	pthread_mutex_t mu;
+	_Atomic bool damaged; /* a chunk that a snapshot may name can't be read: there is none any more, and none is written */
+	/* atomics */
+	_Atomic int64_t written_ms; /* 0: none */
+	_Atomic uint64_t bytes;
+	/* windows_mu */
+	bool wanted;
+	uint64_t tries;
+	errc last;
+	/* the cutter's */
+	uint64_t pos;	   /* of the newest one's mark in the log */
+	uint64_t n_series; /* seen at the tick before */
+	int64_t not_before_ns;
+};
+enum { SNAPSHOT_PATH_BYTES = 4096 };
+void head_snapshot_path(const struct head *h, bool tmp, char *out);
+/* Writes one. The cutter's. */
+CHECKED errc head_snapshot_write(struct head *h, struct err *err);
+/* The same when it is time to, or when somebody asks; `stopping`: the last chance. */
+void head_snapshot_maybe(struct head *h, bool stopping);
+/* What it names can't be relied on: it is removed, and the next start reads the whole log. Any thread, without locks below fds.mu. */
+void head_snapshot_drop(struct head *h, const char *why);
+
 struct announce {
 	struct wal_cut cut;
 	uint64_t bytes;
@@ -597,7 +646,8 @@ struct announce {
 
 struct head_metrics {
 	struct metric *series, *windows, *memory, *appended, *duplicate, *late, *created, *cut, *cut_seconds, *cut_failures, *refused[ERRID_COUNT],
-		*unknown, *checkpoints, *chunk_write_failures, *exemplars, *exemplars_evicted, *metadata;
+		*unknown, *checkpoints, *chunk_write_failures, *snapshots, *snapshot_failures, *snapshot_seconds, *snapshot_bytes, *snapshot_age,
+		*snapshot_loaded, *exemplars, *exemplars_evicted, *metadata;
 };
 
 struct head {
@@ -641,6 +691,9 @@ struct head {
 	/* cuts */
 	pthread_mutex_t cuts_mu;
 	struct cut_list cuts;
+	struct head_snapshots snap;
+	bool loaded;  /* head_load was called */
+	bool closing; /* chunk files stay: a snapshot may name them */
 	/* the cutter's */
 	pthread_t cutter;
 	bool cutter_runs;

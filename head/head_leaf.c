@@ -99,9 +99,10 @@ static struct chunkfile_record floats_record(
 /* The open chunk goes to the chunk file. */
 static errc open_full(struct window *w, struct shard *sh, struct wpart *part, struct wseries *ws, struct err *err)
 {
-	if (LIKELY(ws_may_chain(ws)))
+	if (LIKELY(ws_may_chain(ws) && chain_samples(ws->chain) + ws->n <= CHAIN_SAMPLES_MAX))
 		return head_chain_end_locked(w, part, ws, err);
-	ASSERT(!ws_chained(ws));
+	if (ws_chained(ws) && head_chain_unfold_locked(w, sh, part, ws, err) != OK)
+		return ERR_NOMEM;
 	uint64_t off;
 	struct chunkfile_record r = floats_record(w, part, ws, ws->start, ws->t, ws->n);
 	r.data = span_of(sh->scratch_bytes + XOR_HEADER_BYTES, head_open_read_pieces(part, ws, sh->scratch_bytes) - XOR_HEADER_BYTES);
@@ -433,7 +434,10 @@ enum insert_verdict head_leaf_insert_locked(
 		size_t n, n_bytes = head_open_read_pieces(part, ws, sh->scratch_bytes);
 		if (xor_decode(span_of(sh->scratch_bytes, n_bytes), sh->scratch, HEAD_RAW_SAMPLES + 1, &n, err) != OK)
 			return INSERT_FAILED;
-		ASSERT(n == ws->n);
+		if (n != ws->n) { /* it may have come from a snapshot */
+			err_set(err, ERR_CORRUPT, "an open chunk of %u samples has %zu", ws->n, n);
+			return INSERT_FAILED;
+		}
 		uint32_t at = lower(sh->scratch, (uint32_t)n, t);
 		if (at < n && sh->scratch[at].t == t) {
 			enum insert_verdict d = same_time(sh->scratch[at].v, v, winner, &replace);

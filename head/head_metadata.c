@@ -517,36 +517,69 @@ fail:
 	return rc;
 }
 
-errc head_metadata_checkpoint(struct head *h, struct wal_checkpoint *cp, struct buf *record, struct err *err)
+/* A family's entries, newest first; how many. */
+static uint32_t family_order(const struct metadata_table *t, uint32_t first, uint32_t ids[METADATA_PER_FAMILY])
+{
+	uint32_t n = 0;
+	for (uint32_t at = first; at != NONE; at = t->v[at].more) {
+		uint32_t i = n++;
+		for (; i > 0 && earlier(&t->v[ids[i - 1]], &t->v[at]); i--)
+			ids[i] = ids[i - 1];
+		ids[i] = at;
+	}
+	return n;
+}
+
+/* First entries of the families, oldest first. */
+static errc families(struct metadata_table *t, uint32_t **out, uint32_t *n, struct err *err)
+{
+	*n = 0;
+	pthread_mutex_lock(&t->mu);
+	*out = malloc((t->n_families + (size_t)1) * sizeof **out);
+	for (uint32_t at = t->oldest; *out && at != NONE; at = t->v[at].newer)
+		(*out)[(*n)++] = at;
+	pthread_mutex_unlock(&t->mu);
+	return *out ? OK : err_set(err, ERR_NOMEM, "no memory for a checkpoint");
+}
+
+/* In the order in which it was said, so that who reads it knows what is newest, too. A family that was said meanwhile is a bit too old in it. */
+errc head_metadata_checkpoint(
+	struct head *h, errc (*put)(void *arg, struct span record, struct err *err), void *arg, struct buf *record, struct err *err)
 {
 	errc rc = OK;
+	uint32_t *v = NULL;
 	pthread_rwlock_rdlock(&h->tenants_mu);
 	uint32_t n = h->n_tenants;
 	pthread_rwlock_unlock(&h->tenants_mu);
 	for (uint32_t i = 0; i < n; i++) {
 		struct tenant *tn = head_tenant_at(h, i);
 		struct metadata_table *t = table_of(tn);
-		bool more = t != NULL;
-		for (uint32_t at = 0; more;) {
+		uint32_t n_families = 0, at = 0;
+		if (t)
+			TRY(families(t, &v, &n_families, err));
+		while (at < n_families) {
 			struct wal_metadata_enc enc;
 			buf_clear(record);
 			pthread_mutex_lock(&t->mu);
 			wal_metadata_begin(&enc, record, head_tenant_name(tn));
-			for (uint32_t k = 0; k < READ_STEP && at < t->n && record->n < HEAD_LOG_GROUP_BYTES; k++, at++) {
-				if (!t->v[at].used)
-					continue;
-				struct metadata m = metadata_of(entry_text(t, &t->v[at]));
-				wal_metadata_put(&enc, &m);
+			for (uint32_t k = 0; k < READ_STEP && at < n_families && record->n < HEAD_LOG_GROUP_BYTES; k++, at++) {
+				uint32_t ids[METADATA_PER_FAMILY], m = t->v[v[at]].first ? family_order(t, v[at], ids) : 0;
+				while (m > 0) {
+					struct metadata x = metadata_of(entry_text(t, &t->v[ids[--m]]));
+					wal_metadata_put(&enc, &x);
+				}
 			}
 			wal_metadata_end(&enc);
-			more = at < t->n;
 			pthread_mutex_unlock(&t->mu);
 			CHECK(!record->failed, ERR_NOMEM, "no memory for a checkpoint");
 			if (record->n > 0)
-				TRY(wal_checkpoint_put(cp, span_of(record->p, record->n), err));
+				TRY(put(arg, span_of(record->p, record->n), err));
 		}
+		free(v);
+		v = NULL;
 	}
 fail:
+	free(v);
 	return rc;
 }
 
@@ -556,13 +589,7 @@ static errc give_family(
 	struct metadata_table *t, uint32_t first, errc (*give)(void *, const struct metadata *, struct err *), void *arg, struct err *err)
 {
 	errc rc = OK;
-	uint32_t ids[METADATA_PER_FAMILY], n = 0;
-	for (uint32_t at = first; at != NONE; at = t->v[at].more) {
-		uint32_t i = n++;
-		for (; i > 0 && earlier(&t->v[ids[i - 1]], &t->v[at]); i--)
-			ids[i] = ids[i - 1];
-		ids[i] = at;
-	}
+	uint32_t ids[METADATA_PER_FAMILY], n = family_order(t, first, ids);
 	for (uint32_t i = 0; i < n && rc == OK; i++) {
 		struct metadata m = metadata_of(entry_text(t, &t->v[ids[i]]));
 		rc = give(arg, &m, err);

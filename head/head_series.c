@@ -136,9 +136,8 @@ uintptr_t head_table_find_locked(struct head *h, struct shard *sh, struct hash12
 
 enum { GROW_AHEAD = 16 };
 
-static bool table_grow(struct head *h, struct shard *sh)
+static bool table_resize(struct head *h, struct shard *sh, uint64_t mask)
 {
-	uint64_t mask = sh->slots ? sh->mask * 2 + 1 : SLOTS_MIN - 1;
 	table_slot *slots = head_table_alloc(mask + 1, sizeof *slots);
 	if (!slots)
 		return false;
@@ -158,6 +157,20 @@ static bool table_grow(struct head *h, struct shard *sh)
 	sh->slots = slots;
 	sh->mask = mask;
 	return true;
+}
+
+static bool table_grow(struct head *h, struct shard *sh)
+{
+	return table_resize(h, sh, sh->slots ? sh->mask * 2 + 1 : SLOTS_MIN - 1);
+}
+
+void head_table_reserve_locked(struct head *h, struct shard *sh, uint64_t n)
+{
+	uint64_t mask = sh->slots ? sh->mask : SLOTS_MIN - 1;
+	while (n > (mask + 1) / 5 * 4)
+		mask = mask * 2 + 1;
+	if (!sh->slots || mask > sh->mask)
+		(void)!table_resize(h, sh, mask);
 }
 
 static bool table_add(struct head *h, struct shard *sh, struct hash128 x, uintptr_t p)
@@ -282,6 +295,46 @@ nomem:
 	s->ws = (struct wseries *)(void *)sh->free_series[c];
 	sh->free_series[c] = s;
 	return err_set(err, ERR_NOMEM, "no memory for a new series");
+}
+
+errc head_series_load_locked(struct head *h, struct shard *sh, struct tenant *tn, struct hash128 x, struct span wire, const uint32_t *pairs,
+	uint32_t n, uint64_t ref, struct series **out, struct err *err)
+{
+	ASSERT(n > 0 && n <= LIMIT_LABELS_DECODE);
+	*out = NULL;
+	if (head_table_find_locked(h, sh, x, tn->idx, wire))
+		return OK;
+	size_t bytes;
+	uint32_t c = series_class(n, &bytes);
+	struct series *s = series_take(sh, (uint8_t)(sh - h->shards), c, bytes);
+	if (!s)
+		return err_set(err, ERR_NOMEM, "no memory for a series");
+	if (!table_add(h, sh, x, (uintptr_t)s)) {
+		s->ws = (struct wseries *)(void *)sh->free_series[c];
+		sh->free_series[c] = s;
+		return err_set(err, ERR_NOMEM, "no memory for a series");
+	}
+	atomic_store_explicit(&s->ref, ref, memory_order_relaxed);
+	s->ws = NULL;
+	s->hash = x;
+	s->keys[0] = s->keys[1] = 0;
+	s->def_pos = 0;
+	s->ws_window = s->newest_window = 0;
+	s->tenant = tn->idx;
+	s->checkpoint = 0;
+	s->n_windows = 0;
+	s->n_pairs = (uint16_t)n;
+	s->n_aliases = 0;
+	s->def_state = DEF_NONE;
+	s->key_no = 0;
+	s->key_changed = 0;
+	atomic_fetch_add_explicit(&tn->n_series, 1, memory_order_relaxed);
+	atomic_fetch_add_explicit(&tn->series_bytes, bytes + sizeof(table_slot), memory_order_relaxed);
+	memcpy(s->pairs, pairs, n * sizeof *pairs);
+	sh->n_series++;
+	atomic_fetch_add_explicit(&h->n_series, 1, memory_order_relaxed);
+	*out = s;
+	return OK;
 }
 
 void head_series_remove_locked(struct head *h, struct shard *sh, struct tenant *tn, struct series *s)

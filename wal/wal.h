@@ -74,8 +74,21 @@ CHECKED errc wal_replay(struct wal *wal, errc (*frame)(void *arg, const struct w
 	void (*progress)(void *arg, uint64_t segment_first, uint64_t segment_last, uint64_t segment_now), struct wal_replay_stats *stats,
 	struct err *err);
 
+/* A frame of the log, by which a copy of what the log says (head_snapshot.c) knows how far it goes. */
+struct wal_mark {
+	uint64_t seq, first_sample, pos; /* as of struct wal_frame */
+	uint64_t segment, offset;	 /* where it stands */
+	uint64_t checkpoint;		 /* newest one then; 0: none */
+	uint32_t log, crc;		 /* the log's number; of the frame's header */
+};
+/* The newest frame written: whatever is in it and in those before was committed. False: this process has written none so far. */
+bool wal_mark(struct wal *wal, struct wal_mark *out);
+/* Before wal_replay: its caller knows all up to this frame, so only what stands behind is read; of a checkpoint only when it was made later. The frame is known to be
+ * synced. ERR_NOTFOUND: the log does not have this frame, or lacks something behind it; nothing changed. NULL: the whole log after all. */
+CHECKED errc wal_replay_behind(struct wal *wal, const struct wal_mark *mark, struct err *err);
+
 /* Reads the same frames once more, by the way: nothing is logged, counted or changed. Also from inside frame() of wal_replay, for
- * who must know what comes later in the log. */
+ * who must know what comes later in the log. Always the whole log. */
 CHECKED errc wal_peek(struct wal *wal, errc (*frame)(void *arg, const struct wal_frame *f, struct err *err), void *arg, struct err *err);
 
 /* ---- appending ---- */

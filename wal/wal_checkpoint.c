@@ -178,6 +178,7 @@ static void checkpoint_clean(struct wal *w, uint64_t upto)
 
 	struct wal_segment *gone = NULL;
 	pthread_mutex_lock(&w->mu);
+	w->checkpoint = upto;
 	for (struct wal_segment **p = &w->finished; *p;) {
 		struct wal_segment *s = *p;
 		if (s->number > upto) {

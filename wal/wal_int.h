@@ -182,6 +182,7 @@ struct wal_walk {
 	errc (*frame)(void *arg, const struct wal_frame *f, const struct wal_frame_header *h, struct err *err);
 	void (*event)(void *arg, const struct wal_event *e);
 	void *arg;
+	struct wal_mark behind; /* seq 0: from the beginning. Else frames up to it are neither unpacked nor told */
 
 	/* out */
 	struct arena arena;	/* of the lists */
@@ -272,9 +273,12 @@ struct wal {
 	errc prepare_rc;	   /* of the last try */
 	uint64_t prepare_no;	   /* names prepared files */
 	uint64_t seq, sample, pos; /* written */
+	struct wal_mark mark;	   /* of the newest frame written; seq 0: none */
+	uint64_t checkpoint;	   /* newest one; 0: none */
 
 	/* the syncer's own */
 	uint32_t log;
+	struct wal_mark out_mark;     /* of the last frame in `out`, or before it */
 	uint64_t out_seq, out_sample; /* as the frames in `out` will leave them */
 	uint32_t out_crc;
 	uint64_t out_consumed;	 /* reserved bytes that `out` stands for, */
@@ -303,6 +307,7 @@ struct wal {
 	pthread_t syncer, preparer;
 	bool has_syncer, has_preparer;
 	bool replayed;
+	struct wal_mark behind; /* replay begins there */
 
 	struct metric *m_fsyncs, *m_fsync_seconds, *m_bytes, *m_frames, *m_frames_lost, *m_samples_lost, *m_segments, *m_size, *m_no_space, *m_waits,
 		*m_samples, *m_raw_bytes, *m_damaged;

@@ -225,7 +225,7 @@ errc wal_replay(struct wal *w, errc (*frame)(void *arg, const struct wal_frame *
 		.frame = frame,
 		.arg = arg,
 		.progress = progress,
-		.walk = {.dir = w->dir, .frame = replay_frame, .event = replay_event, .arg = &r},
+		.walk = {.dir = w->dir, .frame = replay_frame, .event = replay_event, .arg = &r, .behind = w->behind},
 	};
 	int64_t start = io_mono_ms();
 	struct err e = {0};
@@ -242,6 +242,7 @@ errc wal_replay(struct wal *w, errc (*frame)(void *arg, const struct wal_frame *
 			log_warn("a checkpoint has one copy only", LSTR("dir", w->dir), LU64("checkpoint", r.walk.checkpoint), LERR(&e));
 	}
 	start_plan(w, &r.walk);
+	w->checkpoint = r.walk.checkpoint;
 	TRY(leftovers_remove(w, &r.walk, err));
 	rc = wal_start(w, &e);
 	if (rc == ERR_NOSPACE) {
@@ -280,6 +281,59 @@ errc wal_replay(struct wal *w, errc (*frame)(void *arg, const struct wal_frame *
 	}
 fail:
 	wal_walk_free(&r.walk);
+	return rc;
+}
+
+bool wal_mark(struct wal *w, struct wal_mark *out)
+{
+	pthread_mutex_lock(&w->mu);
+	*out = w->mark;
+	out->checkpoint = w->checkpoint;
+	pthread_mutex_unlock(&w->mu);
+	return out->seq > 0;
+}
+
+/* Only segments that a checkpoint replaces ever go, the oldest first: who finds the frame's own segment finds all that was written behind. */
+errc wal_replay_behind(struct wal *w, const struct wal_mark *mark, struct err *err)
+{
+	errc rc = OK;
+	int fd = -1;
+	struct arena arena;
+	char **names, path[WAL_PATH_BYTES];
+	size_t n, got = 0;
+	uint8_t bytes[WAL_HEADER_BYTES];
+	struct wal_header file;
+	struct wal_frame_header h;
+	uint32_t version;
+	ASSERT(!w->replayed);
+	arena_init(&arena, 64 * MIB);
+	if (!mark) {
+		w->behind = (struct wal_mark){0};
+		return OK;
+	}
+	TRY(io_listdir(w->dir, &arena, &names, &n, err));
+	for (size_t i = 0; i < n; i++) {
+		uint64_t number;
+		enum wal_name kind = wal_name_parse(names[i], &number);
+		if (kind == WAL_NAME_CHECKPOINT_A || kind == WAL_NAME_CHECKPOINT_B)
+			CHECK(number < mark->segment, ERR_NOTFOUND, "%s: checkpoint %" PRIu64 " has replaced segment %" PRIu64, w->dir, number,
+				mark->segment);
+	}
+	CHECK(mark->seq > 0 && mark->offset <= INT64_MAX / 2, ERR_NOTFOUND, "%s: no frame of a log", w->dir);
+	wal_path_segment(path, w->dir, mark->segment);
+	TRY(io_open(path, IO_READ, &fd, err));
+	TRY(io_pread(fd, bytes, sizeof bytes, 0, &got, err));
+	CHECK(got == sizeof bytes && wal_header_get(bytes, &file, &version) == WAL_HEADER_OK && !file.checkpoint && file.segment == mark->segment &&
+			file.log == mark->log && file.first_seq <= mark->seq,
+		ERR_NOTFOUND, "%s: another segment than it was", path);
+	TRY(io_pread(fd, bytes, WAL_FRAME_BYTES, mark->offset, &got, err));
+	CHECK(got == WAL_FRAME_BYTES && wal_frame_get(bytes, &h) && h.log == mark->log && h.segment == mark->segment && h.seq == mark->seq &&
+			h.header_crc == mark->crc && h.first_sample == mark->first_sample && file.pos + mark->offset == mark->pos,
+		ERR_NOTFOUND, "%s: frame %" PRIu64 " does not stand at byte %" PRIu64, path, mark->seq, mark->offset);
+	w->behind = *mark;
+fail:
+	io_close(fd);
+	arena_free(&arena);
 	return rc;
 }
 

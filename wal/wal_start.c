@@ -37,6 +37,7 @@ static errc current_set(struct wal *w, int fd, uint64_t size, uint64_t off, stru
 	w->seq = w->out_seq;
 	w->sample = w->out_sample;
 	w->pos = s->pos + off;
+	w->mark = w->out_mark;
 	wal_gauges_locked(w);
 	pthread_mutex_unlock(&w->mu);
 	w->started = true;
@@ -58,6 +59,15 @@ static errc start_mark(struct wal *w, int fd, uint64_t *off, struct err *err)
 	errc rc = io_pwrite(fd, bytes, sizeof bytes, *off, err);
 	if (rc != OK)
 		return rc;
+	w->out_mark = (struct wal_mark){
+		.seq = h.seq,
+		.first_sample = h.first_sample,
+		.segment = h.segment,
+		.offset = *off,
+		.pos = w->start.header.pos + *off,
+		.log = h.log,
+		.crc = h.header_crc,
+	};
 	*off += sizeof bytes;
 	w->start.marked = true;
 	w->start.last_crc = h.header_crc;

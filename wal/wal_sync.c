@@ -152,6 +152,7 @@ static errc flush(struct wal *w, struct err *err)
 	w->pos = w->current->pos + w->current->off;
 	w->seq = w->out_seq;
 	w->sample = w->out_sample;
+	w->mark = w->out_mark;
 	w->reserved_bytes -= w->out_consumed;
 	w->batch_consumed += w->out_consumed;
 	bool half = !w->prepared && w->current->off > w->current->size / 2;
@@ -282,6 +283,15 @@ static bool frame_put(struct wal *w, size_t n, uint32_t samples, uint32_t flags)
 	uint64_t size = wal_frame_pack(&h, span_of(w->raw, n), w->out + w->out_n, w->lz4);
 	if (w->current->off + w->out_n + size > w->current->size)
 		return false;
+	w->out_mark = (struct wal_mark){
+		.seq = h.seq,
+		.first_sample = h.first_sample,
+		.segment = h.segment,
+		.offset = w->current->off + w->out_n,
+		.pos = w->current->pos + w->current->off + w->out_n,
+		.log = h.log,
+		.crc = h.header_crc,
+	};
 	w->out_n += size;
 	w->out_seq++;
 	w->out_sample += samples;

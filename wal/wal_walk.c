@@ -308,6 +308,8 @@ static errc checkpoint_frame(struct walk *k, struct copy *c, struct err *err)
 {
 	struct wal_walk *w = k->w;
 	struct wal_frame f = {.segment = w->checkpoint, .offset = c->item.offset};
+	if (w->behind.seq > 0 && w->checkpoint <= w->behind.checkpoint)
+		return OK;
 	errc rc = raw_room(k, c->item.h.raw, err);
 	if (rc != OK)
 		return rc;
@@ -502,6 +504,8 @@ static errc segment_frame(struct walk *k, const struct wal_item *item, uint64_t 
 	w->next_sample = h->first_sample + h->samples;
 	w->last_seq = h->seq;
 	w->last_crc = h->header_crc;
+	if (h->seq <= w->behind.seq)
+		return OK;
 	errc rc = raw_room(k, h->raw, err);
 	if (rc != OK)
 		return rc;
@@ -622,7 +626,13 @@ static errc walk_segment(struct walk *k, size_t index, struct err *err)
 	f->pos = w->next_pos;
 	if (f->state == WAL_HEADER_DAMAGED)
 		header_hole(k, limit_seq);
-	k->reader.off = WAL_HEADER_BYTES;
+	/* Where the caller's knowledge ends, its last frame is read as if it were the segment's first: what stands before is synced and of no interest. */
+	bool behind = w->behind.seq > 0 && f->number == w->behind.segment;
+	if (behind) {
+		w->next_seq = w->behind.seq;
+		w->next_sample = w->behind.first_sample;
+	}
+	k->reader.off = behind ? w->behind.offset : WAL_HEADER_BYTES;
 	k->reader.segment = f->number;
 	k->reader.log = w->log;
 	k->reader.any_log = w->log == 0;
@@ -630,8 +640,8 @@ static errc walk_segment(struct walk *k, size_t index, struct err *err)
 	struct wal_walk_end begin = {.file = index,
 		.first = true,
 		.seen_seq = f->state == WAL_HEADER_OK ? f->h.first_seq - 1 : 0,
-		.off = WAL_HEADER_BYTES,
-		.data_end = WAL_HEADER_BYTES,
+		.off = k->reader.off,
+		.data_end = k->reader.off,
 		.settled_seq = w->last_seq,
 		.settled_crc = w->last_crc,
 		.tail_seq = w->next_seq,
@@ -664,7 +674,7 @@ static errc walk_segment(struct walk *k, size_t index, struct err *err)
 	if (w->log == 0 && !k->reader.any_log)
 		w->log = k->reader.log;
 	pending_end(k, last);
-	f->empty = !any && w->end.data_end == WAL_HEADER_BYTES;
+	f->empty = !behind && !any && w->end.data_end == WAL_HEADER_BYTES;
 	if (f->empty)
 		w->end = end_before;
 	else
@@ -672,6 +682,18 @@ static errc walk_segment(struct walk *k, size_t index, struct err *err)
 fail:
 	wal_reader_close(&k->reader);
 	return rc;
+}
+
+/* All in it is known. */
+static void file_skip(struct walk *k, size_t index)
+{
+	struct wal_file *f = &k->w->files[index];
+	if (f->state == WAL_HEADER_OK) {
+		f->first_seq = f->h.first_seq;
+		f->first_sample = f->h.first_sample;
+		f->pos = f->h.pos;
+	}
+	k->w->next_seq = 0; /* until a header says */
 }
 
 errc wal_walk_run(struct wal_walk *w, struct err *err)
@@ -688,8 +710,10 @@ errc wal_walk_run(struct wal_walk *w, struct err *err)
 	walk_drop_foreign(k);
 	w->end.file = w->n_files;
 	for (size_t i = 0; i < w->n_files; i++) {
-		if (w->files[i].number > w->checkpoint)
+		if (w->files[i].number > w->checkpoint && w->files[i].number >= w->behind.segment)
 			TRY(walk_segment(k, i, err));
+		else if (w->files[i].number > w->checkpoint)
+			file_skip(k, i);
 	}
 fail:
 	if (k) {

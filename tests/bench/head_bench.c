@@ -2,7 +2,7 @@
  *
  * What the head costs by itself: new series, known series, memory, replay, cut. Without HTTP, snappy and protobuf.
  *
- *     head_bench DIR [series=200000] [rounds=20] [batch=2000] [version=1]     version 2: as remote write 2.0 spells series
+ *     head_bench DIR [series=200000] [rounds=20] [batch=2000] [version=1] [snapshot=0: after so many rounds]     version 2: as remote write 2.0 spells series
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -78,6 +78,7 @@ static void start(void)
 		.on_block = on_block,
 	};
 	must(head_open(&hc, &head, &err), &err);
+	must(head_load(head, &err), &err);
 	must(wal_replay(wal, head_replay_frame, head, NULL, NULL, &err), &err);
 	must(head_start(head, &err), &err);
 }
@@ -128,6 +129,7 @@ int main(int argc, char **argv)
 	uint32_t n = argc > 2 ? (uint32_t)atoi(argv[2]) : 200000, rounds = argc > 3 ? (uint32_t)atoi(argv[3]) : 20;
 	uint32_t batch = argc > 4 ? (uint32_t)atoi(argv[4]) : 2000;
 	bool v2 = argc > 5 && atoi(argv[5]) == 2;
+	uint32_t snapshot = argc > 6 ? (uint32_t)atoi(argv[6]) : 0;
 	struct err err = {0};
 	log_setup(LOG_WARN, LOG_LOGFMT);
 	must(io_mkdirs(dir, &err), &err);
@@ -217,6 +219,8 @@ int main(int argc, char **argv)
 		if (round == 0)
 			printf("new series:   %6.0f ns in head_append, %6.0f ns all CPU; %4.0f B resident a series\n", append / n * 1e9,
 				(cpu_s() - cpu) / n * 1e9, (rss_mb() - rss0) * 1e6 / n);
+		if (round + 1 == snapshot)
+			must(head_snapshot(head, &err), &err);
 	}
 	if (rounds > 1)
 		printf("known series: %6.0f ns in head_append, %6.0f ns all CPU\n", append / n / (rounds - 1) * 1e9,
@@ -236,6 +240,19 @@ int main(int argc, char **argv)
 	printf("replay: %.2f s wall, %.2f s CPU, %.0f ns a sample\n", wall_s() - w0, cpu_s() - cpu, (cpu_s() - cpu) / n / rounds * 1e9);
 	head_status(head, &st);
 	printf("after replay: head says %.0f B a series\n", (double)st.memory_bytes / n);
+	cpu = cpu_s();
+	w0 = wall_s();
+	must(head_snapshot(head, &err), &err);
+	printf("snapshot: %.2f s wall, %.2f us CPU a series; resident %.0f MB\n", wall_s() - w0, (cpu_s() - cpu) / n * 1e6, rss_mb());
+	head_close(head);
+	wal_close(wal);
+	cpu = cpu_s();
+	w0 = wall_s();
+	start();
+	printf("start from it: %.2f s wall, %.2f s CPU, %.2f us a series; resident %.0f MB\n", wall_s() - w0, cpu_s() - cpu,
+		(cpu_s() - cpu) / n * 1e6, rss_mb());
+	head_status(head, &st);
+	printf("after it: head says %.0f B a series\n", (double)st.memory_bytes / n);
 	cpu = cpu_s();
 	w0 = wall_s();
 	double before = rss_mb();

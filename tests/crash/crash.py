@@ -154,9 +154,12 @@ def merge_ledgers(writers):
 
 
 class Run:
-    def __init__(self, directory, kills, seed, say=print):
+    def __init__(self, directory, kills, seed, say=print, snapshots=None):
+        """snapshots: written at every opportunity, so that nearly every start begins with one; None: as the seed says."""
         self.dir, self.kills, self.seed, self.say = pathlib.Path(directory), kills, seed, say
         self.rng = random.Random(seed)
+        self.snapshots = seed % 2 == 0 if snapshots is None else snapshots
+        self.from_snapshot = 0
 
     def check(self, when):
         for w in self.writers:
@@ -196,6 +199,7 @@ class Run:
         begin = time.monotonic()
         self.server.start()
         self.ready.append(time.monotonic() - begin)
+        self.from_snapshot += self.server.metric("varve_snapshot_loaded") > 0
 
     def flush_quietly(self):
         c = remote.Client(self.server.url, timeout=30)
@@ -212,7 +216,8 @@ class Run:
         config.write_text(minio.objstore_yaml())
         self.server = procs.Varve(self.dir / "varve", flags={
             "objstore.config-file": config, "head.block-range": "1m", "head.cut-delay": "2s", "head.max-age": "2m", "ingest.oldest": "1h", "wal.segment-size": "1MiB",
-            "wal.max-size": "8MiB", "label": "cluster=crash", "bucket.audit-interval": "30s", "disk.reserve": "1MiB"}).start()
+            "wal.max-size": "8MiB", "label": "cluster=crash", "bucket.audit-interval": "30s", "disk.reserve": "1MiB",
+            "head.snapshot-tail": "1KiB" if self.snapshots else "8MiB"}).start()
         self.writers, self.ready = [], []
         begin = time.monotonic()
         self.start_writers()
@@ -238,13 +243,16 @@ class Run:
         minio.stop()
         self.say(f"{self.kills} kills in {time.monotonic() - begin:.0f} s: {report.acked} samples acknowledged in {sum(w.sent for w in self.writers)} requests "
                  f"({sum(w.retried for w in self.writers)} attempts failed and were made again), {len(blocks)} blocks; 0 lost, 0 wrong, 0 phantoms, 0 duplicates, read through varve and from "
-                 f"{n_blocks} blocks in the bucket by an independent reader. Seed {self.seed}.")
+                 f"{n_blocks} blocks in the bucket by an independent reader. {self.from_snapshot} starts began with a snapshot. Seed {self.seed}.")
+        if self.snapshots and self.from_snapshot < self.kills / 4:
+            raise AssertionError(f"{self.from_snapshot} of {self.kills} starts had a snapshot")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=None)
+    parser.add_argument("--snapshots", choices=("yes", "no"), help="frequent snapshots of the head; else as the seed says")
     parser.add_argument("--keep", action="store_true", help="keep the directory")
     args = parser.parse_args()
     seed = args.seed if args.seed is not None else random.SystemRandom().randrange(1 << 32)
@@ -253,7 +261,8 @@ def main():
     procs.raise_open_files()
     ok = False
     try:
-        Run(directory, args.kills, seed, say=lambda text: print(text, flush=True)).go()
+        snapshots = None if args.snapshots is None else args.snapshots == "yes"
+        Run(directory, args.kills, seed, say=lambda text: print(text, flush=True), snapshots=snapshots).go()
         ok = True
     except AssertionError as e:
         print(f"FAILED: {e}\nthe directory is kept: {directory}", flush=True)

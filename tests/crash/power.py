@@ -31,7 +31,7 @@ from lib.remote import labels  # noqa: E402
 
 TENANTS = ("ant", "bee")
 FLAGS = {"wal.segment-size": 16 << 10, "wal.max-size": "1MiB", "head.block-range": "1m", "head.cut-delay": "10h", "head.max-age": "10h", "ingest.oldest": "0s",
-         "disk.reserve": 0, "bucket.audit-interval": "0s", "http.threads": 1, "shutdown.grace": "1s"}
+         "disk.reserve": 0, "bucket.audit-interval": "0s", "http.threads": 1, "shutdown.grace": "1s", "head.snapshot-tail": "1KiB"}
 LOSSES = ("keep-all", "drop-all", "tear-sectors", "tear-pages", "drop-entries", "entries-first", "grow-zeros")
 HEAD = struct.Struct("<IIQQQIIII")
 MAGIC = 0x31524556

@@ -187,6 +187,7 @@ errc lab_start(struct lab *l, struct err *err)
 	l->cfg.wal = l->wal;
 	TRY(head_open(&l->cfg, &l->head, err));
 	TRY(known_blocks(l, err));
+	TRY(head_load(l->head, err));
 	TRY(wal_replay(l->wal, head_replay_frame, l->head, NULL, &st, err));
 	TRY(head_start(l->head, err));
 	return OK;

@@ -69,6 +69,7 @@ static void log_of_0_1_0(void **state)
 		.on_block = on_block,
 	};
 	assert_int_equal(head_open(&hc, &head, &err), OK);
+	assert_int_equal(head_load(head, &err), OK);
 	assert_int_equal(wal_replay(wal, head_replay_frame, head, NULL, &st, &err), OK);
 	assert_int_equal(st.samples, 240);
 	assert_int_equal(st.frames_lost, 0);
