@@ -225,8 +225,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	io_close(fd);
 	MUST(start(&wal, &head) == OK);
 	read_all(head);
-	send(wal, head, T0 + 10, 4);
-	send(wal, head, T0 + 25000, 150);
+	send(wal, head, T0 + 10, 4, true);
+	send(wal, head, T0 + 25000, 150, false);
 	if (size % 4 == 0)
 		(void)!head_snapshot(head, NULL);
 	if (size % 4 == 1)
