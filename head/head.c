@@ -77,7 +77,7 @@ static errc chunk_dir_empty(const char *dir, struct err *err)
 	TRY(io_listdir(dir, &arena, &names, &n, err));
 	for (size_t i = 0; i < n; i++) {
 		size_t len = strlen(names[i]);
-		if (len <= 7 || strcmp(names[i] + len - 7, ".chunks") != 0)
+		if (len <= 7 || (strcmp(names[i] + len - 7, ".chunks") != 0 && strcmp(names[i] + len - 4, ".cut") != 0))
 			continue;
 		char path[4096];
 		snprintf(path, sizeof path, "%s/%s", dir, names[i]);

@@ -142,31 +142,52 @@ fail:
 	return rc;
 }
 
-errc head_chunkfile_read(struct chunkfile *f, uint64_t off, uint32_t len, uint8_t *out, struct err *err)
+errc head_chunkfile_bytes_read(struct chunkfile *f, uint64_t off, size_t n, uint8_t *out, struct err *err)
 {
 	errc rc = OK;
-	size_t n = len + (size_t)CHUNKFILE_OVERHEAD;
 	int fd = -1, slot = -1;
-	bool pinned = false;
 	pthread_mutex_lock(&f->mu);
 	if (off >= f->flushed) {
 		ASSERT(off - f->flushed + n <= f->n);
 		memcpy(out, f->buf + (off - f->flushed), n);
 		pthread_mutex_unlock(&f->mu);
-	} else {
-		pthread_mutex_unlock(&f->mu);
-		TRY(fd_get(f, &fd, &slot, err));
-		pinned = true;
-		TRY(io_pread_full(fd, out, n, off, err));
+		return OK;
 	}
-	CHECK(get_le32(out + n - 4) == crc32c(0, out, n - 4) && get_le32(out + 25) == len, ERR_CORRUPT,
+	pthread_mutex_unlock(&f->mu);
+	TRY(fd_get(f, &fd, &slot, err));
+	rc = io_pread_full(fd, out, n, off, err);
+	fd_put(f, fd, slot);
+fail:
+	return rc;
+}
+
+errc head_chunkfile_judge(const struct chunkfile *f, uint64_t off, uint32_t len, const uint8_t *record, struct err *err)
+{
+	errc rc = OK;
+	size_t n = len + (size_t)CHUNKFILE_OVERHEAD;
+	CHECK(get_le32(record + n - 4) == crc32c(0, record, n - 4) && get_le32(record + 25) == len, ERR_CORRUPT,
 		"%s/%s.chunks: the chunk at offset %llu does not match its checksum; its samples are in the log, a restart brings them back",
 		f->head->cfg.chunk_dir, ulid_text(f->ulid).s, (unsigned long long)off);
+fail:
+	return rc;
+}
+
+errc head_chunkfile_read(struct chunkfile *f, uint64_t off, uint32_t len, uint8_t *out, struct err *err)
+{
+	errc rc = OK;
+	TRY(head_chunkfile_bytes_read(f, off, len + (size_t)CHUNKFILE_OVERHEAD, out, err));
+	TRY(head_chunkfile_judge(f, off, len, out, err));
 	memmove(out, out + CHUNKFILE_HEADER, len);
 fail:
-	if (pinned)
-		fd_put(f, fd, slot);
 	return rc;
+}
+
+uint64_t head_chunkfile_flushed(struct chunkfile *f)
+{
+	pthread_mutex_lock(&f->mu);
+	uint64_t n = f->flushed;
+	pthread_mutex_unlock(&f->mu);
+	return n;
 }
 
 uint64_t head_chunkfile_bytes(struct chunkfile *f)

@@ -1,5 +1,5 @@
 /* head/head_int.h - what the files of head/ share. Reading order: head_pool.c, head_symbols.c, head_series.c, head_chunkfile.c,
- * head_piece.c, head_open.c, head_leaf.c, head_hist.c, head_hist_chunks.c, head_window.c, head_postings.c, head_tenant.c, head_spelling.c, head_append.c, head_append_hist.c, head_log.c, head_replay.c, head_cut.c, head_cutter.c, head_checkpoint.c,
+ * head_piece.c, head_open.c, head_leaf.c, head_hist.c, head_hist_chunks.c, head_window.c, head_postings.c, head_tenant.c, head_spelling.c, head_append.c, head_append_hist.c, head_log.c, head_replay.c, head_cut.c, head_cut_order.c, head_cut_file.c, head_cut_spool.c, head_cutter.c, head_checkpoint.c,
  * head_source.c, head_usage.c, head_cardinality.c, head_full.c, head.c.
  *
  * Exemplars and metadata stand aside: head_annotate.c, head_exemplar_ring.c, head_exemplars.c, head_metadata.c, with head_annotations_int.h.
@@ -248,6 +248,10 @@ CHECKED errc head_chunkfile_append(struct chunkfile *f, uint64_t ref, const stru
 /* Reads and checks the record at off; the payload (len bytes) goes to out, which has room for len + CHUNKFILE_OVERHEAD. */
 enum { CHUNKFILE_HEADER = 29, CHUNKFILE_OVERHEAD = CHUNKFILE_HEADER + 4 };
 CHECKED errc head_chunkfile_read(struct chunkfile *f, uint64_t off, uint32_t len, uint8_t *out, struct err *err);
+/* The parts of it: n bytes that are all in the file, or all in the buffer behind it; whether they are the record at off. */
+CHECKED errc head_chunkfile_bytes_read(struct chunkfile *f, uint64_t off, size_t n, uint8_t *out, struct err *err);
+CHECKED errc head_chunkfile_judge(const struct chunkfile *f, uint64_t off, uint32_t len, const uint8_t *record, struct err *err);
+uint64_t head_chunkfile_flushed(struct chunkfile *f); /* where the buffer begins */
 uint64_t head_chunkfile_bytes(struct chunkfile *f);
 void head_chunkfile_remove(struct chunkfile *f);
 
