@@ -217,8 +217,8 @@ fail:
 	return rc;
 }
 
-/* What reading a series will touch, some steps ahead of it. */
-static void series_prefetch(const struct cut *c, size_t i, bool chunks)
+/* What reading a series will touch, some steps ahead of it. Inlined by force: gcc takes a function that only prefetches for one without effect. */
+static inline __attribute__((always_inline)) void series_prefetch(const struct cut *c, size_t i, bool chunks)
 {
 	enum { FAR = 16, NEAR = 8, NEXT = 3 };
 	const struct cut_order *o = &c->order;
