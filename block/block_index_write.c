@@ -20,6 +20,8 @@
  * A spool that outgrows its buffer goes to <temporary directory>/series.spool. Postings are collected in passes over the spool,
  * each for as many pairs (in table order) as the budget of one pass holds: a pass costs less than the memory it saves.
  *
+ * One file because the sections are made of the same three things, strings, pairs and spool, and none of them means anything without the others.
+ *
  * Source: Prometheus tsdb/docs/format/index.md, tsdb/index/index.go for the TOC's values.
  */
 #include <inttypes.h>

@@ -16,6 +16,7 @@ struct block_out {
 	int fd; /* -1: no file open */
 	char *path;
 	uint64_t written_bytes; /* of this file, without what is in buf */
+	uint64_t sent_bytes;	/* of these, on their way to the disk */
 	uint8_t *buf;
 	size_t n_buf;
 	EVP_MD_CTX *sha;
@@ -26,7 +27,7 @@ struct block_out {
 	struct err failed;
 };
 
-enum { BLOCK_OUT_BUF_BYTES = 256 * 1024, BLOCK_OUT_ROOM_BYTES = 4096 };
+enum { BLOCK_OUT_BUF_BYTES = 256 * 1024, BLOCK_OUT_ROOM_BYTES = 4096, BLOCK_OUT_SENT_BYTES = 1024 * 1024 };
 
 CHECKED errc block_out_init(struct block_out *o, struct err *err);
 CHECKED errc block_out_open(struct block_out *o, const char *dir, const char *name, struct err *err);

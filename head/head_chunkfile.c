@@ -142,6 +142,20 @@ fail:
 	return rc;
 }
 
+errc head_chunkfile_pin(struct chunkfile *f, struct chunkfile_pin *pin, struct err *err)
+{
+	*pin = (struct chunkfile_pin){.fd = -1, .slot = -1};
+	pthread_mutex_lock(&f->mu);
+	pin->flushed = f->flushed;
+	pthread_mutex_unlock(&f->mu);
+	return pin->flushed ? fd_get(f, &pin->fd, &pin->slot, err) : OK;
+}
+
+void head_chunkfile_unpin(struct chunkfile *f, const struct chunkfile_pin *pin)
+{
+	fd_put(f, pin->fd, pin->slot);
+}
+
 errc head_chunkfile_bytes_read(struct chunkfile *f, uint64_t off, size_t n, uint8_t *out, struct err *err)
 {
 	errc rc = OK;
@@ -180,14 +194,6 @@ errc head_chunkfile_read(struct chunkfile *f, uint64_t off, uint32_t len, uint8_
 	memmove(out, out + CHUNKFILE_HEADER, len);
 fail:
 	return rc;
-}
-
-uint64_t head_chunkfile_flushed(struct chunkfile *f)
-{
-	pthread_mutex_lock(&f->mu);
-	uint64_t n = f->flushed;
-	pthread_mutex_unlock(&f->mu);
-	return n;
 }
 
 uint64_t head_chunkfile_bytes(struct chunkfile *f)

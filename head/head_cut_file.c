@@ -22,7 +22,7 @@ struct cut_file {
 	uint64_t clock;
 	uint64_t wanted[WANTED]; /* pieces of which a record was read alone, newest last; a ring */
 	uint32_t at_wanted;
-	uint64_t end; /* of what is in the file; behind it is the buffer */
+	struct chunkfile_pin pin; /* held all the time: a thread of low priority takes no lock that requests wait for */
 	uint8_t *record;
 	size_t cap_record;
 };
@@ -32,8 +32,12 @@ errc head_cut_file_open(struct chunkfile *f, struct cut_file **out, struct err *
 	struct cut_file *r = calloc(1, sizeof *r);
 	if (!r)
 		return err_set(err, ERR_NOMEM, "no memory to read a chunk file");
+	errc rc = head_chunkfile_pin(f, &r->pin, err);
+	if (rc != OK) {
+		free(r);
+		return rc;
+	}
 	r->file = f;
-	r->end = head_chunkfile_flushed(f);
 	for (int i = 0; i < PIECES; i++)
 		r->pieces[i].no = UINT64_MAX;
 	for (int i = 0; i < WANTED; i++)
@@ -48,6 +52,7 @@ void head_cut_file_close(struct cut_file *r)
 		return;
 	for (int i = 0; i < PIECES; i++)
 		free(r->pieces[i].bytes);
+	head_chunkfile_unpin(r->file, &r->pin);
 	free(r->record);
 	free(r);
 }
@@ -86,8 +91,8 @@ static struct file_piece *piece_read(struct cut_file *r, uint64_t no)
 	p->no = UINT64_MAX;
 	if (!p->bytes)
 		p->bytes = malloc(PIECE_BYTES);
-	uint64_t from = no * PIECE_BYTES, n = r->end - from < PIECE_BYTES ? r->end - from : PIECE_BYTES;
-	if (!p->bytes || head_chunkfile_bytes_read(r->file, from, (size_t)n, p->bytes, NULL) != OK)
+	uint64_t from = no * PIECE_BYTES, n = r->pin.flushed - from < PIECE_BYTES ? r->pin.flushed - from : PIECE_BYTES;
+	if (!p->bytes || io_pread_full(r->pin.fd, p->bytes, (size_t)n, from, NULL) != OK)
 		return NULL;
 	p->no = no;
 	p->used = ++r->clock;
@@ -98,7 +103,7 @@ static struct file_piece *piece_read(struct cut_file *r, uint64_t no)
 static errc record_bytes(struct cut_file *r, uint64_t off, size_t n, const uint8_t **out, struct err *err)
 {
 	uint64_t no = off / PIECE_BYTES, last = (off + n - 1) / PIECE_BYTES;
-	bool in_file = off + n <= r->end;
+	bool in_file = off + n <= r->pin.flushed;
 	if (r->cap_record < n) {
 		uint8_t *p = realloc(r->record, n);
 		if (!p)
@@ -122,7 +127,9 @@ static errc record_bytes(struct cut_file *r, uint64_t off, size_t n, const uint8
 		memcpy(r->record + done, p->bytes + at, part);
 		done += part;
 	}
-	return done == n ? OK : head_chunkfile_bytes_read(r->file, off, n, r->record, err);
+	if (done == n)
+		return OK;
+	return in_file ? io_pread_full(r->pin.fd, r->record, n, off, err) : head_chunkfile_bytes_read(r->file, off, n, r->record, err);
 }
 
 errc head_cut_file_read(struct cut_file *r, uint64_t off, uint32_t len, const uint8_t **payload, struct err *err)

@@ -251,7 +251,13 @@ CHECKED errc head_chunkfile_read(struct chunkfile *f, uint64_t off, uint32_t len
 /* The parts of it: n bytes that are all in the file, or all in the buffer behind it; whether they are the record at off. */
 CHECKED errc head_chunkfile_bytes_read(struct chunkfile *f, uint64_t off, size_t n, uint8_t *out, struct err *err);
 CHECKED errc head_chunkfile_judge(const struct chunkfile *f, uint64_t off, uint32_t len, const uint8_t *record, struct err *err);
-uint64_t head_chunkfile_flushed(struct chunkfile *f); /* where the buffer begins */
+/* A descriptor for the time until unpin; -1: nothing is in the file yet. flushed: where the buffer begins. */
+struct chunkfile_pin {
+	int fd, slot;
+	uint64_t flushed;
+};
+CHECKED errc head_chunkfile_pin(struct chunkfile *f, struct chunkfile_pin *pin, struct err *err);
+void head_chunkfile_unpin(struct chunkfile *f, const struct chunkfile_pin *pin);
 uint64_t head_chunkfile_bytes(struct chunkfile *f);
 void head_chunkfile_remove(struct chunkfile *f);
 
