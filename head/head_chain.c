@@ -69,12 +69,13 @@ errc head_chain_end_locked(struct window *w, struct wpart *part, struct wseries 
 	return OK;
 }
 
-errc head_chain_open(struct window *w, uint64_t chain, int64_t open_mint, uint8_t *spilled, struct chain_reader *out, struct err *err)
+errc head_chain_open(
+	struct window *w, struct cut_file *cut, uint64_t chain, int64_t open_mint, uint8_t *spilled, struct chain_reader *out, struct err *err)
 {
-	*out = (struct chain_reader){.w = w, .off = chain & 1 ? chain_off(chain) : CHUNKFILE_NONE, .before = open_mint};
+	*out = (struct chain_reader){.w = w, .cut = cut, .off = chain & 1 ? chain_off(chain) : CHUNKFILE_NONE, .before = open_mint};
 	if (chain_spilled(chain) == 0)
 		return OK;
-	return head_chunkfile_begun(&w->file, chain_off(chain), chain_spilled(chain), spilled, &out->off, err);
+	return head_chunkfile_begun(&w->file, cut, chain_off(chain), chain_spilled(chain), spilled, &out->off, err);
 }
 
 errc head_chain_next(struct chain_reader *r, uint8_t *out, struct chunkfile_chunk *c, bool *more, struct err *err)
@@ -83,7 +84,7 @@ errc head_chain_next(struct chain_reader *r, uint8_t *out, struct chunkfile_chun
 	*more = r->off != CHUNKFILE_NONE;
 	if (!*more)
 		return OK;
-	TRY(head_chunkfile_chunk(&r->w->file, r->off, out, c, err));
+	TRY(head_chunkfile_chunk(&r->w->file, r->cut, r->off, out, c, err));
 	CHECK(c->mint <= c->maxt && c->maxt < r->before && range_has(r->w->start, r->w->range, c->mint), ERR_CORRUPT,
 		"chunk file of window %s: the chunk at offset %llu is another one", ulid_text(r->w->ulid).s, (unsigned long long)r->off);
 	r->before = c->mint;
@@ -124,7 +125,7 @@ errc head_chain_unfold_locked(struct window *w, struct shard *sh, struct wpart *
 	bool more;
 	ASSERT(ws_chained(ws));
 	plain.leaves = NULL;
-	TRY(head_chain_open(w, ws->chain, w->start + (ws->n > 0 ? ws->start : ws->t + INT64_C(1)), begun, &r, err));
+	TRY(head_chain_open(w, NULL, ws->chain, w->start + (ws->n > 0 ? ws->start : ws->t + INT64_C(1)), begun, &r, err));
 	for (;;) {
 		TRY(head_chain_next(&r, sh->scratch_bytes, &c, &more, err));
 		if (!more)

@@ -20,7 +20,7 @@
  * Few descriptors are open at once, whatever the number of windows.
  */
 #include <stdio.h>
-#include "head/head_int.h"
+#include "head/head_cut_int.h"
 
 enum { CHUNKFILE_FIRST_WRITE = 4096, PATH_BYTES = 4096 };
 
@@ -172,12 +172,25 @@ static errc corrupt(const struct chunkfile *f, uint64_t off, struct err *err)
 		f->head->cfg.chunk_dir, ulid_text(f->ulid).s, f->number, (unsigned long long)off);
 }
 
+errc head_chunkfile_pin(struct chunkfile *f, struct chunkfile_pin *pin, struct err *err)
+{
+	*pin = (struct chunkfile_pin){.fd = -1, .slot = -1};
+	pthread_mutex_lock(&f->mu);
+	pin->flushed = f->flushed;
+	pthread_mutex_unlock(&f->mu);
+	return pin->flushed ? fd_get(f, &pin->fd, &pin->slot, err) : OK;
+}
+
+void head_chunkfile_unpin(struct chunkfile *f, const struct chunkfile_pin *pin)
+{
+	fd_put(f, pin->fd, pin->slot);
+}
+
 /* At least `least` bytes at off into out, up to `most` when they are there. */
 static errc bytes_at(struct chunkfile *f, uint64_t off, size_t least, size_t most, uint8_t *out, size_t *got, struct err *err)
 {
 	errc rc = OK;
 	int fd = -1, slot = -1;
-	bool pinned = false;
 	pthread_mutex_lock(&f->mu);
 	if (off >= f->flushed) {
 		uint64_t at = off - f->flushed;
@@ -189,16 +202,20 @@ static errc bytes_at(struct chunkfile *f, uint64_t off, size_t least, size_t mos
 	} else {
 		pthread_mutex_unlock(&f->mu);
 		TRY(fd_get(f, &fd, &slot, err));
-		pinned = true;
-		TRY(io_pread(fd, out, most, off, got, err));
-	}
-fail:
-	if (pinned) {
+		rc = io_pread(fd, out, most, off, got, err);
 		fd_put(f, fd, slot);
 		if (rc != OK)
 			head_snapshot_drop(f->head, "a chunk of an open window can't be read");
 	}
 	return rc == OK && *got < least ? corrupt(f, off, err) : rc;
+fail:
+	return rc;
+}
+
+errc head_chunkfile_bytes_read(struct chunkfile *f, uint64_t off, size_t n, uint8_t *out, struct err *err)
+{
+	size_t got;
+	return bytes_at(f, off, n, n, out, &got, err);
 }
 
 errc head_chunkfile_sync(struct chunkfile *f, uint64_t *bytes, struct err *err)
@@ -262,31 +279,57 @@ fail:
 	return rc;
 }
 
+errc head_chunkfile_judge(const struct chunkfile *f, uint64_t off, uint32_t len, const uint8_t *record, struct err *err)
+{
+	size_t n = len + (size_t)CHUNKFILE_OVERHEAD;
+	if (get_le32(record + 35) != len || get_le32(record + n - 4) != crc32c(0, record, n - 4))
+		return corrupt(f, off, err);
+	return OK;
+}
+
 errc head_chunkfile_read(struct chunkfile *f, uint64_t off, uint32_t len, uint8_t *out, struct err *err)
 {
 	errc rc = OK;
-	size_t n = len + (size_t)CHUNKFILE_OVERHEAD, got;
-	TRY(bytes_at(f, off, n, n, out, &got, err));
-	if (get_le32(out + 35) != len || get_le32(out + n - 4) != crc32c(0, out, n - 4))
-		return corrupt(f, off, err);
+	TRY(head_chunkfile_bytes_read(f, off, len + (size_t)CHUNKFILE_OVERHEAD, out, err));
+	TRY(head_chunkfile_judge(f, off, len, out, err));
 	memmove(out, out + CHUNKFILE_HEADER, len);
 fail:
 	return rc;
 }
 
-/* A record of floats; its payload is in bytes. Most are small: the first read gets them whole. */
+/* A record of floats. Most are small: the first read gets them whole. */
 enum { RECORD_GUESS = 192, RECORD_BYTES = HEAD_CHUNK_MAX_BYTES + CHUNKFILE_OVERHEAD };
-static errc record_at(struct chunkfile *f, uint64_t off, uint8_t *bytes, struct chunkfile_record *r, struct err *err)
+static errc record_bytes(struct chunkfile *f, struct cut_file *cut, uint64_t off, uint8_t *room, const uint8_t **out, struct err *err)
 {
 	errc rc = OK;
 	size_t got, more;
-	TRY(bytes_at(f, off, CHUNKFILE_OVERHEAD, RECORD_GUESS, bytes, &got, err));
-	uint32_t len = get_le32(bytes + 35);
+	if (cut) {
+		TRY(head_cut_file_bytes(cut, off, CHUNKFILE_OVERHEAD, out, err));
+		uint32_t len = get_le32(*out + 35);
+		if (len > HEAD_CHUNK_MAX_BYTES)
+			return corrupt(f, off, err);
+		return head_cut_file_bytes(cut, off, len + (size_t)CHUNKFILE_OVERHEAD, out, err);
+	}
+	TRY(bytes_at(f, off, CHUNKFILE_OVERHEAD, RECORD_GUESS, room, &got, err));
+	uint32_t len = get_le32(room + 35);
 	size_t n = len + (size_t)CHUNKFILE_OVERHEAD;
 	if (len > HEAD_CHUNK_MAX_BYTES)
 		return corrupt(f, off, err);
 	if (n > got)
-		TRY(bytes_at(f, off + got, n - got, n - got, bytes + got, &more, err));
+		TRY(bytes_at(f, off + got, n - got, n - got, room + got, &more, err));
+	*out = room;
+fail:
+	return rc;
+}
+
+/* Its payload stays until the next one is read. */
+static errc record_at(struct chunkfile *f, struct cut_file *cut, uint64_t off, uint8_t *room, struct chunkfile_record *r, struct err *err)
+{
+	errc rc = OK;
+	const uint8_t *bytes = NULL;
+	TRY(record_bytes(f, cut, off, room, &bytes, err));
+	uint32_t len = get_le32(bytes + 35);
+	size_t n = len + (size_t)CHUNKFILE_OVERHEAD;
 	*r = (struct chunkfile_record){
 		.ref = get_le64(bytes),
 		.mint = (int64_t)get_le64(bytes + 8),
@@ -304,15 +347,15 @@ fail:
 	return rc;
 }
 
-errc head_chunkfile_begun(struct chunkfile *f, uint64_t off, uint32_t n, uint8_t *out, uint64_t *previous, struct err *err)
+errc head_chunkfile_begun(struct chunkfile *f, struct cut_file *cut, uint64_t off, uint32_t n, uint8_t *out, uint64_t *previous, struct err *err)
 {
 	errc rc = OK;
-	uint8_t bytes[RECORD_BYTES];
+	uint8_t room[RECORD_BYTES];
 	struct chunkfile_record r;
 	ASSERT(n > 0);
 	do {
 		CHECK(off != CHUNKFILE_NONE, ERR_CORRUPT, "chunk file of window %s: a chunk without its first records", ulid_text(f->ulid).s);
-		TRY(record_at(f, off, bytes, &r, err));
+		TRY(record_at(f, cut, off, room, &r, err));
 		if (!r.goes_on || r.before + r.data.n != n)
 			return corrupt(f, off, err);
 		memcpy(out + r.before, r.data.p, r.data.n);
@@ -324,12 +367,12 @@ fail:
 	return rc;
 }
 
-errc head_chunkfile_chunk(struct chunkfile *f, uint64_t off, uint8_t *out, struct chunkfile_chunk *c, struct err *err)
+errc head_chunkfile_chunk(struct chunkfile *f, struct cut_file *cut, uint64_t off, uint8_t *out, struct chunkfile_chunk *c, struct err *err)
 {
 	errc rc = OK;
-	uint8_t bytes[RECORD_BYTES];
+	uint8_t room[RECORD_BYTES];
 	struct chunkfile_record r;
-	TRY(record_at(f, off, bytes, &r, err));
+	TRY(record_at(f, cut, off, room, &r, err));
 	size_t n_bytes = XOR_HEADER_BYTES + r.before + r.data.n;
 	if (r.goes_on || n_bytes > HEAD_CHUNK_MAX_BYTES)
 		return corrupt(f, off, err);
@@ -339,7 +382,7 @@ errc head_chunkfile_chunk(struct chunkfile *f, uint64_t off, uint8_t *out, struc
 	*c = (struct chunkfile_chunk){
 		.mint = r.mint, .maxt = r.maxt, .previous = r.previous, .n = r.n, .n_bytes = (uint32_t)n_bytes, .n_last = (uint32_t)r.data.n};
 	if (r.before > 0)
-		TRY(head_chunkfile_begun(f, r.previous, r.before, out + XOR_HEADER_BYTES, &c->previous, err));
+		TRY(head_chunkfile_begun(f, cut, r.previous, r.before, out + XOR_HEADER_BYTES, &c->previous, err));
 fail:
 	return rc;
 }

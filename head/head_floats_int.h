@@ -44,15 +44,27 @@ enum { CHUNKFILE_HEADER = 39, CHUNKFILE_OVERHEAD = CHUNKFILE_HEADER + 4 };
 CHECKED errc head_chunkfile_append(struct chunkfile *f, const struct chunkfile_record *r, uint64_t *off, struct err *err);
 /* Reads and checks the record at off; the payload (len bytes) goes to out, which has room for len + CHUNKFILE_OVERHEAD. */
 CHECKED errc head_chunkfile_read(struct chunkfile *f, uint64_t off, uint32_t len, uint8_t *out, struct err *err);
-/* The chunk of floats whose last record is at off, with its count, into out (HEAD_CHUNK_MAX_BYTES). */
+/* The parts of it: n bytes that are all in the file, or all in the buffer behind it; whether they are the record at off. */
+CHECKED errc head_chunkfile_bytes_read(struct chunkfile *f, uint64_t off, size_t n, uint8_t *out, struct err *err);
+CHECKED errc head_chunkfile_judge(const struct chunkfile *f, uint64_t off, uint32_t len, const uint8_t *record, struct err *err);
+/* A descriptor for the time until unpin; -1: nothing is in the file yet. flushed: where the buffer begins. */
+struct chunkfile_pin {
+	int fd, slot;
+	uint64_t flushed;
+};
+CHECKED errc head_chunkfile_pin(struct chunkfile *f, struct chunkfile_pin *pin, struct err *err);
+void head_chunkfile_unpin(struct chunkfile *f, const struct chunkfile_pin *pin);
+/* The chunk of floats whose last record is at off, with its count, into out (HEAD_CHUNK_MAX_BYTES). cut: the cut that reads, by large pieces; NULL: anybody. */
+struct cut_file;
 struct chunkfile_chunk {
 	int64_t mint, maxt;
 	uint64_t previous;	     /* of its first record */
 	uint32_t n, n_bytes, n_last; /* samples, bytes with the count, payload bytes of the last record */
 };
-CHECKED errc head_chunkfile_chunk(struct chunkfile *f, uint64_t off, uint8_t *out, struct chunkfile_chunk *c, struct err *err);
+CHECKED errc head_chunkfile_chunk(struct chunkfile *f, struct cut_file *cut, uint64_t off, uint8_t *out, struct chunkfile_chunk *c, struct err *err);
 /* The first n payload bytes of a chunk that is still open, the last of which are at off. *previous: of its first record. */
-CHECKED errc head_chunkfile_begun(struct chunkfile *f, uint64_t off, uint32_t n, uint8_t *out, uint64_t *previous, struct err *err);
+CHECKED errc head_chunkfile_begun(
+	struct chunkfile *f, struct cut_file *cut, uint64_t off, uint32_t n, uint8_t *out, uint64_t *previous, struct err *err);
 uint64_t head_chunkfile_bytes(struct chunkfile *f);
 /* All that was appended is on disk; *bytes: how much that is. */
 CHECKED errc head_chunkfile_sync(struct chunkfile *f, uint64_t *bytes, struct err *err);
@@ -185,10 +197,12 @@ CHECKED errc head_chain_unfold_locked(struct window *w, struct shard *sh, struct
  * go: behind the count in out. */
 struct chain_reader {
 	struct window *w;
-	uint64_t off, at; /* of the next chunk to read, and of the one read last */
-	int64_t before;	  /* that begins here */
+	struct cut_file *cut; /* as for head_chunkfile_chunk */
+	uint64_t off, at;     /* of the next chunk to read, and of the one read last */
+	int64_t before;	      /* that begins here */
 };
-CHECKED errc head_chain_open(struct window *w, uint64_t chain, int64_t open_mint, uint8_t *spilled, struct chain_reader *out, struct err *err);
+CHECKED errc head_chain_open(
+	struct window *w, struct cut_file *cut, uint64_t chain, int64_t open_mint, uint8_t *spilled, struct chain_reader *out, struct err *err);
 CHECKED errc head_chain_next(struct chain_reader *r, uint8_t *out, struct chunkfile_chunk *c, bool *more, struct err *err);
 
 /* Under the shard's lock, t inside the window. FAILED: err says why, nothing was changed. winner: a conflict is decided by float_winner

@@ -142,7 +142,7 @@ errc head_leaf_decode(struct window *w, const struct leaf *l, struct chunk_sampl
 	}
 	errc rc = OK;
 	struct chunkfile_chunk c;
-	TRY(head_chunkfile_chunk(&w->file, l->off, bytes, &c, err));
+	TRY(head_chunkfile_chunk(&w->file, NULL, l->off, bytes, &c, err));
 	TRY(xor_decode(span_of(bytes, c.n_bytes), out, HEAD_RAW_SAMPLES + 1, n, err));
 	CHECK(*n == l->n && out[0].t == leaf_mint(w, l) && out[*n - 1].t == leaf_maxt(w, l), ERR_CORRUPT,
 		"chunk file of window %s: the chunk at offset %llu is another one", ulid_text(w->ulid).s, (unsigned long long)l->off);
@@ -386,7 +386,7 @@ errc head_leaf_has_locked(
 		struct chain_reader r;
 		struct chunkfile_chunk c;
 		bool more = true;
-		TRY(head_chain_open(w, ws->chain, w->start + (ws->n > 0 ? ws->start : ws->t + INT64_C(1)), sh->scratch_bytes, &r, err));
+		TRY(head_chain_open(w, NULL, ws->chain, w->start + (ws->n > 0 ? ws->start : ws->t + INT64_C(1)), sh->scratch_bytes, &r, err));
 		while (more && r.before > t)
 			TRY(head_chain_next(&r, sh->scratch_bytes, &c, &more, err));
 		if (!more || c.maxt < t)

@@ -759,7 +759,8 @@ static errc chunk_dir_clean(struct head *h, bool loaded, struct err *err)
 		size_t len = strlen(names[i]);
 		bool chunks = len >= ULID_TEXT_BYTES + 7 && strcmp(names[i] + len - 7, ".chunks") == 0;
 		struct ulid u;
-		if (!chunks && strcmp(names[i], "snapshot.tmp") != 0)
+		bool cut = len > 4 && strcmp(names[i] + len - 4, ".cut") == 0; /* a cut's spool */
+		if (!chunks && !cut && strcmp(names[i], "snapshot.tmp") != 0)
 			continue;
 		if (chunks && loaded && ulid_parse(span_of(names[i], ULID_TEXT_BYTES), &u) && head_replay_has_file(h, u, names[i]))
 			continue;
