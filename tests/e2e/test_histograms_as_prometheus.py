@@ -8,9 +8,9 @@ import os
 from collections import Counter
 
 import pytest
-from lib import procs, remote, remote2, tsdb
+from lib import chunks, procs, remote, remote2, tsdb
 from lib.histograms import GAUGE, Maker
-from lib.wire import bits
+from lib.wire import STALE_NAN, bits
 
 RANGE = 7_200_000
 SERIES = 10_000 if "VARVE_FULL" in os.environ else 600
@@ -23,6 +23,14 @@ def chunks_of(block, drop=()):
     for labels, refs in block.index.series.values():
         out[tsdb.without(labels, drop)] = [(a, b, *block.chunk(ref)) for a, b, ref in refs]
     return out
+
+
+def kind_of(chunk):
+    """How the chunk before another one ends."""
+    if chunk is None or chunk[2] == chunks.XOR:
+        return "nothing"
+    samples = chunks.decode(chunk[2], chunk[3])
+    return "gauge" if chunk[3][2] >> 6 == GAUGE else "stale" if samples[-1][1].sum == STALE_NAN else "long" if len(samples) >= 10 else "counter"
 
 
 @pytest.mark.timeout(1800)
@@ -76,12 +84,18 @@ def test_blocks_are_those_of_a_prometheus(varve, spawn):
     other_borders = sum(1 for k in want if [c[:3] for c in want[k]] != [c[:3] for c in got[k]])
     other_bytes = sum(1 for k in want for a, b in zip(want[k], got[k]) if a != b and (a[3][:2], a[3][3:]) != (b[3][:2], b[3][3:]))
     # A series' last chunk was open, and the snapshot wrote it again, which loses its header.
-    other_headers = Counter((a[3][2] >> 6, b[3][2] >> 6) for k in want for a, b in zip(want[k][:-1], got[k][:-1]) if a[2] > 1 and a[3][2] != b[3][2])
+    other_headers = Counter()
+    for k in want:
+        for before, a, b in zip([None, *want[k]], want[k][:-1], got[k][:-1]):
+            if a[2] > 1 and a[3][2] != b[3][2]:
+                other_headers[a[3][2] >> 6, b[3][2] >> 6, kind_of(before)] += 1
     n = sum(map(len, want.values()))
     print(f"{n_hists} histograms and {n_floats} floats in {n} chunks; other borders: {other_borders} series; other bytes: {other_bytes}, other headers: {dict(other_headers)}")
     assert n_hists > SERIES * SAMPLES / 2 and n_floats > 0
     assert (other_borders, other_bytes) == (0, 0)
-    assert set(other_headers) <= {(1, 0), (0, 2)}  # behind a gauge nobody knows; a schema changed and the count fell: later ones say "reset", too
+    # Theirs, ours, and what is before. Behind a gauge theirs does not know that the sender says "reset", or says of integers "no reset"; so it does of floats behind a stale
+    # one, and where a chunk was as long as it gets and the layout changed. Where a schema changed and the count fell, ours says "reset", as later ones do.
+    assert set(other_headers) <= {(1, 0, "gauge"), (1, 2, "gauge"), (0, 2, "gauge"), (1, 0, "stale"), (1, 0, "long"), (0, 2, "long"), (0, 2, "counter")}
     # Debian's promtool reads what is in it.
     answer = procs.promtool("tsdb", "analyze", "--extended", os.path.dirname(ours.path), os.path.basename(ours.path), newest=True)
     assert answer.returncode == 0, answer.stderr
