@@ -189,7 +189,7 @@ class Run:
         self.start_writers()
         for n in range(self.kills):
             self.kill_once(n)
-            if (n + 1) % 10 == 0 or n + 1 == self.kills:
+            if (n + 1) % max(10, self.kills // 20) == 0 or n + 1 == self.kills:
                 self.stop_writers()
                 report = self.check(f"after kill {n + 1}")
                 self.say(f"  {n + 1:4d} kills: {report.acked} acknowledged, {report.read} read, 0 lost, 0 wrong, 0 phantoms, 0 duplicates; {report.exemplars} exemplars that are due, "
