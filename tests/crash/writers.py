@@ -21,7 +21,8 @@ HOUR = 3_600_000
 
 
 class Request:
-    """Series (remote2.series) that are to be stored, `bad` ones that are to be refused, and by which version; `sample` keys of zeros that must come with it."""
+    """Series (remote2.series) that are to be stored, `bad` ones that are to be refused, and by which version. zeros: [(labels, start, whether it must come with its sample)];
+    left_out: how many exemplars are too long."""
 
     def __init__(self, series, bad=(), version=1, zeros=(), left_out=0):
         self.series, self.bad, self.version, self.zeros = series, list(bad), version, list(zeros)
