@@ -13,8 +13,8 @@
  *   65,535 samples; who merges: 1024 bytes and 10 samples       new chunk, header no reset, or what the lines above say
  *
  * Gauges are not looked at for resets. Buckets that the sample lacks and the layout has are filled in as zeros. The wider layout has the spans that the reference gives
- * it: the sample's own where they cover all, else those of both, as few as they can be. So the bytes are the reference's, too, but for two headers: behind a gauge it
- * says "no reset" of integers, and behind a stale one of floats, where nobody knows.
+ * it: the sample's own where they cover all, else those of both, as few as they can be. So the bytes are the reference's, too, but for headers: where
+ * nobody knows, it says "no reset" of integers behind a gauge and of floats behind a stale one or a full chunk, and behind a gauge it does not hear a sender's "reset".
  *
  * Writing again costs what the chunk holds: some hundred samples at most, and chunks whose layouts go on growing are soon full.
  *
