@@ -15,7 +15,7 @@
 #include <inttypes.h>
 #include "head/head_int.h"
 
-enum { CTX_KEPT = 64, AHEAD = 12, CTX_KEPT_SAMPLES = 262144, MISSED_SEEN = 2 };
+enum { CTX_KEPT = 64, AHEAD = 12, CTX_KEPT_SAMPLES = 262144, MISSED_SEEN = 2, CTX_KEPT_DEFS = 256 };
 
 /* ---- contexts ---- */
 
@@ -80,15 +80,13 @@ static void ctx_give(struct head *h, struct append_ctx *c)
 {
 	for (uint32_t i = 0; i < c->n_wins; i++)
 		head_window_unref(c->wins[i].w);
+	/* Reserved is much, touched little, unless there were definitions: those pages would stay resident. */
+	if (c->n_defs > CTX_KEPT_DEFS)
+		buf_free(&c->group);
 	memset(c->win_slots, 0, ((size_t)c->win_mask + 1) * sizeof *c->win_slots);
 	c->n_wins = 0;
 	c->n_logged = c->n_defs = c->n_hists_logged = 0;
 	arena_reset(&c->arena);
-	/* Definitions made it large; samples of known series need a tenth. */
-	if (c->group.cap > HEAD_LOG_GROUP_BYTES / 4) {
-		buf_free(&c->group);
-		buf_init(&c->group, 4 * HEAD_LOG_GROUP_BYTES);
-	}
 	bool keep = c->cap_samples <= CTX_KEPT_SAMPLES && c->cap_hists <= CTX_KEPT_SAMPLES / 4 && c->cap_symbols <= CTX_KEPT_SAMPLES &&
 		    c->arena.held_bytes <= MIB && c->wire.cap <= MIB && c->cap_wins <= 1024;
 	pthread_mutex_lock(&h->ctx_mu);
@@ -919,6 +917,7 @@ errc head_append(struct head *h, const struct wal_ticket *ticket, struct head_ba
 	ASSERT(!records->failed && records->n - before <= ticket->bytes);
 	*n_logged = (uint32_t)(c->n_logged + c->n_hists_logged);
 	memcpy(b->refused_by, c->refused, sizeof b->refused_by);
+	b->duplicates = c->n_dup;
 	account(c);
 fail:
 	ctx_give(h, c);
