@@ -228,7 +228,7 @@ e2e: $(TOOL_BIN) $(B)/varve $(call ready,$(TEST_READY))
 N         ?= 200
 SEED      ?=
 BUCKET    ?= directory
-.PHONY: crash power bench bench-flat bench-sync bench-docs demo
+.PHONY: crash power bench bench-flat bench-sync bench-profile bench-docs demo
 STATES    ?= 2400
 power: $(B)/varve $(TOOL_BIN) $(call ready,$(TEST_READY))
 	@$(TEST_ENV) $(PYTHON) tests/crash/power.py --states $(STATES) $(if $(SEED),--seed $(SEED))
@@ -242,6 +242,8 @@ bench-flat: $(BENCH_READY)
 	@$(TEST_ENV) $(PYTHON) tests/bench/bench_flat.py
 bench-sync: $(BENCH_READY)
 	@$(TEST_ENV) $(PYTHON) tests/bench/bench_sync.py
+bench-profile: $(BENCH_READY)
+	@$(TEST_ENV) BENCH_RUNS=1 $(PYTHON) tests/bench/bench_profile.py
 bench-docs: $(call ready,venv)
 	@$(PYTHON) tests/bench/bench_docs.py
 demo: $(B)/varve $(B)/bench/query_check $(call ready,venv $(if $(filter minio,$(BUCKET)),minio))

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes the last results of `make bench`, `make bench-flat` and `make bench-sync` into docs/performance.md, between its markers.
+"""Writes the last results of `make bench`, `make bench-flat`, `make bench-sync` and `make bench-profile` into docs/performance.md, between its markers.
 
     make bench-docs                         build/results/bench*.json into the page; what was not run stays as it is
     tests/bench/bench_docs.py --small FILE  also of a small run, into another file: for looking at
@@ -68,6 +68,11 @@ def page_sync(r):
                f"{show(half['goal'])} ms: {'met' if half['met'] else '**not met**'}."]
 
 
+def page_profile(r):
+    rows = [[row["stage"], show(row["ns"], 1), show(row["floor"], 1) if row["floor"] is not None else ""] for row in r["rows"]]
+    return markdown(["stage", "ns a sample", "floor"], rows + [["all", show(r["all"], 1), show(r["floor"], 1)]])
+
+
 def put(text, name, lines):
     begin, end = f"<!-- begin {name} -->\n", f"<!-- end {name} -->"
     if begin not in text or end not in text:
@@ -83,7 +88,7 @@ def main():
         return 0 if sys.argv[1] in ("-h", "--help") else 1
     text = PAGE.read_text("utf-8")
     written = []
-    for name, page in (("bench", page_bench), ("bench-flat", page_flat), ("bench-sync", page_sync)):
+    for name, page in (("bench", page_bench), ("bench-flat", page_flat), ("bench-sync", page_sync), ("bench-profile", page_profile)):
         path = lib.RESULTS / f"{name}.json"
         if not path.exists():
             continue
@@ -94,7 +99,7 @@ def main():
         text = put(text, name, [f"{r['date']}, varve at {r['commit']}; {r['machine']}; median of {r['runs']} interleaved run{'s' if r['runs'] > 1 else ''}.", ""] + page(r))
         written.append(name)
     if not written:
-        raise SystemExit(f"nothing to write: {lib.RESULTS} has no result of make bench, make bench-flat or make bench-sync")
+        raise SystemExit(f"nothing to write: {lib.RESULTS} has no result of make bench, make bench-flat, make bench-sync or make bench-profile")
     out = pathlib.Path(sys.argv[2]) if small else PAGE
     out.write_text(text, "utf-8")
     print(f"{out}: {', '.join(written)}")
