@@ -540,13 +540,19 @@ static void find_spelled_locked(struct append_ctx *c, struct shard *sh, uint32_t
 	}
 }
 
+/* Requests that come together begin with different shards, or all would wait for the first one. */
+static uint32_t shard_in_turn(const struct append_ctx *c, uint32_t k)
+{
+	return (uint32_t)(c->ticket->no + k) & (c->head->n_shards - 1);
+}
+
 static void pass_find(struct append_ctx *c, const uint32_t *begin, struct alias_seen *aliases, uint32_t *n_aliases)
 {
 	struct head *h = c->head;
 	void (*find)(struct append_ctx *, struct shard *, uint32_t, uint32_t, struct alias_seen *, uint32_t *) =
 		c->batch->symbols ? find_spelled_locked : find_locked;
-	for (uint32_t shard = 0; shard < h->n_shards; shard++) {
-		uint32_t a = begin[shard], b = begin[shard + 1];
+	for (uint32_t k = 0; k < h->n_shards; k++) {
+		uint32_t shard = shard_in_turn(c, k), a = begin[shard], b = begin[shard + 1];
 		if (a == b)
 			continue;
 		struct shard *sh = &h->shards[shard];
@@ -617,8 +623,8 @@ static errc pass_known(struct append_ctx *c, const uint32_t *begin, struct err *
 	errc rc = OK;
 	struct head *h = c->head;
 	const bool spelled = c->batch->symbols != NULL;
-	for (uint32_t shard = 0; shard < h->n_shards && rc == OK; shard++) {
-		uint32_t a = begin[shard], b = begin[shard + 1];
+	for (uint32_t turn = 0; turn < h->n_shards && rc == OK; turn++) {
+		uint32_t shard = shard_in_turn(c, turn), a = begin[shard], b = begin[shard + 1];
 		if (a == b)
 			continue;
 		struct shard *sh = &h->shards[shard];
