@@ -41,7 +41,7 @@ enum {
 	HEAD_RAW_SAMPLES = 240,	     /* a raw leaf is split above; as many as a chunk can have */
 	HEAD_RAW_LEAVES = 64,	     /* raw leaves of a series before the farthest one is sealed: 245 kB */
 	HEAD_RAW_LEAVES_TIGHT = 2,   /* the same above 60 % of the memory limit */
-	HEAD_SPILL_PIECES = 3,	     /* full pieces of an open chunk that leave for the chunk file together */
+	HEAD_SPILL_PIECES = 2,	     /* full pieces of an open chunk that leave for the chunk file together */
 	HEAD_FDS = 8,		     /* chunk files open at once */
 	HEAD_SLICE = 512,	     /* series handled under one hold of a shard's lock by background work */
 	HEAD_SELECT_BATCH = 64,	     /* series read at once by an iterator */
