@@ -141,9 +141,9 @@ static errc walk_part(struct walk *wk, struct window *w, uint32_t shard, struct 
 			const struct wseries *ws = part_ws(p, at + n);
 			series[n] = part_series(p, at + n);
 			__builtin_prefetch(&series[n]->n_pairs);
-			if (ws->leaves)
+			if (ws->leaves && !ws_chained(ws))
 				__builtin_prefetch(ws->leaves);
-			out->chunks += ws->n > 0;
+			out->chunks += (ws->n > 0) + chain_chunks(ws->chain);
 		}
 		for (uint32_t k = 0; k < n; k++) {
 			out->chunks += ws_leaves(part_ws(p, at + k));

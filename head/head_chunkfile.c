@@ -4,9 +4,13 @@
  *        0     8  the series' ref
  *        8     8  mint, i64 ms
  *       16     8  maxt
- *       24     1  encoding
- *       25     4  length of the payload
- *       29     -  payload
+ *       24     5  offset of the series' record before this one, all ones: none
+ *       29     2  payload bytes of the chunk that are in records before
+ *       31     2  samples of the chunk up to here
+ *       33     1  encoding
+ *       34     1  1: the chunk goes on in another record
+ *       35     4  length of the payload
+ *       39     -  payload
  *        +     4  crc32c of everything before
  *
  * The log covers it, so it is synced only when a snapshot is about to name it (head_snapshot_write.c): a later process goes on in it then, cut back to what the
@@ -116,10 +120,16 @@ static void flush(struct chunkfile *f)
 	}
 }
 
-errc head_chunkfile_append(struct chunkfile *f, uint64_t ref, const struct chunk *c, uint64_t *off, struct err *err)
+static void put_le40(uint8_t *p, uint64_t v)
+{
+	put_le32(p, (uint32_t)v);
+	p[4] = (uint8_t)(v >> 32);
+}
+
+errc head_chunkfile_append(struct chunkfile *f, const struct chunkfile_record *r, uint64_t *off, struct err *err)
 {
 	errc rc = OK;
-	size_t n = c->data.n + CHUNKFILE_OVERHEAD;
+	size_t n = r->data.n + CHUNKFILE_OVERHEAD;
 	ASSERT(n <= HEAD_RECORD_MAX_BYTES);
 	pthread_mutex_lock(&f->mu);
 	if (f->cap - f->n < n) {
@@ -133,14 +143,18 @@ errc head_chunkfile_append(struct chunkfile *f, uint64_t ref, const struct chunk
 		f->cap = cap;
 	}
 	uint8_t *p = f->buf + f->n;
-	put_le64(p, ref);
-	put_le64(p + 8, (uint64_t)c->mint);
-	put_le64(p + 16, (uint64_t)c->maxt);
-	p[24] = c->enc;
-	put_le32(p + 25, (uint32_t)c->data.n);
-	memcpy(p + CHUNKFILE_HEADER, c->data.p, c->data.n);
+	put_le64(p, r->ref);
+	put_le64(p + 8, (uint64_t)r->mint);
+	put_le64(p + 16, (uint64_t)r->maxt);
+	put_le40(p + 24, r->previous);
+	put_le32(p + 29, r->before | (uint32_t)r->n << 16);
+	p[33] = r->enc;
+	p[34] = r->goes_on;
+	put_le32(p + 35, (uint32_t)r->data.n);
+	memcpy(p + CHUNKFILE_HEADER, r->data.p, r->data.n);
 	put_le32(p + n - 4, crc32c(0, p, n - 4));
 	*off = f->flushed + f->n;
+	ASSERT(*off < CHUNKFILE_NONE);
 	f->n += n;
 	if (f->n >= f->flush_at)
 		flush(f);
@@ -149,34 +163,129 @@ fail:
 	return rc;
 }
 
-errc head_chunkfile_read(struct chunkfile *f, uint64_t off, uint32_t len, uint8_t *out, struct err *err)
+/* A snapshot would bring the damage over the next start: without one the log mends it. */
+static void unreadable(const struct chunkfile *f)
+{
+	head_snapshot_drop(f->head, "a chunk of an open window can't be read");
+}
+
+errc head_chunkfile_corrupt(const struct chunkfile *f, uint64_t off, struct err *err)
+{
+	unreadable(f);
+	return err_set(err, ERR_CORRUPT,
+		"%s/%s.%08x.chunks: the chunk at offset %llu does not match its checksum; its samples are in the log, a restart brings them back",
+		f->head->cfg.chunk_dir, ulid_text(f->ulid).s, f->number, (unsigned long long)off);
+}
+
+/* At least `least` bytes at off into out, up to `most` when they are there. */
+static errc bytes_at(struct chunkfile *f, uint64_t off, size_t least, size_t most, uint8_t *out, size_t *got, struct err *err)
 {
 	errc rc = OK;
-	size_t n = len + (size_t)CHUNKFILE_OVERHEAD;
 	int fd = -1, slot = -1;
 	bool pinned = false;
 	pthread_mutex_lock(&f->mu);
 	if (off >= f->flushed) {
-		ASSERT(off - f->flushed + n <= f->n);
-		memcpy(out, f->buf + (off - f->flushed), n);
+		uint64_t at = off - f->flushed;
+		*got = at < f->n ? f->n - at : 0;
+		*got = *got < most ? *got : most;
+		if (*got)
+			memcpy(out, f->buf + at, *got);
 		pthread_mutex_unlock(&f->mu);
 	} else {
 		pthread_mutex_unlock(&f->mu);
 		TRY(fd_get(f, &fd, &slot, err));
 		pinned = true;
-		TRY(io_pread_full(fd, out, n, off, err));
+		TRY(io_pread(fd, out, most, off, got, err));
 	}
-	CHECK(get_le32(out + n - 4) == crc32c(0, out, n - 4) && get_le32(out + 25) == len, ERR_CORRUPT,
-		"%s/%s.%08x.chunks: the chunk at offset %llu does not match its checksum; its samples are in the log, a restart brings them back",
-		f->head->cfg.chunk_dir, ulid_text(f->ulid).s, f->number, (unsigned long long)off);
-	memmove(out, out + CHUNKFILE_HEADER, len);
 fail:
 	if (pinned) {
 		fd_put(f, fd, slot);
-		/* A snapshot would bring the damage over the next start: without one the log mends it. */
 		if (rc != OK)
-			head_snapshot_drop(f->head, "a chunk of an open window can't be read");
+			unreadable(f);
 	}
+	return rc == OK && *got < least ? head_chunkfile_corrupt(f, off, err) : rc;
+}
+
+errc head_chunkfile_read(struct chunkfile *f, uint64_t off, uint32_t len, uint8_t *out, struct err *err)
+{
+	errc rc = OK;
+	size_t n = len + (size_t)CHUNKFILE_OVERHEAD, got;
+	TRY(bytes_at(f, off, n, n, out, &got, err));
+	if (get_le32(out + 35) != len || get_le32(out + n - 4) != crc32c(0, out, n - 4))
+		return head_chunkfile_corrupt(f, off, err);
+	memmove(out, out + CHUNKFILE_HEADER, len);
+fail:
+	return rc;
+}
+
+/* A record of floats; its payload is in bytes. Most are small: the first read gets them whole. */
+enum { RECORD_GUESS = 192, RECORD_BYTES = HEAD_CHUNK_MAX_BYTES + CHUNKFILE_OVERHEAD };
+static errc record_at(struct chunkfile *f, uint64_t off, uint8_t *bytes, struct chunkfile_record *r, struct err *err)
+{
+	errc rc = OK;
+	size_t got, more;
+	TRY(bytes_at(f, off, CHUNKFILE_OVERHEAD, RECORD_GUESS, bytes, &got, err));
+	uint32_t len = get_le32(bytes + 35);
+	size_t n = len + (size_t)CHUNKFILE_OVERHEAD;
+	if (len > HEAD_CHUNK_MAX_BYTES)
+		return head_chunkfile_corrupt(f, off, err);
+	if (n > got)
+		TRY(bytes_at(f, off + got, n - got, n - got, bytes + got, &more, err));
+	*r = (struct chunkfile_record){
+		.ref = get_le64(bytes),
+		.mint = (int64_t)get_le64(bytes + 8),
+		.maxt = (int64_t)get_le64(bytes + 16),
+		.previous = get_le32(bytes + 24) | (uint64_t)bytes[28] << 32,
+		.before = (uint16_t)get_le32(bytes + 29),
+		.n = (uint16_t)(get_le32(bytes + 29) >> 16),
+		.enc = bytes[33],
+		.goes_on = bytes[34] == 1,
+		.data = span_of(bytes + CHUNKFILE_HEADER, len),
+	};
+	if (get_le32(bytes + n - 4) != crc32c(0, bytes, n - 4) || r->enc != CHUNK_XOR || (r->previous != CHUNKFILE_NONE && r->previous >= off))
+		return head_chunkfile_corrupt(f, off, err);
+fail:
+	return rc;
+}
+
+errc head_chunkfile_begun(struct chunkfile *f, uint64_t off, uint32_t n, uint8_t *out, uint64_t *previous, struct err *err)
+{
+	errc rc = OK;
+	uint8_t bytes[RECORD_BYTES];
+	struct chunkfile_record r;
+	ASSERT(n > 0);
+	do {
+		if (off == CHUNKFILE_NONE)
+			return head_chunkfile_corrupt(f, off, err);
+		TRY(record_at(f, off, bytes, &r, err));
+		if (!r.goes_on || r.before + r.data.n != n)
+			return head_chunkfile_corrupt(f, off, err);
+		memcpy(out + r.before, r.data.p, r.data.n);
+		n = r.before;
+		off = r.previous;
+	} while (n > 0);
+	*previous = off;
+fail:
+	return rc;
+}
+
+errc head_chunkfile_chunk(struct chunkfile *f, uint64_t off, uint8_t *out, struct chunkfile_chunk *c, struct err *err)
+{
+	errc rc = OK;
+	uint8_t bytes[RECORD_BYTES];
+	struct chunkfile_record r;
+	TRY(record_at(f, off, bytes, &r, err));
+	size_t n_bytes = XOR_HEADER_BYTES + r.before + r.data.n;
+	if (r.goes_on || n_bytes > HEAD_CHUNK_MAX_BYTES)
+		return head_chunkfile_corrupt(f, off, err);
+	out[0] = (uint8_t)(r.n >> 8);
+	out[1] = (uint8_t)r.n;
+	memcpy(out + XOR_HEADER_BYTES + r.before, r.data.p, r.data.n);
+	*c = (struct chunkfile_chunk){
+		.mint = r.mint, .maxt = r.maxt, .previous = r.previous, .n = r.n, .n_bytes = (uint32_t)n_bytes, .n_last = (uint32_t)r.data.n};
+	if (r.before > 0)
+		TRY(head_chunkfile_begun(f, r.previous, r.before, out + XOR_HEADER_BYTES, &c->previous, err));
+fail:
 	return rc;
 }
 

@@ -84,6 +84,34 @@ static errc encoder_emit(void *arg, const struct chunk *c, uint32_t n, struct er
 	return chunk_add(arg, c->mint, c->maxt, c->enc, n, c->data, err);
 }
 
+/* What came in order, as it is. It is found from its end. */
+static errc chain_chunks_add(struct cut_series *cs, const struct wpart *part, const struct wseries *ws, struct err *err)
+{
+	errc rc = OK;
+	struct window *w = cs->w;
+	struct chain_reader r;
+	struct chunkfile_chunk c;
+	bool more;
+	TRY(head_chain_open(w, ws->chain, w->start + (ws->n > 0 ? ws->start : ws->t + INT64_C(1)), cs->record + XOR_HEADER_BYTES, &r, err));
+	if (ws->n > 0) {
+		struct span open = span_of(cs->record, head_open_read_pieces(part, ws, cs->record));
+		TRY(chunk_add(cs, w->start + ws->start, w->start + ws->t, CHUNK_XOR, ws->n, open, err));
+	}
+	for (;;) {
+		TRY(head_chain_next(&r, cs->record, &c, &more, err));
+		if (!more)
+			break;
+		TRY(chunk_add(cs, c.mint, c.maxt, CHUNK_XOR, c.n, span_of(cs->record, c.n_bytes), err));
+	}
+	for (size_t i = 0, k = cs->n; i + 1 < k; i++) {
+		struct chunk x = cs->chunks[i];
+		cs->chunks[i] = cs->chunks[--k];
+		cs->chunks[k] = x;
+	}
+fail:
+	return rc;
+}
+
 static errc series_chunks(struct cut_series *cs, const struct wpart *part, const struct wseries *ws, struct err *err)
 {
 	errc rc = OK;
@@ -97,6 +125,8 @@ static errc series_chunks(struct cut_series *cs, const struct wpart *part, const
 			TRY(chunk_encoder_open(w->range, encoder_emit, cs, &cs->encoder, err));
 		return head_hist_cut(w, part, ws, cs->encoder, err);
 	}
+	if (ws_chained(ws))
+		return chain_chunks_add(cs, part, ws, err);
 	xor_appender_init(&cs->app);
 	for (uint32_t i = 0; i < ws_leaves(ws); i++) {
 		const struct leaf *l = &ws->leaves->v[i];
@@ -106,12 +136,13 @@ static errc series_chunks(struct cut_series *cs, const struct wpart *part, const
 			TRY(encode_anew(cs, n, !l->touched, &met, err));
 		}
 		if (met) {
-			TRY(head_chunkfile_read(&w->file, l->off, l->len, cs->record, err));
-			TRY(chunk_add(cs, w->start + l->mint, w->start + l->maxt, CHUNK_XOR, l->n, span_of(cs->record, l->len), err));
+			struct chunkfile_chunk c;
+			TRY(head_chunkfile_chunk(&w->file, l->off, cs->record, &c, err));
+			TRY(chunk_add(cs, w->start + l->mint, w->start + l->maxt, CHUNK_XOR, l->n, span_of(cs->record, c.n_bytes), err));
 		}
 	}
 	if (ws->n > 0) {
-		struct span open = span_of(cs->record, head_open_read(part, ws, cs->record));
+		struct span open = span_of(cs->record, head_open_read_pieces(part, ws, cs->record));
 		met = cs->app.n == 0;
 		if (!met) {
 			TRY(xor_decode(open, cs->samples, HEAD_RAW_SAMPLES + 1, &n, err));
@@ -184,7 +215,7 @@ static errc order_make(struct window *w, struct cut_order *o, struct err *err)
 	for (uint32_t i = 0; i < h->n_shards; i++) {
 		TRY(head_window_index(w, i, err));
 		n += w->parts[i].p ? w->parts[i].p->n : 0;
-		n_pairs += w->parts[i].p ? w->parts[i].p->n_postings : 0;
+		n_pairs += w->parts[i].p ? w->parts[i].p->n_pairs : 0;
 	}
 	if (n == 0)
 		return OK;
@@ -192,15 +223,12 @@ static errc order_make(struct window *w, struct cut_order *o, struct err *err)
 	o->pairs = malloc(n_pairs * sizeof *o->pairs);
 	CHECK(o->v && o->pairs, ERR_NOMEM, "no memory to sort %zu series", n);
 	for (uint32_t i = 0; i < h->n_shards; i++) {
-		const struct wpart *p = w->parts[i].p;
-		for (uint32_t k = 0; p && k < p->n_postings; k++) {
-			const struct posting *e = part_posting(p, k);
-			if (e->n == 0)
-				continue;
-			struct label_pair *lp = head_pair(&h->symbols, e->pair);
+		uint64_t at = 0;
+		for (uint32_t pair; head_part_pair(w->parts[i].p, &at, &pair);) {
+			struct label_pair *lp = head_pair(&h->symbols, pair);
 			if (lp->rank == 0) {
 				lp->rank = 1;
-				o->pairs[o->n_pairs++] = e->pair;
+				o->pairs[o->n_pairs++] = pair;
 			}
 		}
 	}

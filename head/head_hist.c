@@ -212,9 +212,16 @@ static void leaf_seal(struct window *w, struct wpart *part, struct wseries *ws, 
 	if (!bytes)
 		return;
 	head_hist_leaf_copy(l, bytes);
-	struct chunk c = {.mint = w->start + l->mint, .maxt = w->start + l->maxt, .enc = HEAD_HIST_LEAF, .data = span_of(bytes, n)};
-	uint64_t off, ref = atomic_load_explicit(&part_series(part, ws->local)->ref, memory_order_relaxed);
-	errc rc = head_chunkfile_append(&w->file, ref, &c, &off, NULL);
+	struct chunkfile_record r = {
+		.ref = atomic_load_explicit(&part_series(part, ws->local)->ref, memory_order_relaxed),
+		.mint = w->start + l->mint,
+		.maxt = w->start + l->maxt,
+		.previous = CHUNKFILE_NONE,
+		.enc = HEAD_HIST_LEAF,
+		.data = span_of(bytes, n),
+	};
+	uint64_t off;
+	errc rc = head_chunkfile_append(&w->file, &r, &off, NULL);
 	free(bytes);
 	if (rc != OK)
 		return;
@@ -413,6 +420,9 @@ enum insert_verdict head_hist_insert_locked(struct window *w, struct shard *sh, 
 	struct hist_sample s = {.t = (uint32_t)(time - w->start), .n = (uint32_t)packed.n};
 	bool is_float = false;
 	*late = false;
+	/* Whoever has histograms has leaves. */
+	if (ws_chained(ws) && head_chain_unfold_locked(w, sh, part, ws, err) != OK)
+		return INSERT_FAILED;
 	uint32_t i = leaf_find(ws->hist, s.t), n = ws->hist ? ws->hist->n : 0;
 	bool inside = i < n && ws->hist->v[i].mint <= s.t;
 	if (inside) {

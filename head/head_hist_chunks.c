@@ -121,7 +121,7 @@ static errc cut_floats_at(struct cut_floats *c, bool *more, struct err *err)
 		if (c->leaf < ws_leaves(c->ws))
 			TRY(head_leaf_decode(c->w, &c->ws->leaves->v[c->leaf], c->v, c->bytes, &c->n, err));
 		else if (c->ws->n > 0)
-			TRY(xor_decode(span_of(c->bytes, head_open_read(c->part, c->ws, c->bytes)), c->v, HEAD_RAW_SAMPLES + 1, &c->n, err));
+			TRY(xor_decode(span_of(c->bytes, head_open_read_pieces(c->part, c->ws, c->bytes)), c->v, HEAD_RAW_SAMPLES + 1, &c->n, err));
 		c->leaf++;
 	}
 fail:

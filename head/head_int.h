@@ -1,5 +1,5 @@
 /* head/head_int.h - what the files of head/ share. Reading order: head_pool.c, head_symbols.c, head_series.c, head_chunkfile.c,
- * head_piece.c, head_open.c, head_leaf.c, head_hist.c, head_hist_chunks.c, head_window.c, head_postings.c, head_tenant.c, head_spelling.c, head_append.c, head_append_hist.c, head_log.c, head_replay.c, head_replay_tables.c, head_replay_defs.c, head_replay_samples.c, head_replay_lanes.c, head_replay_load.c, head_cut.c, head_cutter.c, head_checkpoint.c,
+ * head_piece.c, head_open.c, head_chain.c, head_leaf.c, head_hist.c, head_hist_chunks.c, head_window.c, head_postings.c, head_tenant.c, head_spelling.c, head_append.c, head_append_hist.c, head_log.c, head_replay.c, head_replay_tables.c, head_replay_defs.c, head_replay_samples.c, head_replay_lanes.c, head_replay_load.c, head_cut.c, head_cutter.c, head_checkpoint.c,
  * head_snapshot.c, head_snapshot_write.c, head_snapshot_load.c, head_snapshot_hist.c, head_source.c, head_usage.c, head_cardinality.c, head_full.c, head.c.
  *
  * Exemplars and metadata stand aside: head_annotate.c, head_exemplar_ring.c, head_exemplars.c, head_metadata.c, with head_annotations_int.h.
@@ -41,6 +41,7 @@ enum {
 	HEAD_RAW_SAMPLES = 240,	     /* a raw leaf is split above; as many as a chunk can have */
 	HEAD_RAW_LEAVES = 64,	     /* raw leaves of a series before the farthest one is sealed: 245 kB */
 	HEAD_RAW_LEAVES_TIGHT = 2,   /* the same above 60 % of the memory limit */
+	HEAD_SPILL_PIECES = 4,	     /* full pieces of an open chunk that leave for the chunk file together */
 	HEAD_FDS = 8,		     /* chunk files open at once */
 	HEAD_SLICE = 512,	     /* series handled under one hold of a shard's lock by background work */
 	HEAD_SELECT_BATCH = 64,	     /* series read at once by an iterator */
@@ -84,17 +85,18 @@ void *head_pool_take(struct head_pool *p, size_t n);
 void *head_table_alloc(size_t n, size_t size);
 void head_table_free(void *v, size_t n, size_t size);
 
-/* ---- strings and label pairs, shared by all tenants (head_symbols.c) ---- */
+/* ---- label names and label pairs, shared by all tenants (head_symbols.c) ---- */
 
 struct symbol {
 	uint32_t refs, hash, n;
 	char s[];
 };
 struct label_pair {
-	struct symbol *name, *value;
-	uint32_t refs; /* 0: free, `hash` is the next free id */
-	uint32_t hash;
+	struct symbol *name;
+	uint32_t refs, hash;
 	uint32_t rank; /* the cutter's alone: place in the order of a window's pairs; 0 at rest */
+	uint32_t n;    /* bytes of the value */
+	char value[];
 };
 enum { HEAD_SERIES_CLASSES = LIMIT_LABELS_PER_SERIES + 24 }; /* one for each usual number of labels, then growing ones */
 enum { PAIRS_PER_PAGE = 4096, PAIR_PAGES = 1 << 20 };
@@ -107,7 +109,7 @@ struct symbols {
 	uint64_t *pair_slots; /* hash << 32 | id + 1 */
 	uint32_t n_pairs, pair_mask;
 	uint32_t pairs_end, pair_free;	 /* next never used id; head of the free ids, UINT32_MAX = none */
-	struct label_pair **pages;	 /* PAIR_PAGES, never moved: a pair of a live series is read without the lock */
+	struct label_pair ***pages;	 /* PAIR_PAGES, never moved: a pair of a live series is read without the lock */
 	uint32_t recent[SYMBOLS_RECENT]; /* the pair that stood in each place of the series before */
 	uint8_t secret[192];
 };
@@ -123,11 +125,11 @@ bool head_pair_find(struct symbols *sy, struct span name, struct span value, uin
 
 static inline struct label_pair *head_pair(const struct symbols *sy, uint32_t id)
 {
-	return &sy->pages[id / PAIRS_PER_PAGE][id % PAIRS_PER_PAGE];
+	return sy->pages[id / PAIRS_PER_PAGE][id % PAIRS_PER_PAGE];
 }
 static inline struct label head_pair_label(const struct label_pair *p)
 {
-	return (struct label){{p->name->s, p->name->n}, {p->value->s, p->value->n}};
+	return (struct label){{p->name->s, p->name->n}, {p->value, p->n}};
 }
 
 static inline void head_pairs_hold_locked(struct symbols *sy, const uint32_t *ids, uint32_t n)
@@ -261,11 +263,33 @@ struct chunkfile_fds {
 	} v[HEAD_FDS];
 };
 void head_chunkfile_init(struct chunkfile *f, struct head *h, struct ulid ulid, _Atomic uint64_t *total2);
-/* Copies one chunk to the file's end. A write that fails (disk full) keeps the bytes in memory; only ERR_NOMEM is an error. */
-CHECKED errc head_chunkfile_append(struct chunkfile *f, uint64_t ref, const struct chunk *c, uint64_t *off, struct err *err);
+/* One record. A chunk of floats may stand in several: all but the last `goes_on`, and each names the one before it; so do the chunks of a chain. */
+#define CHUNKFILE_NONE ((UINT64_C(1) << 40) - 1) /* no offset: smaller ones fit a leaf and a chain */
+struct chunkfile_record {
+	uint64_t ref;
+	int64_t mint, maxt;
+	uint64_t previous;  /* CHUNKFILE_NONE: none */
+	uint16_t before, n; /* floats: payload bytes of the chunk in records before, and its samples up to here */
+	uint8_t enc;
+	bool goes_on;
+	struct span data; /* of floats without the count that begins a chunk */
+};
+enum { CHUNKFILE_HEADER = 39, CHUNKFILE_OVERHEAD = CHUNKFILE_HEADER + 4 };
+/* Copies it to the file's end. A write that fails (disk full) keeps the bytes in memory; only ERR_NOMEM is an error. */
+CHECKED errc head_chunkfile_append(struct chunkfile *f, const struct chunkfile_record *r, uint64_t *off, struct err *err);
 /* Reads and checks the record at off; the payload (len bytes) goes to out, which has room for len + CHUNKFILE_OVERHEAD. */
-enum { CHUNKFILE_HEADER = 29, CHUNKFILE_OVERHEAD = CHUNKFILE_HEADER + 4 };
 CHECKED errc head_chunkfile_read(struct chunkfile *f, uint64_t off, uint32_t len, uint8_t *out, struct err *err);
+/* The chunk of floats whose last record is at off, with its count, into out (HEAD_CHUNK_MAX_BYTES). */
+struct chunkfile_chunk {
+	int64_t mint, maxt;
+	uint64_t previous;	     /* of its first record */
+	uint32_t n, n_bytes, n_last; /* samples, bytes with the count, payload bytes of the last record */
+};
+CHECKED errc head_chunkfile_chunk(struct chunkfile *f, uint64_t off, uint8_t *out, struct chunkfile_chunk *c, struct err *err);
+/* The first n payload bytes of a chunk that is still open, the last of which are at off. *previous: of its first record. */
+CHECKED errc head_chunkfile_begun(struct chunkfile *f, uint64_t off, uint32_t n, uint8_t *out, uint64_t *previous, struct err *err);
+/* What a record at off says is not what was written there: the error, and no snapshot brings it over the next start. */
+errc head_chunkfile_corrupt(const struct chunkfile *f, uint64_t off, struct err *err);
 uint64_t head_chunkfile_bytes(struct chunkfile *f);
 /* All that was appended is on disk; *bytes: how much that is. */
 CHECKED errc head_chunkfile_sync(struct chunkfile *f, uint64_t *bytes, struct err *err);
@@ -294,8 +318,8 @@ struct leaf {
 			uint64_t touched : 1; /* not what the cutting rule made of the samples as they came in order, or not known to end where the
 						 rule ends it */
 			uint64_t n : 8;
-			uint64_t len : 14; /* FILE: payload bytes */
-			uint64_t off : 40; /* FILE: in the chunk file */
+			uint64_t len : 14; /* FILE: payload bytes of its last record */
+			uint64_t off : 40; /* FILE: of that in the chunk file */
 		};
 		struct {
 			uint64_t : 10;
@@ -319,13 +343,16 @@ struct leaves {
 
 /* A series in a window. One cache line; times are from the window's start. */
 struct wseries {
-	struct leaves *leaves; /* NULL: none */
-	uint64_t v;	       /* of the open chunk's last sample */
-	uint32_t t, dt;	       /* its time, and that less the one before */
-	uint32_t start;	       /* of the open chunk */
-	uint32_t next_at;      /* where the rule will end it */
-	uint32_t first, last;  /* pieces; 0: none */
-	uint16_t n, n_bytes;   /* samples of the open chunk (0: none is open), and its payload bytes with the count */
+	union {
+		struct leaves *leaves; /* NULL: none */
+		uint64_t chain;	       /* odd: what lies before the open chunk's pieces is in the file (head_chain.c) */
+	};
+	uint64_t v;	      /* of the open chunk's last sample */
+	uint32_t t, dt;	      /* its time, and that less the one before */
+	uint32_t start;	      /* of the open chunk */
+	uint32_t next_at;     /* where the rule will end it */
+	uint32_t first, last; /* pieces; 0: none */
+	uint16_t n, n_bytes;  /* samples of the open chunk (0: none is open), and its payload bytes with the count */
 	uint8_t leading, trailing, bits_left;
 	uint8_t shard;
 	uint32_t local; /* number in its part */
@@ -336,13 +363,32 @@ struct wseries {
 };
 _Static_assert(sizeof(struct wseries) == 64, "one cache line");
 
+/* A chain: bit 0 set | 40 bits: offset of its last record | 13 bits: payload bytes of the open chunk that are there | 10 bits: chunks, 1023 = or more. */
+#define CHAIN_CHUNKS_MAX 1023u
+static inline bool ws_chained(const struct wseries *ws)
+{
+	return ws->chain & 1;
+}
+static inline uint64_t chain_of(uint64_t off, uint32_t spilled, uint32_t chunks)
+{
+	return 1 | off << 1 | (uint64_t)spilled << 41 | (uint64_t)(chunks < CHAIN_CHUNKS_MAX ? chunks : CHAIN_CHUNKS_MAX) << 54;
+}
+static inline uint64_t chain_off(uint64_t chain)
+{
+	return chain >> 1 & CHUNKFILE_NONE;
+}
+static inline uint32_t chain_spilled(uint64_t chain)
+{
+	return chain & 1 ? (uint32_t)(chain >> 41) & 8191 : 0;
+}
+static inline uint32_t chain_chunks(uint64_t chain)
+{
+	return chain & 1 ? (uint32_t)(chain >> 54) : 0;
+}
+
 static inline uint32_t ws_leaves(const struct wseries *ws)
 {
-	return ws->leaves ? ws->leaves->n : 0;
-}
-static inline bool ws_touched(const struct wseries *ws)
-{
-	return ws->leaves && ws->leaves->touched;
+	return ws->leaves && !ws_chained(ws) ? ws->leaves->n : 0;
 }
 
 /* REPLACED: the same histogram in another layout, in the other's place: no new sample, but it must be logged. */
@@ -350,10 +396,37 @@ enum insert_verdict { INSERT_STORED, INSERT_DUPLICATE, INSERT_CONFLICT, INSERT_F
 struct window;
 struct wpart;
 /* The open chunk (head_open.c), under the shard's lock. append: t is behind its last sample, or it is empty; false: no memory, nothing was changed. read: the payload
- * with its count into out (HEAD_CHUNK_MAX_BYTES are enough). drop: it is empty again. */
-bool head_open_append(struct wpart *part, struct wseries *ws, uint32_t t, int64_t window_start, uint64_t v);
-size_t head_open_read(const struct wpart *part, const struct wseries *ws, uint8_t *out);
+ * with its count into out (HEAD_CHUNK_MAX_BYTES are enough). read_pieces: the same but for chain_spilled(ws->chain) bytes behind the count, which
+ * are left as they are. drop: it is empty again. */
+bool head_open_append(struct window *w, struct wpart *part, struct wseries *ws, uint32_t t, uint64_t v);
+CHECKED errc head_open_read(struct window *w, const struct wpart *part, const struct wseries *ws, uint8_t *out, size_t *n, struct err *err);
+size_t head_open_read_pieces(const struct wpart *part, const struct wseries *ws, uint8_t *out);
 void head_open_drop(struct wpart *part, struct wseries *ws);
+/* Its payload bytes that are in pieces. */
+static inline uint32_t ws_in_pieces(const struct wseries *ws)
+{
+	return ws->n == 0 ? 0 : ws->n_bytes - (uint32_t)XOR_HEADER_BYTES - chain_spilled(ws->chain);
+}
+
+/* Chains (head_chain.c), under the shard's lock, or of a frozen part. may: no leaves and no histograms, so that the next full chunk goes into one. spill: the open
+ * chunk's first pieces, up to `last` and n of them, go to the file if there is memory for it. end: all of it goes there. unfold: leaves take the chain's place, and pieces
+ * what was spilled. */
+static inline bool ws_may_chain(const struct wseries *ws)
+{
+	return (ws->chain == 0 || ws_chained(ws)) && !ws->hist;
+}
+void head_chain_spill_locked(struct window *w, struct wpart *part, struct wseries *ws, uint32_t last, uint32_t n);
+CHECKED errc head_chain_end_locked(struct window *w, struct wpart *part, struct wseries *ws, struct err *err);
+CHECKED errc head_chain_unfold_locked(struct window *w, struct shard *sh, struct wpart *part, struct wseries *ws, struct err *err);
+/* Its full chunks from the newest on, with the payloads in out (HEAD_CHUNK_MAX_BYTES); no lock is needed. chain: as copied. spilled: where the open chunk's bytes
+ * go: behind the count in out. */
+struct chain_reader {
+	struct window *w;
+	uint64_t off, at; /* of the next chunk to read, and of the one read last */
+	int64_t before;	  /* that begins here */
+};
+CHECKED errc head_chain_open(struct window *w, uint64_t chain, int64_t open_mint, uint8_t *spilled, struct chain_reader *out, struct err *err);
+CHECKED errc head_chain_next(struct chain_reader *r, uint8_t *out, struct chunkfile_chunk *c, bool *more, struct err *err);
 
 /* Under the shard's lock, t inside the window. FAILED: err says why, nothing was changed. winner: a conflict is decided by float_winner
  * (replay) instead of refused. *late is set when t was not behind all others. */
@@ -361,6 +434,9 @@ enum insert_verdict head_leaf_insert_locked(
 	struct window *w, struct shard *sh, struct wpart *part, struct wseries *ws, int64_t t, uint64_t v, bool winner, bool *late, struct err *err);
 /* The samples of a leaf into out (HEAD_RAW_SAMPLES + 1 entries). bytes: room for a chunk's record. */
 CHECKED errc head_leaf_decode(struct window *w, const struct leaf *l, struct chunk_sample *out, uint8_t *bytes, size_t *n, struct err *err);
+
+/* Room for more leaves behind those that there are. */
+CHECKED errc head_leaves_room(struct wpart *part, struct wseries *ws, uint32_t more, struct err *err);
 
 /* Whether a float of time t is there. */
 CHECKED errc head_leaf_has_locked(
@@ -381,7 +457,7 @@ static inline uint32_t ws_hists(const struct wseries *ws)
 }
 static inline bool ws_empty(const struct wseries *ws)
 {
-	return ws->n == 0 && ws_leaves(ws) == 0 && ws_hists(ws) == 0;
+	return ws->n == 0 && ws_leaves(ws) == 0 && !ws_chained(ws) && ws_hists(ws) == 0;
 }
 
 static inline uint32_t head_spread(uint64_t x)
@@ -393,7 +469,6 @@ static inline uint32_t head_spread(uint64_t x)
 
 enum { POSTINGS_PER_PAGE = 256 };
 struct posting {
-	uint32_t pair;
 	uint32_t n, newest;   /* entries, and the last of them */
 	uint32_t first, last; /* pieces; none while n < 2 */
 	uint32_t bytes;	      /* in pieces */
@@ -419,14 +494,18 @@ struct wpart {
 	uint32_t n_pieces, cap_first, n_piece_pages, cap_piece_pages, free_piece, n_free_pieces;
 	uint64_t *map; /* low half of the series' hash << 32 | local + 1, open addressing; made when it is first asked for */
 	uint32_t map_mask, n_mapped;
-	uint32_t n_indexed;	 /* series whose labels are in the postings: they follow in slices (head_window_index) */
-	uint64_t *posting_slots; /* pair << 32 | number of its list + 1, open addressing */
-	uint32_t postings_mask;
-	struct posting **postings; /* lists, in pages; the first one may be smaller */
+	uint32_t n_indexed;		 /* series whose labels are in the postings: they follow in slices (head_window_index) */
+	uint64_t *posting_slots;	 /* pair << 32 | its only number or its list, open addressing */
+	uint32_t postings_mask, n_pairs; /* slots less one, and how many are taken */
+	struct posting **postings;	 /* lists, in pages; the first one may be smaller */
 	uint32_t n_postings, cap_first_postings, n_posting_pages, cap_posting_pages;
 	struct name_pairs *names;
 	uint32_t n_names, cap_names;
 	uint64_t n_samples;
+	/* Samples in chains, right as a sum over a window's parts; and while a snapshot is written, of the series from `copied` on as they are, of the others as
+	 * they were. */
+	uint64_t n_chained, n_chained_copy;
+	uint32_t copied;
 	int64_t min_t, max_t;
 };
 
@@ -496,7 +575,7 @@ struct window {
 /* The time of a series' newest sample in a window; it has one. */
 static inline int64_t head_ws_newest(const struct window *w, const struct wseries *ws)
 {
-	uint32_t t = ws->n > 0 || ws_leaves(ws) == 0 ? ws->t : ws->leaves->v[ws->leaves->n - 1].maxt;
+	uint32_t t = ws->n > 0 || ws_leaves(ws) == 0 ? ws->t : ws->leaves->v[ws->leaves->n - 1].maxt; /* of a chain: t is behind it */
 	if (UNLIKELY(ws_hists(ws) > 0 && ws->hist->v[ws->hist->n - 1].maxt > t))
 		t = ws->hist->v[ws->hist->n - 1].maxt;
 	return w->start + t;
@@ -525,10 +604,13 @@ bool head_window_zero_fits_locked(struct tenant *tn, uint32_t shard, const struc
 /* Postings follow the series that there are when it is called, a slice a lock hold: before a question, before the cut, and by the cutter's tick. So a new series costs the
  * request, and a start, no postings. */
 CHECKED errc head_window_index(struct window *w, uint32_t shard, struct err *err);
-struct posting *head_part_posting(const struct wpart *p, uint32_t pair);
+/* How many series of a part have a pair. */
+uint32_t head_posting_count(const struct wpart *p, uint32_t pair);
+/* The pairs that series of a part have, in no order: *at goes from 0 on; false: no more. */
+bool head_part_pair(const struct wpart *p, uint64_t *at, uint32_t *pair);
 struct name_pairs *head_part_name(const struct wpart *p, const struct symbol *name);
-/* Entries below `below` into out, which has room for e->n; how many. */
-uint32_t head_posting_read(const struct wpart *p, const struct posting *e, uint32_t below, uint32_t *out);
+/* The numbers of a pair's series below `below` into out, which has room for all of them; how many. */
+uint32_t head_posting_read(const struct wpart *p, uint32_t pair, uint32_t below, uint32_t *out);
 static inline struct posting *part_posting(const struct wpart *p, uint32_t number)
 {
 	return &p->postings[number / POSTINGS_PER_PAGE][number % POSTINGS_PER_PAGE];

@@ -4,7 +4,7 @@
  *       FILE        RAW                FILE                          RAW: (t, v) sorted, 240 at most
  *
  * In order (t behind everything): the cutting rule decides whether the open chunk is full; then it goes to the chunk file. That is all
- * that most samples ever do.
+ * that most samples ever do, and as long as all did the leaves are a chain in the file (head_chain.c).
  *
  * Late (t inside or before): binary search for the leaf that covers t. There a sample of the same time shows itself: same bits =
  * duplicate, else conflict. Otherwise the leaf becomes raw and takes the sample; above 240 it splits. A time between two leaves goes into a raw
@@ -42,7 +42,7 @@ static size_t leaves_bytes(uint32_t cap)
 	return sizeof(struct leaves) + cap * sizeof(struct leaf);
 }
 
-static errc leaves_room(struct wpart *part, struct wseries *ws, uint32_t more, struct err *err)
+errc head_leaves_room(struct wpart *part, struct wseries *ws, uint32_t more, struct err *err)
 {
 	struct leaves *old = ws->leaves;
 	uint32_t have = old ? old->n : 0, want = have + more;
@@ -85,21 +85,34 @@ static void raw_set(struct leaf *l, struct chunk_sample *v, uint32_t room)
 	ASSERT(leaf_raw(l) == v && l->room == room);
 }
 
+static struct chunkfile_record floats_record(
+	const struct window *w, const struct wpart *part, const struct wseries *ws, uint32_t mint, uint32_t maxt, uint32_t n)
+{
+	return (struct chunkfile_record){.ref = ref_of(part, ws),
+		.mint = w->start + mint,
+		.maxt = w->start + maxt,
+		.previous = CHUNKFILE_NONE,
+		.n = (uint16_t)n,
+		.enc = CHUNK_XOR};
+}
+
 /* The open chunk goes to the chunk file. */
 static errc open_full(struct window *w, struct shard *sh, struct wpart *part, struct wseries *ws, struct err *err)
 {
-	struct chunk full = {.mint = w->start + ws->start, .maxt = w->start + ws->t, .enc = CHUNK_XOR};
+	if (LIKELY(ws_may_chain(ws)))
+		return head_chain_end_locked(w, part, ws, err);
+	ASSERT(!ws_chained(ws));
 	uint64_t off;
-	full.data = span_of(sh->scratch_bytes, head_open_read(part, ws, sh->scratch_bytes));
-	if (leaves_room(part, ws, 1, err) != OK || head_chunkfile_append(&w->file, ref_of(part, ws), &full, &off, err) != OK)
+	struct chunkfile_record r = floats_record(w, part, ws, ws->start, ws->t, ws->n);
+	r.data = span_of(sh->scratch_bytes + XOR_HEADER_BYTES, head_open_read_pieces(part, ws, sh->scratch_bytes) - XOR_HEADER_BYTES);
+	if (head_leaves_room(part, ws, 1, err) != OK || head_chunkfile_append(&w->file, &r, &off, err) != OK)
 		return ERR_NOMEM;
-	ASSERT(off < UINT64_C(1) << 40);
 	struct leaf *l = &ws->leaves->v[ws->leaves->n++];
 	*l = (struct leaf){.mint = ws->start, .maxt = ws->t};
 	l->kind = LEAF_FILE;
 	l->n = (uint8_t)ws->n;
-	l->len = (uint32_t)ws->n_bytes & 16383u;
-	l->off = off & ((UINT64_C(1) << 40) - 1);
+	l->len = (uint32_t)r.data.n & 16383u;
+	l->off = off & CHUNKFILE_NONE;
 	head_open_drop(part, ws);
 	return OK;
 }
@@ -110,7 +123,7 @@ static enum insert_verdict append(struct window *w, struct shard *sh, struct wpa
 	struct chunk_cutter c = {w->start + ws->start, w->start + ws->next_at};
 	if (chunk_cutter_cut(&c, w->range, ws->n, ws->n_bytes, w->start + ws->t, t) && ws->n > 0 && open_full(w, sh, part, ws, err) != OK)
 		return INSERT_FAILED;
-	if (!head_open_append(part, ws, rel(w, t), w->start, v)) {
+	if (!head_open_append(w, part, ws, rel(w, t), v)) {
 		err_set(err, ERR_NOMEM, "no memory for an open chunk");
 		return INSERT_FAILED;
 	}
@@ -127,10 +140,11 @@ errc head_leaf_decode(struct window *w, const struct leaf *l, struct chunk_sampl
 		return OK;
 	}
 	errc rc = OK;
-	TRY(head_chunkfile_read(&w->file, l->off, l->len, bytes, err));
-	TRY(xor_decode(span_of(bytes, l->len), out, HEAD_RAW_SAMPLES + 1, n, err));
-	CHECK(*n == l->n && out[0].t == leaf_mint(w, l) && out[*n - 1].t == leaf_maxt(w, l), ERR_CORRUPT,
-		"chunk file of window %s: the chunk at offset %llu is another one", ulid_text(w->ulid).s, (unsigned long long)l->off);
+	struct chunkfile_chunk c;
+	TRY(head_chunkfile_chunk(&w->file, l->off, bytes, &c, err));
+	TRY(xor_decode(span_of(bytes, c.n_bytes), out, HEAD_RAW_SAMPLES + 1, n, err));
+	if (*n != l->n || out[0].t != leaf_mint(w, l) || out[*n - 1].t != leaf_maxt(w, l))
+		return head_chunkfile_corrupt(&w->file, l->off, err);
 fail:
 	return rc;
 }
@@ -186,7 +200,7 @@ static errc open_to_raw(struct window *w, struct wpart *part, struct wseries *ws
 	struct chunk_sample *raw = raw_new(part, before + (size_t)n + 1, &room, err);
 	if (!raw)
 		return ERR_NOMEM;
-	if (before == 0 && leaves_room(part, ws, 1, err) != OK) {
+	if (before == 0 && head_leaves_room(part, ws, 1, err) != OK) {
 		raw_free(part, raw, room);
 		return ERR_NOMEM;
 	}
@@ -209,7 +223,7 @@ static errc open_to_raw(struct window *w, struct wpart *part, struct wseries *ws
 static errc leaf_split(struct window *w, struct wpart *part, struct wseries *ws, uint32_t i, struct err *err)
 {
 	uint32_t room;
-	if (leaves_room(part, ws, 1, err) != OK)
+	if (head_leaves_room(part, ws, 1, err) != OK)
 		return ERR_NOMEM;
 	struct leaf *l = &ws->leaves->v[i];
 	uint32_t lower_n = (uint32_t)l->n / 2, upper_n = (uint32_t)l->n - lower_n;
@@ -261,7 +275,7 @@ static errc raw_put(struct window *w, struct wpart *part, struct wseries *ws, ui
 /* t lies between leaves[i - 1] and leaves[i]. */
 static errc gap_put(struct window *w, struct wpart *part, struct wseries *ws, uint32_t i, int64_t t, uint64_t v, struct err *err)
 {
-	if (leaves_room(part, ws, 1, err) != OK)
+	if (head_leaves_room(part, ws, 1, err) != OK)
 		return ERR_NOMEM;
 	struct leaves *lv = ws->leaves;
 	struct leaf *before = i > 0 ? &lv->v[i - 1] : NULL;
@@ -295,14 +309,15 @@ static void leaf_seal(struct window *w, struct shard *sh, struct wpart *part, st
 	xor_appender_init(&a);
 	for (uint32_t k = 0; k < l->n; k++)
 		xor_append(&a, sh->scratch_bytes, raw[k].t, raw[k].v);
-	struct chunk c = {.mint = leaf_mint(w, l), .maxt = leaf_maxt(w, l), .enc = CHUNK_XOR, .data = span_of(sh->scratch_bytes, a.n_bytes)};
+	struct chunkfile_record r = floats_record(w, part, ws, l->mint, l->maxt, (uint32_t)l->n);
+	r.data = span_of(sh->scratch_bytes + XOR_HEADER_BYTES, a.n_bytes - XOR_HEADER_BYTES);
 	uint64_t off;
-	if (head_chunkfile_append(&w->file, ref_of(part, ws), &c, &off, NULL) != OK)
+	if (head_chunkfile_append(&w->file, &r, &off, NULL) != OK)
 		return;
 	raw_free(part, raw, l->room);
 	l->kind = LEAF_FILE;
-	l->len = a.n_bytes & 16383;
-	l->off = off & ((UINT64_C(1) << 40) - 1);
+	l->len = (uint32_t)r.data.n & 16383u;
+	l->off = off & CHUNKFILE_NONE;
 	ws->leaves->n_raw--;
 }
 
@@ -363,7 +378,19 @@ errc head_leaf_has_locked(
 		*has = rel(w, t) == ws->t;
 		if (rel(w, t) >= ws->t)
 			return OK;
-		TRY(xor_decode(span_of(sh->scratch_bytes, head_open_read(part, ws, sh->scratch_bytes)), sh->scratch, HEAD_RAW_SAMPLES + 1, &n, err));
+		size_t n_bytes;
+		TRY(head_open_read(w, part, ws, sh->scratch_bytes, &n_bytes, err));
+		TRY(xor_decode(span_of(sh->scratch_bytes, n_bytes), sh->scratch, HEAD_RAW_SAMPLES + 1, &n, err));
+	} else if (ws_chained(ws)) {
+		struct chain_reader r;
+		struct chunkfile_chunk c;
+		bool more = true;
+		TRY(head_chain_open(w, ws->chain, w->start + (ws->n > 0 ? ws->start : ws->t + INT64_C(1)), sh->scratch_bytes, &r, err));
+		while (more && r.before > t)
+			TRY(head_chain_next(&r, sh->scratch_bytes, &c, &more, err));
+		if (!more || c.maxt < t)
+			return OK;
+		TRY(xor_decode(span_of(sh->scratch_bytes, c.n_bytes), sh->scratch, HEAD_RAW_SAMPLES + 1, &n, err));
 	} else {
 		uint32_t a = leaf_find(w, ws, t);
 		if (a == ws_leaves(ws) || leaf_mint(w, &ws->leaves->v[a]) > t)
@@ -395,13 +422,15 @@ enum insert_verdict head_leaf_insert_locked(
 		if (has)
 			return winner ? INSERT_DUPLICATE : INSERT_CONFLICT;
 	}
-	if (LIKELY(ws->n > 0 ? rel(w, t) > ws->t : ws_leaves(ws) == 0 || t > leaf_maxt(w, &ws->leaves->v[ws->leaves->n - 1])))
+	if (LIKELY(ws->n > 0 || ws_chained(ws) ? rel(w, t) > ws->t : ws_leaves(ws) == 0 || t > leaf_maxt(w, &ws->leaves->v[ws->leaves->n - 1])))
 		return append(w, sh, part, ws, t, v, err);
 	*late = true;
+	if (ws->n > 0 && rel(w, t) == ws->t && (ws->v == v || !winner))
+		return same_time(ws->v, v, false, &replace);
+	if (ws_chained(ws) && head_chain_unfold_locked(w, sh, part, ws, err) != OK)
+		return INSERT_FAILED;
 	if (ws->n > 0 && rel(w, t) >= ws->start) {
-		if (rel(w, t) == ws->t && (!winner || ws->v == v))
-			return same_time(ws->v, v, false, &replace);
-		size_t n, n_bytes = head_open_read(part, ws, sh->scratch_bytes);
+		size_t n, n_bytes = head_open_read_pieces(part, ws, sh->scratch_bytes);
 		if (xor_decode(span_of(sh->scratch_bytes, n_bytes), sh->scratch, HEAD_RAW_SAMPLES + 1, &n, err) != OK)
 			return INSERT_FAILED;
 		if (n != ws->n) { /* it may have come from a snapshot */

@@ -1,23 +1,58 @@
 /* head/head_postings.c - the postings of a part of a window: label pair ─▶ the local numbers of its series, ascending.
  *
- *     slots (pair ─▶ number of its list) ─▶ lists, in the order of first use ─▶ { n, newest, pieces: uvarint of each number less the one before }
+ *     slots (pair ─▶ its only number, or that of its list) ─▶ lists ─▶ { n, newest, pieces: uvarint of each number less the one before }
  *     names ─▶ the pairs of each label name
  *
- * Series that come together have neighbouring numbers, so an entry is a byte, most of the time. A list of one, which every label that names one series only
- * has, needs no piece. Postings follow the series in slices, see head_window_index in head_int.h.
+ * Series that come together have neighbouring numbers, so an entry is a byte, most of the time. A label that names one series only takes its slot and
+ * nothing else. Postings follow the series in slices, see head_window_index in head_int.h.
  */
 #include "head/head_int.h"
 
 enum { POSTINGS_FIRST = 16, INDEX_SLICE = 1024, INDEX_AHEAD = 4 };
 
-struct posting *head_part_posting(const struct wpart *p, uint32_t pair)
+/* The low half of a slot: ONE | the number, NONE, or the list's number + 1. */
+#define ONE (UINT32_C(1) << 31)
+#define NONE (ONE - 1)
+
+static uint64_t *slot_find(const struct wpart *p, uint32_t pair)
 {
-	if (!p->posting_slots)
+	if (!p || !p->posting_slots)
 		return NULL;
 	for (uint32_t i = head_spread(pair) & p->postings_mask; p->posting_slots[i]; i = (i + 1) & p->postings_mask)
 		if (p->posting_slots[i] >> 32 == pair)
-			return part_posting(p, (uint32_t)p->posting_slots[i] - 1);
+			return &p->posting_slots[i];
 	return NULL;
+}
+
+static struct posting *slot_list(const struct wpart *p, uint64_t slot)
+{
+	uint32_t x = (uint32_t)slot;
+	return x & ONE || x == NONE ? NULL : part_posting(p, x - 1);
+}
+
+static uint32_t slot_count(const struct wpart *p, uint64_t slot)
+{
+	const struct posting *e = slot_list(p, slot);
+	return e ? e->n : (uint32_t)slot >> 31;
+}
+
+uint32_t head_posting_count(const struct wpart *p, uint32_t pair)
+{
+	const uint64_t *slot = slot_find(p, pair);
+	return slot ? slot_count(p, *slot) : 0;
+}
+
+bool head_part_pair(const struct wpart *p, uint64_t *at, uint32_t *pair)
+{
+	for (; p && p->posting_slots && *at <= p->postings_mask; ++*at) {
+		uint64_t slot = p->posting_slots[*at];
+		if (slot == 0 || slot_count(p, slot) == 0)
+			continue;
+		*pair = (uint32_t)(slot >> 32);
+		++*at;
+		return true;
+	}
+	return false;
 }
 
 struct name_pairs *head_part_name(const struct wpart *p, const struct symbol *name)
@@ -28,13 +63,17 @@ struct name_pairs *head_part_name(const struct wpart *p, const struct symbol *na
 	return NULL;
 }
 
-uint32_t head_posting_read(const struct wpart *p, const struct posting *e, uint32_t below, uint32_t *out)
+uint32_t head_posting_read(const struct wpart *p, uint32_t pair, uint32_t below, uint32_t *out)
 {
-	if (e->n == 1) {
-		*out = e->newest;
-		return e->newest < below;
+	const uint64_t *slot = slot_find(p, pair);
+	if (!slot || slot_count(p, *slot) == 0)
+		return 0;
+	const struct posting *e = slot_list(p, *slot);
+	if (!e || e->n == 1) {
+		*out = e ? e->newest : (uint32_t)*slot & ~ONE;
+		return *out < below;
 	}
-	const struct piece *piece = e->n ? part_piece(p, e->first) : NULL;
+	const struct piece *piece = part_piece(p, e->first);
 	uint32_t at = 0, x = 0;
 	for (uint32_t k = 0; k < e->n; k++) {
 		uint32_t d = 0;
@@ -146,23 +185,28 @@ static bool name_add(struct wpart *p, const struct symbol *name, uint32_t pair)
 	return true;
 }
 
-/* The pair's list, made when absent: an empty one does no harm. NULL: no memory. */
-static struct posting *posting_make(struct head *h, struct wpart *p, uint32_t pair)
+/* Room for the pair's next number: its slot, and a list for the second one. An empty one does no harm. */
+static bool posting_make(struct head *h, struct wpart *p, uint32_t pair)
 {
-	struct posting *e = head_part_posting(p, pair);
-	if (e)
-		return e;
-	if ((!p->posting_slots || p->n_postings + 1 > p->postings_mask / 4 * 3) && !slots_grow(p))
-		return NULL;
-	if (!postings_room(p) || !name_add(p, head_pair(&h->symbols, pair)->name, pair))
-		return NULL;
+	uint64_t *slot = slot_find(p, pair);
+	if (slot && (uint32_t)*slot & ONE) {
+		if (!postings_room(p))
+			return false;
+		*part_posting(p, p->n_postings++) = (struct posting){.n = 1, .newest = (uint32_t)*slot & ~ONE};
+		*slot = (uint64_t)pair << 32 | p->n_postings;
+	}
+	if (slot)
+		return true;
+	if ((!p->posting_slots || p->n_pairs + 1 > p->postings_mask / 4 * 3) && !slots_grow(p))
+		return false;
+	if (!name_add(p, head_pair(&h->symbols, pair)->name, pair))
+		return false;
 	uint32_t i = head_spread(pair) & p->postings_mask;
 	while (p->posting_slots[i])
 		i = (i + 1) & p->postings_mask;
-	p->posting_slots[i] = (uint64_t)pair << 32 | (p->n_postings + 1);
-	e = part_posting(p, p->n_postings++);
-	*e = (struct posting){.pair = pair};
-	return e;
+	p->posting_slots[i] = (uint64_t)pair << 32 | NONE;
+	p->n_pairs++;
+	return true;
 }
 
 static void posting_byte(struct wpart *p, struct posting *e, uint8_t byte)
@@ -188,8 +232,14 @@ static void posting_number(struct wpart *p, struct posting *e, uint32_t x)
 	posting_byte(p, e, (uint8_t)x);
 }
 
-static void posting_add(struct wpart *p, struct posting *e, uint32_t local)
+static void posting_add(struct wpart *p, uint32_t pair, uint32_t local)
 {
+	uint64_t *slot = slot_find(p, pair);
+	struct posting *e = slot_list(p, *slot);
+	if (!e) {
+		*slot = (uint64_t)pair << 32 | ONE | local;
+		return;
+	}
 	if (e->n == 1)
 		posting_number(p, e, e->newest);
 	if (e->n > 0)
@@ -208,7 +258,7 @@ static bool series_index(struct head *h, struct wpart *p, const struct series *s
 	if (!head_pieces_reserve(p, s->n_pairs))
 		return false;
 	for (uint32_t i = 0; i < s->n_pairs; i++)
-		posting_add(p, head_part_posting(p, s->pairs[i]), local);
+		posting_add(p, s->pairs[i], local);
 	return true;
 }
 

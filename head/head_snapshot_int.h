@@ -18,7 +18,14 @@ enum snapshot_section {
 	SNAPSHOT_RECORDS,
 	SNAPSHOT_OPTIONAL = 128, /* and above: who does not know it goes on */
 };
-enum { SNAPSHOT_HAS_LEAVES = 1, SNAPSHOT_HAS_OPEN = 2, SNAPSHOT_HAS_HISTOGRAMS = 4, SNAPSHOT_OPEN_BYTES = 30, SNAPSHOT_CUT_BYTES = 57 };
+enum {
+	SNAPSHOT_HAS_LEAVES = 1,
+	SNAPSHOT_HAS_OPEN = 2,
+	SNAPSHOT_HAS_HISTOGRAMS = 4,
+	SNAPSHOT_HAS_CHAIN = 8,
+	SNAPSHOT_OPEN_BYTES = 30,
+	SNAPSHOT_CUT_BYTES = 57
+};
 
 /* The histograms of a state (head_snapshot_hist.c). get: into ws, whose shard's lock the caller has; w NULL: only read over. *why: what is wrong with them, or NULL. */
 struct snapshot_hists {

@@ -45,6 +45,7 @@ struct reader {
 	struct window *w;
 	struct wal_window ww;
 	uint64_t n_states, chunk_bytes, chunk_room;
+	bool chained; /* some series is */
 	uint64_t windows, samples;
 	uint64_t sections;
 	bool ended;
@@ -224,12 +225,12 @@ struct new_series {
 	struct series *s;
 };
 
-static inline uint8_t *field_put(uint8_t *p, uint8_t tag, const struct symbol *y)
+static inline uint8_t *field_put(uint8_t *p, uint8_t tag, struct span s)
 {
 	*p++ = tag;
-	p = put_uvarint(p, y->n);
-	memcpy(p, y->s, y->n);
-	return p + y->n;
+	p = put_uvarint(p, s.n);
+	memcpy(p, s.p, s.n);
+	return p + s.n;
 }
 
 /* As labels_to_wire. same: bits of the places that the series before has the same pair in; most have, next to each other. */
@@ -252,15 +253,15 @@ static bool wire_put(struct reader *r, const uint32_t *ids, uint32_t n, const ui
 			b->n += bytes;
 			continue;
 		}
-		const struct label_pair *p = head_pair(sy, ids[i]);
-		size_t bytes = 2 + uvarint_size(p->name->n) + p->name->n + uvarint_size(p->value->n) + p->value->n;
+		struct label l = head_pair_label(head_pair(sy, ids[i]));
+		size_t bytes = 2 + uvarint_size(l.name.n) + l.name.n + uvarint_size(l.value.n) + l.value.n;
 		if (!buf_reserve(b, bytes + 1 + UVARINT_MAX_BYTES))
 			return false;
 		uint8_t *q = b->p + b->n;
 		*q++ = 0x0a;
 		q = put_uvarint(q, bytes);
-		q = field_put(q, 0x0a, p->name);
-		q = field_put(q, 0x12, p->value);
+		q = field_put(q, 0x0a, l.name);
+		q = field_put(q, 0x12, l.value);
 		field[i++] = (uint32_t)b->n;
 		b->n = (size_t)(q - b->p);
 	}
@@ -401,6 +402,7 @@ static errc window_get(struct reader *r, struct rd *b, struct err *err)
 	TRY(head_replay_window(r->h, r->ww.tenant, &r->ww, first, r->mark.seq, &r->w, err));
 	r->in_window = true;
 	r->n_states = r->chunk_bytes = 0;
+	r->chained = false;
 	if (r->w)
 		TRY(head_chunkfile_adopt(&r->w->file, file, &r->chunk_room, err));
 fail:
@@ -439,7 +441,7 @@ static errc leaves_get(struct reader *r, struct rd *b, struct wpart *part, struc
 			uint64_t off = (uint64_t)get_le32(word + 4) << 8 | word[3];
 			l.off = off & ((UINT64_C(1) << 40) - 1);
 			uint64_t file_end = off + l.len + CHUNKFILE_OVERHEAD;
-			MUST(l.len + (size_t)CHUNKFILE_OVERHEAD <= HEAD_CHUNK_MAX_BYTES && (!part || file_end <= r->chunk_room), "leaf");
+			MUST(l.len <= HEAD_CHUNK_MAX_BYTES && l.off < CHUNKFILE_NONE && (!part || file_end <= r->chunk_room), "leaf");
 			r->chunk_bytes = file_end > r->chunk_bytes ? file_end : r->chunk_bytes;
 		} else {
 			struct span raw = rd_bytes(b, (uint64_t)l.n * 16);
@@ -474,6 +476,22 @@ fail:
 	return rc;
 }
 
+static errc chain_get(struct reader *r, struct rd *b, struct wseries *ws, struct err *err)
+{
+	errc rc = OK;
+	uint64_t x = rd_le64(b), file_end = chain_off(x) + CHUNKFILE_OVERHEAD;
+	uint32_t t = rd_le32(b);
+	MUST(b->ok && x & 1 && chain_off(x) != CHUNKFILE_NONE && chain_spilled(x) % PIECE_PAYLOAD == 0 && chain_spilled(x) <= OPEN_BYTES_MAX &&
+			t < r->ww.range_ms && (!r->w || file_end <= r->chunk_room),
+		"chain");
+	r->chunk_bytes = file_end > r->chunk_bytes ? file_end : r->chunk_bytes;
+	r->chained |= r->w != NULL;
+	ws->chain = x;
+	ws->t = t;
+fail:
+	return rc;
+}
+
 static errc open_get(struct reader *r, struct rd *b, struct wpart *part, struct wseries *ws, uint32_t begin, struct err *err)
 {
 	errc rc = OK;
@@ -495,7 +513,9 @@ static errc open_get(struct reader *r, struct rd *b, struct wpart *part, struct 
 		     x.start <= x.t && x.t < r->ww.range_ms && x.next_at <= r->ww.range_ms && x.bits_left < 8 &&
 		     (x.leading == 0xff || (x.leading < 32 && x.leading + x.trailing < 64));
 	MUST(right, "open chunk");
-	uint32_t left = x.n_bytes - (uint32_t)XOR_HEADER_BYTES;
+	uint32_t left = x.n_bytes - (uint32_t)XOR_HEADER_BYTES, spilled = chain_spilled(ws->chain);
+	MUST(spilled < left, "open chunk"); /* its end is never spilled */
+	left -= spilled;
 	struct span bytes = rd_bytes(b, left);
 	MUST(b->ok, "open chunk");
 	if (!part)
@@ -534,7 +554,10 @@ static errc state_get(struct reader *r, struct rd *b, struct series *s, uint16_t
 	uint32_t begin = 0;
 	uint64_t n = 0;
 	uint8_t flags = rd_u8(b);
-	MUST(b->ok && flags != 0 && (flags & ~(SNAPSHOT_HAS_LEAVES | SNAPSHOT_HAS_OPEN | SNAPSHOT_HAS_HISTOGRAMS)) == 0, "state");
+	bool chained = flags & SNAPSHOT_HAS_CHAIN;
+	MUST(b->ok && flags != 0 && flags <= (SNAPSHOT_HAS_LEAVES | SNAPSHOT_HAS_OPEN | SNAPSHOT_HAS_HISTOGRAMS | SNAPSHOT_HAS_CHAIN) &&
+			!(chained && flags & (SNAPSHOT_HAS_LEAVES | SNAPSHOT_HAS_HISTOGRAMS)),
+		"state");
 	if (r->w) {
 		uint32_t before = r->w->parts[s->shard].p ? r->w->parts[s->shard].p->n : 0;
 		ws = head_window_series_locked(r->w, &r->h->shards[s->shard], s->shard, s, err);
@@ -547,6 +570,10 @@ static errc state_get(struct reader *r, struct rd *b, struct series *s, uint16_t
 	}
 	if (flags & SNAPSHOT_HAS_LEAVES)
 		TRY(leaves_get(r, b, part, ws, &begin, &n, err));
+	if (chained) {
+		TRY(chain_get(r, b, ws, err));
+		MUST(chain_spilled(ws->chain) == 0 || flags & SNAPSHOT_HAS_OPEN, "chain");
+	}
 	if (flags & SNAPSHOT_HAS_OPEN)
 		TRY(open_get(r, b, part, ws, begin, err));
 	if (flags & SNAPSHOT_HAS_HISTOGRAMS) {
@@ -557,8 +584,9 @@ static errc state_get(struct reader *r, struct rd *b, struct series *s, uint16_t
 	}
 	if (!part)
 		return OK;
+	/* How many samples are in chains, and when the first one is, the window's end says. */
 	n += ws->n + hists.n;
-	uint32_t first = ws_leaves(ws) ? ws->leaves->v[0].mint : ws->n ? ws->start : hists.first;
+	uint32_t first = ws_leaves(ws) ? ws->leaves->v[0].mint : ws->n ? ws->start : chained ? ws->t : hists.first;
 	first = hists.n && hists.first < first ? hists.first : first;
 	int64_t mint = r->ww.start_ms + first, maxt = head_ws_newest(r->w, ws);
 	part->n_samples += n;
@@ -602,11 +630,35 @@ fail:
 	return rc;
 }
 
+/* How many samples are in chains, and when the window's first one is, is known when all states are there. */
+static void chains_count(struct reader *r, uint64_t n, int64_t mint)
+{
+	struct head *h = r->h;
+	atomic_fetch_add_explicit(&r->w->n_samples, n, memory_order_relaxed);
+	atomic_fetch_add_explicit(&h->n_samples, n, memory_order_relaxed);
+	r->samples += n;
+	for (uint32_t i = 0; i < h->n_shards; i++) {
+		pthread_mutex_lock(&h->shards[i].mu);
+		struct wpart *p = r->w->parts[i].p;
+		if (p && p->n > 0) {
+			p->n_chained += n;
+			p->n_samples += n + 1; /* a part may have nothing but chains */
+			p->min_t = mint < p->min_t ? mint : p->min_t;
+			n = 0;
+		}
+		pthread_mutex_unlock(&h->shards[i].mu);
+	}
+}
+
 static errc window_end(struct reader *r, struct rd *b, struct err *err)
 {
 	errc rc = OK;
-	uint64_t n = rd_uvarint(b), bytes = rd_uvarint(b);
-	MUST(b->ok && b->p == b->end && r->in_window && n == r->n_states && bytes >= r->chunk_bytes && bytes < UINT64_C(1) << 40, "a window's end");
+	uint64_t n = rd_uvarint(b), bytes = rd_uvarint(b), samples = rd_uvarint(b), first = rd_uvarint(b);
+	MUST(b->ok && b->p == b->end && r->in_window && n == r->n_states && bytes >= r->chunk_bytes && bytes < CHUNKFILE_NONE &&
+			samples <= INT64_MAX && first < (uint64_t)r->ww.range_ms,
+		"a window's end");
+	if (r->w && r->chained)
+		chains_count(r, samples, r->ww.start_ms + (int64_t)first);
 	if (r->w)
 		TRY(head_chunkfile_cut(&r->w->file, bytes, err));
 	r->windows++;

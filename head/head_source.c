@@ -46,11 +46,11 @@ static errc part_get(struct postings_index *base, struct span name, struct span 
 		return OK;
 	pthread_mutex_lock(&h->shards[ix->shard].mu);
 	const struct wpart *part = ix->w->parts[ix->shard].p;
-	const struct posting *p = head_part_posting(part, id);
-	if (p && p->n > 0) {
-		uint32_t *v = arena_alloc(arena, p->n * sizeof *v);
+	uint32_t count = head_posting_count(part, id);
+	if (count > 0) {
+		uint32_t *v = arena_alloc(arena, count * sizeof *v);
 		if (v)
-			*out = (struct postings){v, head_posting_read(part, p, ix->n, v)};
+			*out = (struct postings){v, head_posting_read(part, id, ix->n, v)};
 		else
 			rc = err_set(err, ERR_NOMEM, "a query needs more memory than it may have");
 	}
@@ -79,11 +79,9 @@ static errc pairs_of(struct window *w, uint32_t shard, struct span name, uint32_
 			rc = err_set(err, ERR_NOMEM, "no memory for a query");
 			break;
 		}
-		for (uint32_t k = 0; k < np->n; k++) {
-			const struct posting *po = head_part_posting(p, np->v[k]);
-			if (po && po->n > 0)
+		for (uint32_t k = 0; k < np->n; k++)
+			if (head_posting_count(p, np->v[k]) > 0)
 				(*v)[(*n)++] = np->v[k];
-		}
 	}
 	pthread_mutex_unlock(&h->shards[shard].mu);
 	return rc;
@@ -173,7 +171,16 @@ static int match_order(const void *a, const void *b, void *head)
 struct read_chunk {
 	struct chunk chunk;
 	uint64_t off; /* UINT64_MAX: the bytes are there */
-	uint32_t len;
+};
+
+/* A series as it was under the lock: its chunks, the open one last; or a chain, of which what overlaps shows only when it is read. */
+struct series_copy {
+	struct read_chunk *v;
+	size_t n, cap;
+	uint64_t chain;
+	int64_t open_mint; /* what the chain holds ends before */
+	uint8_t *open;	   /* the open chunk's bytes, of which those in the chain are missing; NULL: none, or it does not overlap */
+	struct hist_copy hist;
 };
 
 struct head_iter {
@@ -210,16 +217,31 @@ static errc encode_raw(const struct leaf *l, struct arena *arena, struct span *o
 	return out->p ? OK : no_memory(err);
 }
 
+static errc copy_add(struct head_iter *it, struct series_copy *c, struct read_chunk x, struct err *err)
+{
+	if (c->n == c->cap) {
+		size_t cap = c->cap ? c->cap * 2 : 8;
+		struct read_chunk *v = arena_alloc(&it->arena, cap * sizeof *v);
+		if (!v)
+			return no_memory(err);
+		if (c->n)
+			memcpy(v, c->v, c->n * sizeof *v);
+		c->v = v;
+		c->cap = cap;
+	}
+	c->v[c->n++] = x;
+	return OK;
+}
+
 /* What of a series overlaps, under its shard's lock. */
-static errc copy_locked(struct head_iter *it, const struct wseries *ws, struct read_chunk **out, size_t *n, struct hist_copy *hist, struct err *err)
+static errc copy_locked(struct head_iter *it, const struct wseries *ws, struct series_copy *out, struct err *err)
 {
 	errc rc = OK;
 	struct window *w = it->w;
-	*n = 0;
-	*out = NULL;
-	TRY(head_hist_copy_locked(w, ws, it->mint, it->maxt, it->skip_chunks, &it->arena, hist, err));
+	*out = (struct series_copy){0};
+	TRY(head_hist_copy_locked(w, ws, it->mint, it->maxt, it->skip_chunks, &it->arena, &out->hist, err));
 	const struct wpart *part = w->parts[ws->shard].p;
-	const struct leaf *leaves = ws->leaves ? ws->leaves->v : NULL;
+	const struct leaf *leaves = ws_leaves(ws) ? ws->leaves->v : NULL;
 	/* The first leaf that ends at or behind mint. */
 	uint32_t a = 0, b = ws_leaves(ws);
 	while (a < b) {
@@ -229,36 +251,66 @@ static errc copy_locked(struct head_iter *it, const struct wseries *ws, struct r
 		else
 			b = mid;
 	}
-	uint32_t end = a;
-	while (end < ws_leaves(ws) && w->start + leaves[end].mint <= it->maxt)
-		end++;
-	bool open = ws->n > 0 && overlaps(it, w->start + ws->start, w->start + ws->t);
-	size_t count = end - a + open;
-	if (count == 0)
-		return OK;
-	*n = count;
-	if (it->skip_chunks)
-		return OK;
-	struct read_chunk *v = arena_alloc(&it->arena, count * sizeof *v);
-	if (!v)
-		return no_memory(err);
-	*out = v;
-	for (; a < end; a++, v++) {
+	for (; a < ws_leaves(ws) && w->start + leaves[a].mint <= it->maxt; a++) {
 		const struct leaf *l = &leaves[a];
-		*v = (struct read_chunk){.chunk = {.mint = w->start + l->mint, .maxt = w->start + l->maxt, .enc = CHUNK_XOR}, .off = UINT64_MAX};
+		struct read_chunk x = {.chunk = {.mint = w->start + l->mint, .maxt = w->start + l->maxt, .enc = CHUNK_XOR}, .off = l->off};
 		if (l->kind == LEAF_RAW) {
-			TRY(encode_raw(l, &it->arena, &v->chunk.data, err));
-		} else {
-			v->off = l->off;
-			v->len = l->len;
+			x.off = UINT64_MAX;
+			if (!it->skip_chunks)
+				TRY(encode_raw(l, &it->arena, &x.chunk.data, err));
 		}
+		TRY(copy_add(it, out, x, err));
 	}
-	if (open) {
-		*v = (struct read_chunk){.chunk = {.mint = w->start + ws->start, .maxt = w->start + ws->t, .enc = CHUNK_XOR}, .off = UINT64_MAX};
-		uint8_t *bytes = arena_alloc(&it->arena, ws->n_bytes);
-		if (!bytes)
-			return no_memory(err);
-		v->chunk.data = span_of(bytes, head_open_read(part, ws, bytes));
+	if (ws_chained(ws)) {
+		out->chain = ws->chain;
+		out->open_mint = w->start + (ws->n > 0 ? ws->start : ws->t + INT64_C(1));
+	}
+	if (ws->n > 0 && overlaps(it, w->start + ws->start, w->start + ws->t)) {
+		struct read_chunk x = {.chunk = {.mint = w->start + ws->start, .maxt = w->start + ws->t, .enc = CHUNK_XOR}, .off = UINT64_MAX};
+		if (!it->skip_chunks) {
+			out->open = arena_alloc(&it->arena, ws->n_bytes);
+			if (!out->open)
+				return no_memory(err);
+			x.chunk.data = span_of(out->open, head_open_read_pieces(part, ws, out->open));
+		}
+		TRY(copy_add(it, out, x, err));
+	}
+fail:
+	return rc;
+}
+
+/* The chain's chunks that overlap, in front of the open one. Without the lock: what a chain names stays as long as the window. */
+static errc chain_read(struct head_iter *it, struct series_copy *c, struct err *err)
+{
+	errc rc = OK;
+	struct chain_reader r;
+	struct chunkfile_chunk x;
+	uint8_t bytes[HEAD_CHUNK_MAX_BYTES];
+	bool more;
+	if (it->skip_chunks && c->n > 0)
+		return OK;
+	TRY(head_chain_open(it->w, c->chain, c->open_mint, c->open ? c->open + XOR_HEADER_BYTES : bytes, &r, err));
+	while (r.before > it->mint) {
+		TRY(head_chain_next(&r, bytes, &x, &more, err));
+		if (!more)
+			break;
+		if (!overlaps(it, x.mint, x.maxt))
+			continue;
+		struct read_chunk y = {.chunk = {.mint = x.mint, .maxt = x.maxt, .enc = CHUNK_XOR}, .off = UINT64_MAX};
+		if (!it->skip_chunks) {
+			y.chunk.data = arena_dup(&it->arena, span_of(bytes, x.n_bytes));
+			if (!y.chunk.data.p)
+				return no_memory(err);
+		}
+		TRY(copy_add(it, c, y, err));
+		if (it->skip_chunks)
+			break;
+	}
+	/* [open] newest ... oldest: turned round. */
+	for (size_t i = 0, k = c->n; i + 1 < k; i++) {
+		struct read_chunk y = c->v[i];
+		c->v[i] = c->v[--k];
+		c->v[k] = y;
 	}
 fail:
 	return rc;
@@ -270,8 +322,7 @@ static int by_mint(const void *a, const void *b)
 	return x->mint < y->mint ? -1 : x->mint > y->mint;
 }
 
-static errc view(struct head_iter *it, const struct series *s, struct read_chunk *v, size_t n, const struct hist_copy *hist, struct series_view *out,
-	struct err *err)
+static errc view(struct head_iter *it, const struct series *s, const struct series_copy *c, struct series_view *out, struct err *err)
 {
 	errc rc = OK;
 	*out = (struct series_view){0};
@@ -285,25 +336,26 @@ static errc view(struct head_iter *it, const struct series *s, struct read_chunk
 		return OK;
 	struct chunk *hists = NULL;
 	size_t n_hists = 0;
-	if (hist->n > 0)
-		TRY(head_hist_view(it->w, hist, &it->arena, &hists, &n_hists, err));
-	out->chunks = arena_alloc(&it->arena, (n + n_hists) * sizeof *out->chunks);
+	if (c->hist.n > 0)
+		TRY(head_hist_view(it->w, &c->hist, &it->arena, &hists, &n_hists, err));
+	out->chunks = arena_alloc(&it->arena, (c->n + n_hists) * sizeof *out->chunks);
 	if (!out->chunks)
 		return no_memory(err);
-	for (size_t i = 0; i < n; i++) {
-		if (v[i].off != UINT64_MAX) {
-			uint8_t *bytes = arena_alloc(&it->arena, v[i].len + (size_t)CHUNKFILE_OVERHEAD);
-			if (!bytes)
-				return no_memory(err);
-			TRY(head_chunkfile_read(&it->w->file, v[i].off, v[i].len, bytes, err));
-			v[i].chunk.data = span_of(bytes, v[i].len);
-		}
-		out->chunks[i] = v[i].chunk;
+	for (size_t i = 0; i < c->n; i++) {
+		out->chunks[i] = c->v[i].chunk;
+		if (c->v[i].off == UINT64_MAX)
+			continue;
+		struct chunkfile_chunk x;
+		uint8_t bytes[HEAD_CHUNK_MAX_BYTES];
+		TRY(head_chunkfile_chunk(&it->w->file, c->v[i].off, bytes, &x, err));
+		out->chunks[i].data = arena_dup(&it->arena, span_of(bytes, x.n_bytes));
+		if (!out->chunks[i].data.p)
+			return no_memory(err);
 	}
-	out->n_chunks = n + n_hists;
+	out->n_chunks = c->n + n_hists;
 	if (n_hists > 0) {
-		memcpy(out->chunks + n, hists, n_hists * sizeof *hists);
-		qsort(out->chunks, n + n_hists, sizeof *out->chunks, by_mint);
+		memcpy(out->chunks + c->n, hists, n_hists * sizeof *hists);
+		qsort(out->chunks, out->n_chunks, sizeof *out->chunks, by_mint);
 	}
 fail:
 	return rc;
@@ -317,17 +369,17 @@ static errc batch_read(struct head_iter *it, struct err *err)
 	arena_reset(&it->arena);
 	while (it->n_batch < HEAD_SELECT_BATCH && it->next < it->list.n) {
 		const struct match_item *m = &it->list.v[it->next++];
-		struct read_chunk *v;
-		struct hist_copy hist;
-		size_t n;
+		struct series_copy c;
 		pthread_mutex_lock(&h->shards[m->shard].mu);
-		rc = copy_locked(it, m->ws, &v, &n, &hist, err);
+		rc = copy_locked(it, m->ws, &c, err);
 		pthread_mutex_unlock(&h->shards[m->shard].mu);
 		if (rc != OK)
 			break;
-		if (n == 0 && hist.n == 0)
+		if (c.chain)
+			TRY(chain_read(it, &c, err));
+		if (c.n == 0 && c.hist.n == 0)
 			continue;
-		TRY(view(it, m->series, v, n, &hist, &it->batch[it->n_batch], err));
+		TRY(view(it, m->series, &c, &it->batch[it->n_batch], err));
 		it->n_batch++;
 	}
 fail:
@@ -436,7 +488,7 @@ static errc list_matching(struct window *w, struct span name, const struct match
 		for (uint32_t k = 0; k < s->n_pairs; k++) {
 			const struct label_pair *p = head_pair(&w->head->symbols, s->pairs[k]);
 			struct label l = head_pair_label(p);
-			const struct symbol *what = name.p ? p->value : p->name;
+			const void *what = name.p ? (const void *)p : p->name; /* a value of one name stands in one pair */
 			bool fresh;
 			if (name.p && !span_eq(l.name, name))
 				continue;

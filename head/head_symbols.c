@@ -1,7 +1,8 @@
-/* head/head_symbols.c - label strings and label pairs, once per process over all tenants, counted by reference.
+/* head/head_symbols.c - label names and label pairs, once per process over all tenants, counted by reference.
  *
- * A series is an array of pair ids; a pair is two symbols; a symbol is the string. A pair is found by one probe over the hash of
- * its two strings, so a new series of ten known labels costs ten probes; only a new pair looks for its symbols. Everything is
+ * A series is an array of pair ids; a pair is its name's symbol and the value's bytes: few values stand under two names, and most of a large head's pairs
+ * are labels that name one series, for which a table of values would be as large as the values. A pair is found by one probe over the hash of
+ * its two strings, so a new series of ten known labels costs ten probes; only a new pair looks for its name. Everything is
  * freed when the last series that has it goes.
  *
  * Pages of pairs never move: a pair of a live series is read without the lock, because whoever sees the series saw it under its shard's
@@ -161,20 +162,61 @@ static bool pairs_grow(struct symbols *sy)
 	return true;
 }
 
+static bool pair_is(const struct label_pair *p, struct span name, struct span value)
+{
+	return p->n == value.n && p->name->n == name.n && memcmp(p->value, value.p, value.n) == 0 && memcmp(p->name->s, name.p, name.n) == 0;
+}
+
 static bool pair_find(struct symbols *sy, struct span name, struct span value, uint32_t hash, uint32_t *id)
 {
 	for (uint32_t i = hash & sy->pair_mask; sy->pair_slots[i]; i = (i + 1) & sy->pair_mask) {
 		if (sy->pair_slots[i] >> 32 != hash)
 			continue;
 		uint32_t x = (uint32_t)sy->pair_slots[i] - 1;
-		const struct label_pair *p = head_pair(sy, x);
-		if (p->name->n == name.n && p->value->n == value.n && memcmp(p->value->s, value.p, value.n) == 0 &&
-			memcmp(p->name->s, name.p, name.n) == 0) {
+		if (pair_is(head_pair(sy, x), name, value)) {
 			*id = x;
 			return true;
 		}
 	}
 	return false;
+}
+
+/* A free id's place holds the next free one: no address is odd. */
+static struct label_pair *free_place(uint32_t next)
+{
+	return (struct label_pair *)((uintptr_t)next << 1 | 1);
+}
+
+static struct label_pair **place_of(struct symbols *sy, uint32_t id)
+{
+	return &sy->pages[id / PAIRS_PER_PAGE][id % PAIRS_PER_PAGE];
+}
+
+/* An id that no pair has. */
+static bool id_take(struct symbols *sy, uint32_t *id)
+{
+	*id = sy->pair_free;
+	if (*id != UINT32_MAX) {
+		sy->pair_free = (uint32_t)((uintptr_t)*place_of(sy, *id) >> 1);
+		return true;
+	}
+	uint32_t page = sy->pairs_end / PAIRS_PER_PAGE;
+	if (page >= PAIR_PAGES)
+		return false;
+	if (!sy->pages[page]) {
+		sy->pages[page] = calloc(PAIRS_PER_PAGE, sizeof *sy->pages[page]);
+		if (!sy->pages[page])
+			return false;
+		atomic_fetch_add(sy->pool.total, PAIRS_PER_PAGE * sizeof *sy->pages[page]);
+	}
+	*id = sy->pairs_end++;
+	return true;
+}
+
+static void id_give(struct symbols *sy, uint32_t id)
+{
+	*place_of(sy, id) = free_place(sy->pair_free);
+	sy->pair_free = id;
 }
 
 static bool pair_ref(struct symbols *sy, struct label l, uint32_t hn, uint32_t hv, uint32_t *id)
@@ -186,42 +228,23 @@ static bool pair_ref(struct symbols *sy, struct label l, uint32_t hn, uint32_t h
 	}
 	if (sy->n_pairs + 1 > sy->pair_mask / 4 * 3 && !pairs_grow(sy))
 		return false;
-	uint32_t x = sy->pair_free;
-	if (x == UINT32_MAX) {
-		x = sy->pairs_end;
-		if (x / PAIRS_PER_PAGE >= PAIR_PAGES)
-			return false;
-		if (!sy->pages[x / PAIRS_PER_PAGE]) {
-			struct label_pair *page = calloc(PAIRS_PER_PAGE, sizeof *page);
-			if (!page)
-				return false;
-			sy->pages[x / PAIRS_PER_PAGE] = page;
-			atomic_fetch_add(sy->pool.total, PAIRS_PER_PAGE * sizeof *page);
-		}
-	}
-	struct symbol *name = symbol_ref(sy, l.name, hn);
-	if (!name)
+	struct label_pair *p = head_pool_alloc(&sy->pool, sizeof *p + l.value.n);
+	if (!p)
 		return false;
-	struct symbol *value = symbol_ref(sy, l.value, hv);
-	if (!value) {
-		symbol_unref(sy, name);
+	*p = (struct label_pair){.name = symbol_ref(sy, l.name, hn), .refs = 1, .hash = hash, .n = (uint32_t)l.value.n};
+	if (!p->name || !id_take(sy, id)) {
+		if (p->name)
+			symbol_unref(sy, p->name);
+		head_pool_free(&sy->pool, p, sizeof *p + l.value.n);
 		return false;
 	}
-	struct label_pair *p = head_pair(sy, x);
-	if (x == sy->pairs_end)
-		sy->pairs_end++;
-	else
-		sy->pair_free = p->hash;
-	p->name = name;
-	p->value = value;
-	p->refs = 1;
-	p->hash = hash;
+	memcpy(p->value, l.value.p, l.value.n);
+	*place_of(sy, *id) = p;
 	uint32_t i = hash & sy->pair_mask;
 	while (sy->pair_slots[i])
 		i = (i + 1) & sy->pair_mask;
-	sy->pair_slots[i] = (uint64_t)hash << 32 | (x + 1);
+	sy->pair_slots[i] = (uint64_t)hash << 32 | (*id + 1);
 	sy->n_pairs++;
-	*id = x;
 	return true;
 }
 
@@ -244,27 +267,23 @@ static void pair_unref(struct symbols *sy, uint32_t id)
 	sy->pair_slots[i] = 0;
 	sy->n_pairs--;
 	symbol_unref(sy, p->name);
-	symbol_unref(sy, p->value);
-	p->name = p->value = NULL;
-	p->hash = sy->pair_free;
-	sy->pair_free = id;
+	head_pool_free(&sy->pool, p, sizeof *p + p->n);
+	id_give(sy, id);
 }
 
 /* Series that come one after the other share most of their labels: the pair that stood in the same place last time is compared before anything is
- * hashed, and its name often serves when its value does not. An id of a pair that went away since has no references, one that was used again has
- * other strings. */
+ * hashed, and its name often serves when its value does not. The place of a pair that went away since is marked, one that was used again has other
+ * strings. */
 static bool pair_any(struct symbols *sy, uint32_t place, struct label l, uint32_t *id)
 {
 	const struct symbol *name = NULL;
-	if (place < SYMBOLS_RECENT && sy->recent[place] < sy->pairs_end) {
-		struct label_pair *p = head_pair(sy, sy->recent[place]);
-		if (p->refs > 0 && p->name->n == l.name.n && memcmp(p->name->s, l.name.p, l.name.n) == 0) {
-			name = p->name;
-			if (p->value->n == l.value.n && memcmp(p->value->s, l.value.p, l.value.n) == 0) {
-				p->refs++;
-				*id = sy->recent[place];
-				return true;
-			}
+	struct label_pair *p = place < SYMBOLS_RECENT && sy->recent[place] < sy->pairs_end ? head_pair(sy, sy->recent[place]) : NULL;
+	if (p && ((uintptr_t)p & 1) == 0 && p->name->n == l.name.n && memcmp(p->name->s, l.name.p, l.name.n) == 0) {
+		name = p->name;
+		if (p->n == l.value.n && memcmp(p->value, l.value.p, l.value.n) == 0) {
+			p->refs++;
+			*id = sy->recent[place];
+			return true;
 		}
 	}
 	if (!pair_ref(sy, l, name ? name->hash : hash_of(sy, l.name), hash_of(sy, l.value), id))
