@@ -141,9 +141,8 @@ static void symbol_unref(struct symbols *sy, struct symbol *y)
 	head_pool_free(&sy->pool, y, sizeof *y + y->n);
 }
 
-static bool pairs_grow(struct symbols *sy)
+static bool pairs_resize(struct symbols *sy, uint32_t mask)
 {
-	uint32_t mask = sy->pair_mask * 2 + 1;
 	uint64_t *slots = head_table_alloc((size_t)mask + 1, sizeof *slots);
 	if (!slots)
 		return false;
@@ -226,7 +225,7 @@ static bool pair_ref(struct symbols *sy, struct label l, uint32_t hn, uint32_t h
 		head_pair(sy, *id)->refs++;
 		return true;
 	}
-	if (sy->n_pairs + 1 > sy->pair_mask / 4 * 3 && !pairs_grow(sy))
+	if (sy->n_pairs + 1 > sy->pair_mask / 4 * 3 && !pairs_resize(sy, sy->pair_mask * 2 + 1))
 		return false;
 	struct label_pair *p = head_pool_alloc(&sy->pool, sizeof *p + l.value.n);
 	if (!p)
@@ -304,6 +303,37 @@ errc head_pairs_ref(struct symbols *sy, struct labels l, uint32_t *ids, struct e
 			pair_unref(sy, ids[j]);
 	pthread_mutex_unlock(&sy->mu);
 	return i == l.n ? OK : err_set(err, ERR_NOMEM, "no memory for the labels of a new series");
+}
+
+errc head_pairs_load(struct symbols *sy, const struct label *l, uint32_t *n, uint32_t *ids, struct err *err)
+{
+	uint32_t hn[HEAD_PAIRS_LOAD], hv[HEAD_PAIRS_LOAD], done = 0;
+	ASSERT(*n <= HEAD_PAIRS_LOAD);
+	for (uint32_t i = 0; i < *n; i++) {
+		hn[i] = i > 0 && l[i].name.p == l[i - 1].name.p ? hn[i - 1] : hash_of(sy, l[i].name);
+		hv[i] = hash_of(sy, l[i].value);
+	}
+	pthread_mutex_lock(&sy->mu);
+	/* Where they go is asked of memory before the first is needed. */
+	for (uint32_t i = 0; i < *n; i++)
+		__builtin_prefetch(&sy->pair_slots[pair_hash_of(hn[i], hv[i]) & sy->pair_mask], 1);
+	while (done < *n && pair_ref(sy, l[done], hn[done], hv[done], &ids[done]))
+		done++;
+	pthread_mutex_unlock(&sy->mu);
+	bool all = done == *n;
+	*n = done;
+	return all ? OK : err_set(err, ERR_NOMEM, "no memory for labels of a snapshot");
+}
+
+void head_pairs_reserve(struct symbols *sy, uint64_t n)
+{
+	pthread_mutex_lock(&sy->mu);
+	uint64_t mask = sy->pair_mask;
+	while (sy->n_pairs + n + 1 > mask / 4 * 3 && mask < UINT32_MAX / 2)
+		mask = mask * 2 + 1;
+	if (mask > sy->pair_mask)
+		(void)!pairs_resize(sy, (uint32_t)mask);
+	pthread_mutex_unlock(&sy->mu);
 }
 
 void head_pairs_unref(struct symbols *sy, const uint32_t *ids, uint32_t n)
