@@ -24,7 +24,8 @@ enum {
 	SNAPSHOT_HAS_HISTOGRAMS = 4,
 	SNAPSHOT_HAS_CHAIN = 8,
 	SNAPSHOT_OPEN_BYTES = 30,
-	SNAPSHOT_CUT_BYTES = 57
+	SNAPSHOT_CUT_BYTES = 57,
+	SNAPSHOT_MARK_BYTES = 80
 };
 
 /* The histograms of a state (head_snapshot_hist.c). get: into ws, whose shard's lock the caller has; w NULL: only read over. *why: what is wrong with them, or NULL. */
