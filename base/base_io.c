@@ -94,6 +94,12 @@ errc io_fsync(int fd, struct err *err)
 	return io_ops->fsync(fd) == 0 ? OK : err_errno(err, errno, "fsync (fd %d)", fd);
 }
 
+errc io_write_out(int fd, uint64_t off, uint64_t n, bool wait, struct err *err)
+{
+	int e = io_ops->write_out ? io_ops->write_out(fd, (off_t)off, (off_t)n, wait) : 0;
+	return e ? err_errno(err, errno, "fd %d: sync_file_range", fd) : OK;
+}
+
 errc io_fsync_dir(const char *path, struct err *err)
 {
 	int fd;

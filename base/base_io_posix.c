@@ -77,6 +77,14 @@ static int posix_listdir(const char *path, char **names, size_t *names_bytes)
 	return count;
 }
 
+static int posix_write_out(int fd, off_t off, off_t n, bool wait)
+{
+	unsigned how = SYNC_FILE_RANGE_WRITE | (wait ? SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WAIT_AFTER : 0);
+	int rc = sync_file_range(fd, off, n, how);
+	/* A file system that can't has its sync. */
+	return rc && (errno == ENOSYS || errno == EINVAL || errno == ESPIPE) ? 0 : rc;
+}
+
 static off_t posix_data_end(int fd)
 {
 	enum { EXTENTS_MAX = 100000 };
@@ -191,6 +199,7 @@ const struct io_ops io_posix = {
 	.rmdir = rmdir,
 	.listdir = posix_listdir,
 	.data_end = posix_data_end,
+	.write_out = posix_write_out,
 	.mmap_ro = posix_mmap_ro,
 	.munmap = munmap,
 	.flock_nb = posix_flock_nb,

@@ -22,6 +22,7 @@ struct io_ops {
 	ssize_t (*pwrite)(int fd, const void *buf, size_t n, off_t off);
 	int (*fdatasync)(int fd);
 	int (*fsync)(int fd);
+	int (*write_out)(int fd, off_t off, off_t n, bool wait); /* NULL in a table: does nothing */
 	int (*ftruncate)(int fd, off_t size);
 	int (*fallocate)(int fd, off_t off, off_t n); /* allocates and extends the size */
 	int (*fstat)(int fd, struct stat *st);
@@ -70,6 +71,9 @@ CHECKED errc io_pwrite(int fd, const void *buf, size_t n, uint64_t off, struct e
 CHECKED errc io_fdatasync(int fd, struct err *err);
 CHECKED errc io_fsync(int fd, struct err *err);
 CHECKED errc io_fsync_dir(const char *path, struct err *err);
+/* Bytes that were written begin their way to the disk now, or (wait) have got there: no promise for a power cut, and a sync later has less to do at once. An
+ * error means what one of a sync means. */
+CHECKED errc io_write_out(int fd, uint64_t off, uint64_t n, bool wait, struct err *err);
 
 CHECKED errc io_truncate(int fd, uint64_t size, struct err *err);
 CHECKED errc io_allocate(int fd, uint64_t off, uint64_t n, struct err *err);

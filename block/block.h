@@ -75,6 +75,15 @@ CHECKED errc block_writer_open(const struct block_writer_config *cfg, struct blo
  * spooled into the temporary directory. After an error only finish or abort may follow; finish gives that error again. */
 CHECKED errc block_writer_add(struct block_writer *w, struct labels labels, const struct chunk *chunks, size_t n, struct err *err);
 
+/* For who knows all label pairs beforehand: no string is looked at again when series come. pair: before the first series, each pair once, in any order (those of one
+ * name together cost less); its text is borrowed until finish or abort. end: the k-th pair's place in the order of pairs is (*ranks)[k]; malloc'ed, the
+ * caller frees it. add: a series by its pairs' places, which ascend, as its labels do; all else as above. The bytes are the same; pairs that no series has leave no
+ * trace. */
+CHECKED errc block_writer_pair(struct block_writer *w, struct label l, struct err *err);
+CHECKED errc block_writer_pairs_end(struct block_writer *w, uint32_t **ranks, struct err *err);
+CHECKED errc block_writer_add_pairs(
+	struct block_writer *w, const uint32_t *pairs, uint32_t n_labels, const struct chunk *chunks, size_t n, struct err *err);
+
 /* Writes index and meta.json, syncs everything, renames into place, syncs the directory. `meta` gives level, sources (none: the block
  * itself), labels, source, window and times; the writer fills ulid, stats and files (sizes, SHA-256). mint/maxt: as given in meta. A block without series is
  * ERR_INVALID. *bytes: total size. Frees w in any case; on error the temporary directory is removed. */

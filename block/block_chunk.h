@@ -56,6 +56,7 @@ void xor_append_tail(struct xor_appender *a, uint8_t *tail, int64_t t, uint64_t 
 
 /* ---- the reference's rule for where a float chunk ends, applied to sorted samples ---- */
 
+enum { CHUNK_TARGET_SAMPLES = 120 };
 /* Prometheus' head: target 120 samples, the end re-estimated at the 30th, never beyond the aligned range, never above 240 samples
  * or 1005 bytes. Feeding the same samples gives the same borders, whoever feeds them. */
 struct chunk_cutter {

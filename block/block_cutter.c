@@ -21,7 +21,7 @@
 #include <math.h>
 #include "block/block_int.h"
 
-enum { CHUNK_SAMPLES = 120, CHUNK_XOR_MAX_BYTES = 1024, XOR_SAMPLE_MAX_BYTES = 19, CHUNK_HIST_BYTES = 1024, CHUNK_HIST_SAMPLES = 10 };
+enum { CHUNK_XOR_MAX_BYTES = 1024, XOR_SAMPLE_MAX_BYTES = 19, CHUNK_HIST_BYTES = 1024, CHUNK_HIST_SAMPLES = 10 };
 
 static int64_t range_end(int64_t t, int64_t range_ms)
 {
@@ -43,9 +43,9 @@ bool chunk_cutter_cut(struct chunk_cutter *c, int64_t range_ms, uint32_t n, uint
 	ASSERT(range_ms > 0);
 	bool cut = n == 0 || n_bytes > CHUNK_XOR_MAX_BYTES - XOR_SAMPLE_MAX_BYTES;
 	if (!cut) {
-		if (n == CHUNK_SAMPLES / 4)
+		if (n == CHUNK_TARGET_SAMPLES / 4)
 			c->next_at = end_estimate(c->start, last_t, c->next_at, 4);
-		cut = t >= c->next_at || n >= 2 * CHUNK_SAMPLES;
+		cut = t >= c->next_at || n >= 2 * CHUNK_TARGET_SAMPLES;
 	}
 	if (cut)
 		*c = (struct chunk_cutter){.start = t, .next_at = range_end(t, range_ms)};

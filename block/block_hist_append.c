@@ -13,8 +13,8 @@
  *   65,535 samples; who merges: 1024 bytes and 10 samples       new chunk, header no reset, or what the lines above say
  *
  * Gauges are not looked at for resets. Buckets that the sample lacks and the layout has are filled in as zeros. The wider layout has the spans that the reference gives
- * it: the sample's own where they cover all, else those of both, as few as they can be. So the bytes are the reference's, too, but for two headers: behind a gauge it
- * says "no reset" of integers, and behind a stale one of floats, where nobody knows.
+ * it: the sample's own where they cover all, else those of both, as few as they can be. So the bytes are the reference's, too, but for headers: where
+ * nobody knows, it says "no reset" of integers behind a gauge and of floats behind a stale one or a full chunk, and behind a gauge it does not hear a sender's "reset".
  *
  * Writing again costs what the chunk holds: some hundred samples at most, and chunks whose layouts go on growing are soon full.
  *
@@ -78,9 +78,21 @@ static errc appender_init(struct hist_appender *a, enum sample_kind kind, struct
 
 /* ---- bits ---- */
 
+/* The lowest n bits of x, 1 <= n <= 56, behind what is there: eight bytes at once, of which those behind the end are overwritten later. */
+static inline void bits_store(struct hist_appender *a, uint64_t x, unsigned n)
+{
+	unsigned used = a->free_bits ? 8 - a->free_bits : 0;
+	uint8_t *p = a->p + a->n_bytes - (used != 0);
+	uint64_t first = used ? (uint64_t)*p << 56 : 0;
+	unsigned all = used + n;
+	put_be64(p, first | (x << (64 - n)) >> used);
+	a->n_bytes = (size_t)(p - a->p) + (all + 7) / 8;
+	a->free_bits = (8 - all % 8) % 8;
+}
+
 static void put_bits(struct hist_appender *a, uint64_t x, unsigned n)
 {
-	size_t need = a->n_bytes + 9;
+	size_t need = a->n_bytes + 16;
 	if (need > a->cap && !a->failed) {
 		size_t cap = a->cap * 2 > need ? a->cap * 2 : need;
 		uint8_t *p = cap <= LIMIT_CHUNK_BYTES * 2 ? arena_alloc(a->arena, cap) : NULL;
@@ -91,19 +103,13 @@ static void put_bits(struct hist_appender *a, uint64_t x, unsigned n)
 			a->cap = cap;
 		}
 	}
-	if (a->failed)
+	if (a->failed || n == 0)
 		return;
-	while (n > 0) {
-		if (a->free_bits == 0) {
-			a->p[a->n_bytes++] = 0;
-			a->free_bits = 8;
-		}
-		unsigned take = n < a->free_bits ? n : a->free_bits;
-		uint8_t piece = (uint8_t)(x >> (n - take) & ((1u << take) - 1));
-		a->p[a->n_bytes - 1] |= (uint8_t)(piece << (a->free_bits - take));
-		a->free_bits -= take;
-		n -= take;
+	if (n > 56) {
+		bits_store(a, x >> 32, n - 32);
+		n = 32;
 	}
+	bits_store(a, x, n);
 }
 
 static const uint8_t VB_BITS[9] = {0, 3, 6, 9, 12, 18, 25, 56, 64};

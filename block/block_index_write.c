@@ -13,9 +13,14 @@
  *
  *     u32 LE length | uvarint labels | per label: varint (pair - pair of the series before at this place) | chunks as the index has them
  *
+ * Who knows all pairs before the first series says them first (index_writer_pair): strings are sorted once then, pairs are numbered in order, and what
+ * follows is numbers. Strings that no series has after all are left out.
+ *
  * In memory there are: each distinct string, each distinct pair of name and value, one spool buffer; at the end 4 bytes a series.
  * A spool that outgrows its buffer goes to <temporary directory>/series.spool. Postings are collected in passes over the spool,
  * each for as many pairs (in table order) as the budget of one pass holds: a pass costs less than the memory it saves.
+ *
+ * One file because the sections are made of the same three things, strings, pairs and spool, and none of them means anything without the others.
  *
  * Source: Prometheus tsdb/docs/format/index.md, tsdb/index/index.go for the TOC's values.
  */
@@ -56,6 +61,7 @@ struct index_writer {
 	uint32_t n_labels;	   /* of the series before; 0 = none yet */
 	uint32_t n_series;
 	uint64_t n_postings;
+	bool ranked; /* pairs were said beforehand; their numbers are their places in order, names and values are ranks */
 	struct buf record;
 	/* the spool: first in the file, when there is one, then in memory */
 	uint8_t *spool;
@@ -66,6 +72,7 @@ struct index_writer {
 	/* finish */
 	uint32_t *symbol_order, *symbol_rank;
 	uint32_t *pair_order;
+	uint32_t n_listed; /* of pair_order, once pairs without series are out of it */
 	uint32_t *refs;
 };
 
@@ -117,16 +124,23 @@ static uint32_t pair_hash(const struct index_writer *w, uint32_t name, uint32_t 
 	return (uint32_t)(x ^ x >> 31);
 }
 
-static bool pairs_grow(struct index_writer *w)
+static bool pairs_room(struct index_writer *w)
 {
-	if (w->n_pairs == w->cap_pairs) {
-		uint32_t cap = w->cap_pairs < 256 ? 256 : w->cap_pairs + w->cap_pairs / 2;
-		struct pair *p = realloc(w->pairs, cap * sizeof *p);
-		if (!p)
-			return false;
-		w->pairs = p;
-		w->cap_pairs = cap;
-	}
+	if (w->n_pairs < w->cap_pairs)
+		return true;
+	if (w->n_pairs > UINT32_MAX / 2)
+		return false;
+	uint32_t cap = w->cap_pairs < 256 ? 256 : w->cap_pairs + w->cap_pairs / 2;
+	struct pair *p = realloc(w->pairs, cap * sizeof *p);
+	if (!p)
+		return false;
+	w->pairs = p;
+	w->cap_pairs = cap;
+	return true;
+}
+
+static bool pair_slots_room(struct index_writer *w)
+{
 	if (w->n_pairs < w->n_pair_slots / 3 * 2)
 		return true;
 	if (w->n_pair_slots >= UINT32_C(1) << 31)
@@ -149,7 +163,7 @@ static bool pairs_grow(struct index_writer *w)
 
 static errc pair_intern(struct index_writer *w, uint32_t name, uint32_t value, uint32_t *id, struct err *err)
 {
-	if (!pairs_grow(w))
+	if (!pairs_room(w) || !pair_slots_room(w))
 		return err_set(err, ERR_NOMEM, "block index: no memory for %u pairs of labels", w->n_pairs);
 	uint32_t i = pair_hash(w, name, value) & (w->n_pair_slots - 1);
 	for (; w->pair_slots[i]; i = (i + 1) & (w->n_pair_slots - 1)) {
@@ -281,127 +295,7 @@ static errc spool_next(struct spool_reader *r, struct rd *record, struct err *er
 	return OK;
 }
 
-/* ---- adding ---- */
-
-static errc last_grow(struct index_writer *w, uint32_t n, struct err *err)
-{
-	if (n <= w->cap_last)
-		return OK;
-	uint32_t cap = n + n / 2 + 16;
-	struct last_label *last = realloc(w->last, cap * sizeof *last);
-	if (!last)
-		return err_set(err, ERR_NOMEM, "block index: no memory for %u labels", n);
-	w->last = last;
-	w->cap_last = cap;
-	return OK;
-}
-
-/* Sets w->last[i] to the label; neighbours in a sorted block share most of theirs, so a compare mostly saves the lookups. */
-static errc label_intern(struct index_writer *w, uint32_t i, struct label l, struct err *err)
-{
-	struct last_label *last = &w->last[i];
-	errc rc = OK;
-	uint32_t value;
-	bool known = i < w->n_last && span_eq(last->text.name, l.name);
-	if (known && span_eq(last->text.value, l.value))
-		return OK;
-	if (!known) {
-		TRY(symbols_intern(&w->symbols, l.name, &last->name, err));
-		last->text.name = symbols_text(&w->symbols, last->name);
-	}
-	TRY(symbols_intern(&w->symbols, l.value, &value, err));
-	last->text.value = symbols_text(&w->symbols, value);
-	TRY(pair_intern(w, last->name, value, &last->pair, err));
-fail:
-	return rc;
-}
-
-static void chunks_put(struct buf *b, const struct chunk_place *c, size_t n)
-{
-	buf_uvarint(b, n);
-	for (size_t i = 0; i < n; i++) {
-		if (i == 0)
-			buf_varint(b, c[0].mint);
-		else
-			buf_uvarint(b, (uint64_t)c[i].mint - (uint64_t)c[i - 1].maxt);
-		buf_uvarint(b, (uint64_t)c[i].maxt - (uint64_t)c[i].mint);
-		if (i == 0)
-			buf_uvarint(b, c[0].ref);
-		else
-			buf_varint(b, (int64_t)(c[i].ref - c[i - 1].ref));
-	}
-}
-
-errc index_writer_add(struct index_writer *w, struct labels labels, const struct chunk_place *chunks, size_t n, struct err *err)
-{
-	errc rc = OK;
-	struct buf *rec = &w->record;
-	bool ordered = false; /* the sets differ at a place already passed, the right way round */
-	CHECK(labels.n > 0 && n > 0, ERR_INVALID, "block index: a series of %u labels and %zu chunks", labels.n, n);
-	CHECK(w->n_series < UINT32_MAX, ERR_LIMIT, "block index: %u series", w->n_series);
-	TRY(last_grow(w, labels.n, err));
-	buf_clear(rec);
-	buf_uvarint(rec, labels.n);
-	for (uint32_t i = 0; i < labels.n; i++) {
-		struct label l = labels.v[i];
-		CHECK(l.name.n > 0 && l.value.n > 0 && (i == 0 || span_cmp(labels.v[i - 1].name, l.name) < 0), ERR_INVALID,
-			"block index: label %u of a series is empty or out of order: %.*s", i, SPAN_ARG(l.name));
-		if (!ordered && i < w->n_labels) {
-			int c = span_cmp(w->last[i].text.name, l.name);
-			if (c == 0)
-				c = span_cmp(w->last[i].text.value, l.value);
-			ASSERT(c <= 0);
-			ordered = c < 0;
-		}
-		uint32_t before = i < w->n_last ? w->last[i].pair : 0;
-		TRY(label_intern(w, i, l, err));
-		if (i >= w->n_last)
-			w->n_last = i + 1;
-		uint32_t pair = w->last[i].pair;
-		w->pairs[pair].count++;
-		buf_varint(rec, (int64_t)pair - (int64_t)before);
-	}
-	ASSERT(ordered || labels.n > w->n_labels);
-	chunks_put(rec, chunks, n);
-	CHECK(!rec->failed, ERR_NOMEM, "block index: no memory for a series of %zu chunks", n);
-	uint8_t head[4];
-	put_le32(head, (uint32_t)rec->n);
-	TRY(spool_put(w, head, sizeof head, err));
-	TRY(spool_put(w, rec->p, rec->n, err));
-	w->n_labels = labels.n;
-	w->n_postings += labels.n;
-	w->n_series++;
-fail:
-	return rc;
-}
-
-/* ---- the sections ---- */
-
-static errc symbols_write(struct index_writer *w, struct block_out *out, struct err *err)
-{
-	errc rc = OK;
-	uint32_t id;
-	TRY(symbols_intern(&w->symbols, SPAN(""), &id, err));
-	/* nothing is looked up any more, and sorting wants memory */
-	free(w->symbols.slots);
-	w->symbols.slots = NULL;
-	w->symbols.n_slots = 0;
-	free(w->pair_slots);
-	w->pair_slots = NULL;
-	TRY(symbols_sort(&w->symbols, &w->symbol_order, &w->symbol_rank, err));
-	uint64_t size = 4;
-	for (id = 0; id < w->symbols.n; id++)
-		size += uvarint_size(w->symbols.v[id].n) + w->symbols.v[id].n;
-	CHECK(size <= UINT32_MAX, ERR_LIMIT, "block index: %" PRIu64 " bytes of symbols, the format holds 4 GiB", size);
-	block_out_be32(out, (uint32_t)size);
-	block_out_crc_begin(out);
-	block_out_be32(out, w->symbols.n);
-	for (uint32_t i = 0; i < w->symbols.n; i++)
-		block_out_str(out, symbols_text(&w->symbols, w->symbol_order[i]));
-	block_out_crc_end(out);
-fail:
-	return rc;
-}
+/* ---- strings and pairs in order ---- */
 
 /* Stable counting sort of the pairs in `from` by key, where key < n_keys. */
 static void pairs_sort_by(
@@ -440,6 +334,264 @@ static errc pairs_sort(struct index_writer *w, struct err *err)
 fail:
 	free(by_value);
 	free(count);
+	return rc;
+}
+
+/* Every string gets its rank, the empty one the first; every pair its place. Nothing is interned any more. */
+static errc strings_sort(struct index_writer *w, struct err *err)
+{
+	errc rc = OK;
+	uint32_t id;
+	TRY(symbols_intern(&w->symbols, SPAN(""), &id, err));
+	/* nothing is looked up any more, and sorting wants memory */
+	free(w->symbols.slots);
+	w->symbols.slots = NULL;
+	w->symbols.n_slots = 0;
+	free(w->pair_slots);
+	w->pair_slots = NULL;
+	TRY(symbols_sort(&w->symbols, &w->symbol_order, &w->symbol_rank, err));
+	TRY(pairs_sort(w, err));
+fail:
+	return rc;
+}
+
+/* ---- adding ---- */
+
+static errc last_grow(struct index_writer *w, uint32_t n, struct err *err)
+{
+	if (n <= w->cap_last)
+		return OK;
+	uint32_t cap = n + n / 2 + 16;
+	struct last_label *last = realloc(w->last, cap * sizeof *last);
+	if (!last)
+		return err_set(err, ERR_NOMEM, "block index: no memory for %u labels", n);
+	w->last = last;
+	w->cap_last = cap;
+	return OK;
+}
+
+/* Sets the text of w->last[i] to the label's; neighbours in a sorted block share most of theirs, so a compare mostly saves the lookups. */
+static errc label_intern(struct index_writer *w, uint32_t i, struct label l, uint32_t *pair, struct err *err)
+{
+	struct last_label *last = &w->last[i];
+	errc rc = OK;
+	uint32_t value;
+	bool known = i < w->n_last && span_eq(last->text.name, l.name);
+	if (known && span_eq(last->text.value, l.value)) {
+		*pair = last->pair;
+		return OK;
+	}
+	if (!known) {
+		TRY(symbols_intern(&w->symbols, l.name, &last->name, err));
+		last->text.name = symbols_text(&w->symbols, last->name);
+	}
+	TRY(symbols_intern(&w->symbols, l.value, &value, err));
+	last->text.value = symbols_text(&w->symbols, value);
+	TRY(pair_intern(w, last->name, value, pair, err));
+fail:
+	return rc;
+}
+
+static void chunks_put(struct buf *b, const struct chunk_place *c, size_t n)
+{
+	buf_uvarint(b, n);
+	for (size_t i = 0; i < n; i++) {
+		if (i == 0)
+			buf_varint(b, c[0].mint);
+		else
+			buf_uvarint(b, (uint64_t)c[i].mint - (uint64_t)c[i - 1].maxt);
+		buf_uvarint(b, (uint64_t)c[i].maxt - (uint64_t)c[i].mint);
+		if (i == 0)
+			buf_uvarint(b, c[0].ref);
+		else
+			buf_varint(b, (int64_t)(c[i].ref - c[i - 1].ref));
+	}
+}
+
+static errc record_put(struct index_writer *w, uint32_t n_labels, const struct chunk_place *chunks, size_t n, struct err *err)
+{
+	errc rc = OK;
+	struct buf *rec = &w->record;
+	chunks_put(rec, chunks, n);
+	CHECK(!rec->failed, ERR_NOMEM, "block index: no memory for a series of %zu chunks", n);
+	uint8_t head[4];
+	put_le32(head, (uint32_t)rec->n);
+	TRY(spool_put(w, head, sizeof head, err));
+	TRY(spool_put(w, rec->p, rec->n, err));
+	w->n_labels = n_labels;
+	w->n_postings += n_labels;
+	w->n_series++;
+fail:
+	return rc;
+}
+
+static errc record_begin(struct index_writer *w, uint32_t n_labels, size_t n, struct err *err)
+{
+	errc rc = OK;
+	CHECK(n_labels > 0 && n > 0, ERR_INVALID, "block index: a series of %u labels and %zu chunks", n_labels, n);
+	CHECK(w->n_series < UINT32_MAX, ERR_LIMIT, "block index: %u series", w->n_series);
+	TRY(last_grow(w, n_labels, err));
+	buf_clear(&w->record);
+	buf_uvarint(&w->record, n_labels);
+fail:
+	return rc;
+}
+
+static void record_pair(struct index_writer *w, uint32_t place, uint32_t pair)
+{
+	uint32_t before = 0;
+	if (place < w->n_last)
+		before = w->last[place].pair;
+	else
+		w->n_last = place + 1;
+	w->last[place].pair = pair;
+	w->pairs[pair].count++;
+	buf_varint(&w->record, (int64_t)pair - (int64_t)before);
+}
+
+errc index_writer_add(struct index_writer *w, struct labels labels, const struct chunk_place *chunks, size_t n, struct err *err)
+{
+	errc rc = OK;
+	bool ordered = false; /* the sets differ at a place already passed, the right way round */
+	ASSERT(!w->ranked);
+	TRY(record_begin(w, labels.n, n, err));
+	for (uint32_t i = 0; i < labels.n; i++) {
+		struct label l = labels.v[i];
+		CHECK(l.name.n > 0 && l.value.n > 0 && (i == 0 || span_cmp(labels.v[i - 1].name, l.name) < 0), ERR_INVALID,
+			"block index: label %u of a series is empty or out of order: %.*s", i, SPAN_ARG(l.name));
+		if (!ordered && i < w->n_labels) {
+			int c = span_cmp(w->last[i].text.name, l.name);
+			if (c == 0)
+				c = span_cmp(w->last[i].text.value, l.value);
+			ASSERT(c <= 0);
+			ordered = c < 0;
+		}
+		uint32_t pair = 0;
+		TRY(label_intern(w, i, l, &pair, err));
+		record_pair(w, i, pair);
+	}
+	ASSERT(ordered || labels.n > w->n_labels);
+	TRY(record_put(w, labels.n, chunks, n, err));
+fail:
+	return rc;
+}
+
+errc index_writer_pair(struct index_writer *w, struct label l, struct err *err)
+{
+	errc rc = OK;
+	ASSERT(!w->ranked && w->n_series == 0);
+	struct pair *before = w->n_pairs ? &w->pairs[w->n_pairs - 1] : NULL, p = {0};
+	w->symbols.borrows = true;
+	CHECK(l.name.n > 0 && l.value.n > 0, ERR_INVALID, "block index: an empty label: %.*s", SPAN_ARG(l.name));
+	if (before && span_eq(symbols_text(&w->symbols, before->name), l.name))
+		p.name = before->name;
+	else
+		TRY(symbols_intern(&w->symbols, l.name, &p.name, err));
+	TRY(symbols_intern(&w->symbols, l.value, &p.value, err));
+	CHECK(pairs_room(w), ERR_NOMEM, "block index: no memory for %u pairs of labels", w->n_pairs);
+	w->pairs[w->n_pairs++] = p;
+fail:
+	return rc;
+}
+
+errc index_writer_pairs_end(struct index_writer *w, uint32_t **ranks, struct err *err)
+{
+	errc rc = OK;
+	struct pair *sorted = malloc((w->n_pairs + (size_t)1) * sizeof *sorted);
+	uint32_t *r = malloc((w->n_pairs + (size_t)1) * sizeof *r);
+	*ranks = NULL;
+	CHECK(sorted && r, ERR_NOMEM, "block index: no memory to sort %u pairs of labels", w->n_pairs);
+	TRY(strings_sort(w, err));
+	for (uint32_t i = 0; i < w->n_pairs; i++) {
+		r[w->pair_order[i]] = i;
+		sorted[i] = w->pairs[w->pair_order[i]];
+		w->pair_order[i] = i;
+		ASSERT(i == 0 || sorted[i].name != sorted[i - 1].name || sorted[i].value != sorted[i - 1].value);
+	}
+	free(w->pairs);
+	w->pairs = sorted;
+	w->cap_pairs = w->n_pairs;
+	w->ranked = true;
+	*ranks = r;
+	return OK;
+fail:
+	free(sorted);
+	free(r);
+	return rc;
+}
+
+errc index_writer_add_pairs(
+	struct index_writer *w, const uint32_t *pairs, uint32_t n_labels, const struct chunk_place *chunks, size_t n, struct err *err)
+{
+	errc rc = OK;
+	bool ordered = false;
+	ASSERT(w->ranked);
+	TRY(record_begin(w, n_labels, n, err));
+	for (uint32_t i = 0; i < n_labels; i++) {
+		ASSERT(pairs[i] < w->n_pairs && (i == 0 || w->pairs[pairs[i - 1]].name < w->pairs[pairs[i]].name));
+		if (!ordered && i < w->n_labels) {
+			ASSERT(w->last[i].pair <= pairs[i]);
+			ordered = w->last[i].pair < pairs[i];
+		}
+		record_pair(w, i, pairs[i]);
+	}
+	ASSERT(ordered || n_labels > w->n_labels);
+	TRY(record_put(w, n_labels, chunks, n, err));
+fail:
+	return rc;
+}
+
+/* ---- the sections ---- */
+
+/* Leaves out the pairs that no series has, and the symbols that only they have: ranks close up. */
+static errc symbols_used(struct index_writer *w, uint32_t *n, struct err *err)
+{
+	errc rc = OK;
+	uint32_t *at = calloc(w->symbols.n + (size_t)1, sizeof *at);
+	*n = 0;
+	CHECK(at, ERR_NOMEM, "block index: no memory for %u symbols", w->symbols.n);
+	for (uint32_t i = 0; i < w->n_pairs; i++) {
+		const struct pair *p = &w->pairs[w->pair_order[i]];
+		if (p->count == 0)
+			continue;
+		at[p->name] = at[p->value] = 1;
+		w->pair_order[w->n_listed++] = w->pair_order[i];
+	}
+	for (uint32_t i = 0; i < w->symbols.n; i++) {
+		if (i > 0 && !at[i])
+			continue;
+		w->symbol_order[*n] = w->symbol_order[i];
+		at[i] = (*n)++;
+	}
+	for (uint32_t i = 0; i < w->n_pairs; i++) {
+		w->pairs[i].name = at[w->pairs[i].name];
+		w->pairs[i].value = at[w->pairs[i].value];
+	}
+fail:
+	free(at);
+	return rc;
+}
+
+static errc symbols_write(struct index_writer *w, struct block_out *out, struct err *err)
+{
+	errc rc = OK;
+	uint32_t n;
+	if (!w->ranked)
+		TRY(strings_sort(w, err));
+	TRY(symbols_used(w, &n, err));
+	uint64_t size = 4;
+	for (uint32_t i = 0; i < n; i++) {
+		uint32_t bytes = w->symbols.v[w->symbol_order[i]].n;
+		size += uvarint_size(bytes) + bytes;
+	}
+	CHECK(size <= UINT32_MAX, ERR_LIMIT, "block index: %" PRIu64 " bytes of symbols, the format holds 4 GiB", size);
+	block_out_be32(out, (uint32_t)size);
+	block_out_crc_begin(out);
+	block_out_be32(out, n);
+	for (uint32_t i = 0; i < n; i++)
+		block_out_str(out, symbols_text(&w->symbols, w->symbol_order[i]));
+	block_out_crc_end(out);
+fail:
 	return rc;
 }
 
@@ -560,10 +712,10 @@ static errc postings_write(struct index_writer *w, struct block_out *out, struct
 		put_be32(&postings[s], w->refs[s]);
 	list_write(out, postings, w->n_series);
 
-	for (uint32_t begin = 0, end; begin < w->n_pairs; begin = end) {
+	for (uint32_t begin = 0, end; begin < w->n_listed; begin = end) {
 		uint32_t n = 0;
 		memset(at, 0xff, (size_t)w->n_pairs * sizeof *at);
-		for (end = begin; end < w->n_pairs; end++) {
+		for (end = begin; end < w->n_listed; end++) {
 			uint32_t pair = w->pair_order[end];
 			if (w->pairs[pair].count > budget - n)
 				break;
@@ -598,7 +750,7 @@ static errc table_write(struct index_writer *w, struct block_out *out, uint64_t 
 	const struct symbols *y = &w->symbols;
 	uint64_t first = off, size = 4 + 3 + uvarint_size(off);
 	off += list_bytes(w->n_series);
-	for (uint32_t i = 0; i < w->n_pairs; i++) {
+	for (uint32_t i = 0; i < w->n_listed; i++) {
 		const struct pair *p = &w->pairs[w->pair_order[i]];
 		uint32_t n_name = y->v[w->symbol_order[p->name]].n, n_value = y->v[w->symbol_order[p->value]].n;
 		size += 1 + uvarint_size(n_name) + n_name + uvarint_size(n_value) + n_value + uvarint_size(off);
@@ -607,14 +759,14 @@ static errc table_write(struct index_writer *w, struct block_out *out, uint64_t 
 	CHECK(size <= UINT32_MAX, ERR_LIMIT, "block index: a postings table of %" PRIu64 " bytes, the format holds 4 GiB", size);
 	block_out_be32(out, (uint32_t)size);
 	block_out_crc_begin(out);
-	block_out_be32(out, w->n_pairs + 1);
+	block_out_be32(out, w->n_listed + 1);
 	off = first;
 	block_out_uvarint(out, 2);
 	block_out_str(out, SPAN(""));
 	block_out_str(out, SPAN(""));
 	block_out_uvarint(out, off);
 	off += list_bytes(w->n_series);
-	for (uint32_t i = 0; i < w->n_pairs; i++) {
+	for (uint32_t i = 0; i < w->n_listed; i++) {
 		const struct pair *p = &w->pairs[w->pair_order[i]];
 		block_out_uvarint(out, 2);
 		block_out_str(out, symbols_text(y, w->symbol_order[p->name]));
@@ -635,7 +787,6 @@ errc index_writer_finish(struct index_writer *w, struct block_out *out, struct e
 	block_out_put(out, "\2", 1);
 	uint64_t symbols = block_out_at(out);
 	TRY(symbols_write(w, out, err));
-	TRY(pairs_sort(w, err));
 	uint64_t series = block_out_at(out);
 	TRY(series_write(w, out, err));
 	uint64_t postings = block_out_at(out); /* before the padding, as the reference notes it */

@@ -1,5 +1,8 @@
 /* block/block_out.c - a file written front to back through one buffer; its SHA-256 and the CRC of the open section are taken from
  * the buffer before it goes to disk, so nothing is ever read again.
+ *
+ * What was written is sent to the disk piece by piece, and never more than two pieces are on their way: the sync at the end finds little, and no other file's sync (the
+ * log's) waits behind a whole block.
  */
 #include <stdlib.h>
 #include "base/io.h"
@@ -34,6 +37,7 @@ errc block_out_open(struct block_out *o, const char *dir, const char *name, stru
 	free(o->path);
 	o->path = path_join(dir, name);
 	o->written_bytes = 0;
+	o->sent_bytes = 0;
 	o->n_buf = 0;
 	o->crc_open = false;
 	o->failed = (struct err){0};
@@ -49,6 +53,13 @@ static void piece_write(struct block_out *o, const void *p, size_t n)
 	if (o->failed.code == OK && io_pwrite(o->fd, p, n, o->written_bytes, &o->failed) != OK)
 		err_wrap(&o->failed, "%s", o->path);
 	o->written_bytes += n;
+	for (; o->failed.code == OK && o->written_bytes - o->sent_bytes >= BLOCK_OUT_SENT_BYTES; o->sent_bytes += BLOCK_OUT_SENT_BYTES) {
+		errc rc = io_write_out(o->fd, o->sent_bytes, BLOCK_OUT_SENT_BYTES, false, &o->failed);
+		if (rc == OK && o->sent_bytes > 0)
+			rc = io_write_out(o->fd, o->sent_bytes - BLOCK_OUT_SENT_BYTES, BLOCK_OUT_SENT_BYTES, true, &o->failed);
+		if (rc != OK)
+			err_wrap(&o->failed, "%s", o->path);
+	}
 }
 
 void block_out_flush(struct block_out *o)

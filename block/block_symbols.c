@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <xxhash.h>
 #include "base/limits.h"
+#include "base/sort.h"
 #include "block/block_write_int.h"
 
 enum { SLOTS_MIN = 1024, SYMBOL_MAX_BYTES = 1 << 30 };
@@ -79,7 +80,7 @@ errc symbols_intern(struct symbols *s, struct span text, uint32_t *id, struct er
 		return err_set(err, ERR_NOMEM, "block index: no memory for %u symbols", s->n);
 	if (s->n == s->cap && !entries_grow(s))
 		return err_set(err, ERR_NOMEM, "block index: no memory for %u symbols", s->n);
-	struct span copy = arena_dup(&s->text, text);
+	struct span copy = s->borrows ? text : arena_dup(&s->text, text);
 	if (!copy.p)
 		return err_set(err, ERR_NOMEM, "block index: no memory for %u symbols of %zu bytes", s->n, s->text.used_bytes);
 	s->v[s->n] = (struct symbol){copy.p, (uint32_t)copy.n, hash};
@@ -88,43 +89,87 @@ errc symbols_intern(struct symbols *s, struct span text, uint32_t *id, struct er
 	return OK;
 }
 
-/* ---- ranking: the first eight bytes decide most comparisons without touching the text ---- */
+/* ---- ranking: eight bytes at a time, of those strings that are equal so far ---- */
 
-struct sort_key {
-	uint64_t head; /* big-endian, padded with zeros */
-	uint32_t id;
-};
-
-static int by_text(const void *pa, const void *pb, void *arg)
+/* Digit `at` of a string: eight bytes, big-endian, padded with zeros; *n: how many of them there are. */
+static uint64_t digit(struct span text, size_t at, uint32_t *n)
 {
-	const struct sort_key *a = pa, *b = pb;
-	const struct symbols *s = arg;
-	if (a->head != b->head)
-		return a->head < b->head ? -1 : 1;
-	return span_cmp(symbols_text(s, a->id), symbols_text(s, b->id));
+	uint8_t bytes[8] = {0};
+	size_t left = text.n > at ? text.n - at : 0;
+	*n = left < 8 ? (uint32_t)left : 8;
+	if (left >= 8)
+		return get_be64(text.p + at);
+	if (left > 0)
+		memcpy(bytes, text.p + at, left);
+	return get_be64(bytes);
 }
 
-errc symbols_sort(const struct symbols *s, uint32_t **order, uint32_t **rank, struct err *err)
+/* Of strings with one digit those that end in it come first, the shorter before the longer: there is at most one of each length. How many. */
+static size_t ended_first(struct keyed *v, size_t n)
+{
+	size_t ended = 0;
+	for (size_t i = 0; i < n; i++) {
+		if (v[i].n == 8)
+			continue;
+		struct keyed x = v[i];
+		size_t k = ended++;
+		v[i] = v[k];
+		for (; k > 0 && v[k - 1].n > x.n; k--)
+			v[k] = v[k - 1];
+		v[k] = x;
+	}
+	return ended;
+}
+
+/* Strings that are equal before `at`. The largest group that goes on being equal is this call's next turn, so calls nest no deeper than log2(n). */
+static void rank(const struct symbols *s, struct keyed *v, size_t n, size_t at)
+{
+	while (n > 1) {
+		for (size_t i = 0; i < n; i++) {
+			if (i + 8 < n)
+				__builtin_prefetch(symbols_text(s, v[i + 8].id).p + at);
+			v[i].key = digit(symbols_text(s, v[i].id), at, &v[i].n);
+		}
+		keyed_sort(v, n);
+		size_t most = 0, n_most = 1;
+		at += 8;
+		for (size_t from = 0, to; from < n; from = to) {
+			for (to = from + 1; to < n && v[to].key == v[from].key;)
+				to++;
+			if (to - from == 1)
+				continue;
+			size_t first = from + ended_first(v + from, to - from), more = to - first;
+			if (more > n_most) {
+				rank(s, v + most, n_most, at);
+				most = first;
+				n_most = more;
+			} else {
+				rank(s, v + first, more, at);
+			}
+		}
+		v += most;
+		n = n_most;
+	}
+}
+
+errc symbols_sort(const struct symbols *s, uint32_t **order, uint32_t **ranks, struct err *err)
 {
 	errc rc = OK;
 	*order = NULL;
-	*rank = NULL;
-	struct sort_key *keys = malloc((s->n + 1) * sizeof *keys);
-	uint32_t *o = malloc((s->n + 1) * sizeof *o), *r = malloc((s->n + 1) * sizeof *r);
+	*ranks = NULL;
+	struct keyed *keys = malloc((s->n + (size_t)1) * sizeof *keys);
+	uint32_t *o = malloc((s->n + (size_t)1) * sizeof *o), *r = malloc((s->n + (size_t)1) * sizeof *r);
 	CHECK(keys && o && r, ERR_NOMEM, "block index: no memory to sort %u symbols", s->n);
-	for (uint32_t id = 0; id < s->n; id++) {
-		uint8_t head[8] = {0};
-		memcpy(head, s->v[id].p, s->v[id].n < 8 ? s->v[id].n : 8);
-		keys[id] = (struct sort_key){get_be64(head), id};
-	}
-	qsort_r(keys, s->n, sizeof *keys, by_text, (void *)(uintptr_t)s);
+	for (uint32_t id = 0; id < s->n; id++)
+		keys[id].id = id;
+	rank(s, keys, s->n, 0);
 	for (uint32_t i = 0; i < s->n; i++) {
 		o[i] = keys[i].id;
 		r[keys[i].id] = i;
 	}
 	free(keys);
 	*order = o;
-	*rank = r;
+	*ranks = r;
 	return OK;
 fail:
 	free(keys);

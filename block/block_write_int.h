@@ -16,6 +16,7 @@ struct block_out {
 	int fd; /* -1: no file open */
 	char *path;
 	uint64_t written_bytes; /* of this file, without what is in buf */
+	uint64_t sent_bytes;	/* of these, on their way to the disk */
 	uint8_t *buf;
 	size_t n_buf;
 	EVP_MD_CTX *sha;
@@ -26,7 +27,7 @@ struct block_out {
 	struct err failed;
 };
 
-enum { BLOCK_OUT_BUF_BYTES = 256 * 1024, BLOCK_OUT_ROOM_BYTES = 4096 };
+enum { BLOCK_OUT_BUF_BYTES = 256 * 1024, BLOCK_OUT_ROOM_BYTES = 4096, BLOCK_OUT_SENT_BYTES = 1024 * 1024 };
 
 CHECKED errc block_out_init(struct block_out *o, struct err *err);
 CHECKED errc block_out_open(struct block_out *o, const char *dir, const char *name, struct err *err);
@@ -110,6 +111,7 @@ struct symbols {
 	uint32_t *slots;  /* id + 1, open addressing */
 	uint32_t n_slots; /* a power of two */
 	uint64_t seed;
+	bool borrows; /* texts live as long as the symbols: they are not copied */
 };
 
 void symbols_init(struct symbols *s, uint64_t seed);
@@ -117,7 +119,7 @@ void symbols_free(struct symbols *s);
 /* The id of the string; its text stays where it is until symbols_free. ERR_NOMEM, ERR_LIMIT. */
 CHECKED errc symbols_intern(struct symbols *s, struct span text, uint32_t *id, struct err *err);
 /* order[rank] = id and rank[id], by bytes; both malloc'ed, n entries. */
-CHECKED errc symbols_sort(const struct symbols *s, uint32_t **order, uint32_t **rank, struct err *err);
+CHECKED errc symbols_sort(const struct symbols *s, uint32_t **order, uint32_t **ranks, struct err *err);
 
 static inline struct span symbols_text(const struct symbols *s, uint32_t id)
 {
@@ -135,6 +137,11 @@ struct index_writer;
 /* `dir` is the block's temporary directory; borrowed. It will hold a spool file once there is much to hold. */
 CHECKED errc index_writer_new(const char *dir, struct index_writer **out, struct err *err);
 CHECKED errc index_writer_add(struct index_writer *w, struct labels labels, const struct chunk_place *chunks, size_t n, struct err *err);
+/* As block_writer_pair, block_writer_pairs_end and block_writer_add_pairs say. */
+CHECKED errc index_writer_pair(struct index_writer *w, struct label l, struct err *err);
+CHECKED errc index_writer_pairs_end(struct index_writer *w, uint32_t **ranks, struct err *err);
+CHECKED errc index_writer_add_pairs(
+	struct index_writer *w, const uint32_t *pairs, uint32_t n_labels, const struct chunk_place *chunks, size_t n, struct err *err);
 /* Writes the index into `out`, which is open and empty, and removes the spool file. */
 CHECKED errc index_writer_finish(struct index_writer *w, struct block_out *out, struct err *err);
 void index_writer_free(struct index_writer *w);

@@ -191,7 +191,7 @@ static errc places_grow(struct block_writer *w, size_t n, struct err *err)
 	return OK;
 }
 
-errc block_writer_add(struct block_writer *w, struct labels labels, const struct chunk *chunks, size_t n, struct err *err)
+static errc chunks_write(struct block_writer *w, const struct chunk *chunks, size_t n, struct err *err)
 {
 	errc rc = OK;
 	CHECK(w->failed.code == OK, w->failed.code, "%s", w->failed.msg);
@@ -212,15 +212,48 @@ errc block_writer_add(struct block_writer *w, struct labels labels, const struct
 			TRY(segment_begin(w, err));
 		chunk_write(w, &chunks[i], &w->places[i]);
 	}
-	TRY(index_writer_add(w->index, labels, w->places, n, err));
-	TRY(block_out_check(&w->out, err));
-	w->n_series++;
-	w->n_chunks += n;
-	return OK;
 fail:
-	if (w->failed.code == OK)
-		err_set(&w->failed, rc, "%s", err ? err->msg : "writing a block failed");
 	return rc;
+}
+
+/* A series is in its files when rc is OK; after an error nothing more is. */
+static errc added(struct block_writer *w, size_t n_chunks, errc rc, struct err *err)
+{
+	if (rc == OK)
+		rc = block_out_check(&w->out, err);
+	if (rc == OK) {
+		w->n_series++;
+		w->n_chunks += n_chunks;
+	} else if (w->failed.code == OK) {
+		err_set(&w->failed, rc, "%s", err ? err->msg : "writing a block failed");
+	}
+	return rc;
+}
+
+errc block_writer_add(struct block_writer *w, struct labels labels, const struct chunk *chunks, size_t n, struct err *err)
+{
+	errc rc = chunks_write(w, chunks, n, err);
+	if (rc == OK)
+		rc = index_writer_add(w->index, labels, w->places, n, err);
+	return added(w, n, rc, err);
+}
+
+errc block_writer_pair(struct block_writer *w, struct label l, struct err *err)
+{
+	return index_writer_pair(w->index, l, err);
+}
+
+errc block_writer_pairs_end(struct block_writer *w, uint32_t **ranks, struct err *err)
+{
+	return index_writer_pairs_end(w->index, ranks, err);
+}
+
+errc block_writer_add_pairs(struct block_writer *w, const uint32_t *pairs, uint32_t n_labels, const struct chunk *chunks, size_t n, struct err *err)
+{
+	errc rc = chunks_write(w, chunks, n, err);
+	if (rc == OK)
+		rc = index_writer_add_pairs(w->index, pairs, n_labels, w->places, n, err);
+	return added(w, n, rc, err);
 }
 
 /* ---- meta.json and the end ---- */

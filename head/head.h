@@ -123,6 +123,7 @@ struct head_batch {
 	 * nothing under the new one with `done`. */
 	bool leans;
 	uint64_t refused_by[ERRID_COUNT]; /* out: refused samples and histograms by reason */
+	uint64_t duplicates;		  /* out: of all series together */
 	uint64_t tenant_series;		  /* out: the tenant's series afterwards */
 };
 

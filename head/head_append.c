@@ -15,7 +15,7 @@
 #include <inttypes.h>
 #include "head/head_int.h"
 
-enum { CTX_KEPT = 64, AHEAD = 12, CTX_KEPT_SAMPLES = 262144, MISSED_SEEN = 2 };
+enum { CTX_KEPT = 64, AHEAD = 12, CTX_KEPT_SAMPLES = 262144, MISSED_SEEN = 2, CTX_KEPT_DEFS = 256 };
 
 /* ---- contexts ---- */
 
@@ -80,6 +80,9 @@ static void ctx_give(struct head *h, struct append_ctx *c)
 {
 	for (uint32_t i = 0; i < c->n_wins; i++)
 		head_window_unref(c->wins[i].w);
+	/* Reserved is much, touched little, unless there were definitions: those pages would stay resident. */
+	if (c->n_defs > CTX_KEPT_DEFS)
+		buf_free(&c->group);
 	memset(c->win_slots, 0, ((size_t)c->win_mask + 1) * sizeof *c->win_slots);
 	c->n_wins = 0;
 	c->n_logged = c->n_defs = c->n_hists_logged = 0;
@@ -914,6 +917,7 @@ errc head_append(struct head *h, const struct wal_ticket *ticket, struct head_ba
 	ASSERT(!records->failed && records->n - before <= ticket->bytes);
 	*n_logged = (uint32_t)(c->n_logged + c->n_hists_logged);
 	memcpy(b->refused_by, c->refused, sizeof b->refused_by);
+	b->duplicates = c->n_dup;
 	account(c);
 fail:
 	ctx_give(h, c);

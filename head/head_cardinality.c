@@ -143,7 +143,8 @@ static errc walk_part(struct walk *wk, struct window *w, uint32_t shard, struct 
 			__builtin_prefetch(&series[n]->n_pairs);
 			if (ws->leaves && !ws_chained(ws))
 				__builtin_prefetch(ws->leaves);
-			out->chunks += (ws->n > 0) + chain_chunks(ws->chain);
+			out->chunks += (ws->n > 0) + (chain_samples(ws->chain) + CHUNK_TARGET_SAMPLES - 1) /
+							     CHUNK_TARGET_SAMPLES; /* a chain's: as many as the rule aims at */
 		}
 		for (uint32_t k = 0; k < n; k++) {
 			out->chunks += ws_leaves(part_ws(p, at + k));

@@ -52,14 +52,7 @@ void head_chain_spill_locked(struct window *w, struct wpart *part, struct wserie
 	uint32_t next = part_piece(part, last)->next;
 	head_pieces_free(part, ws->first, last, n);
 	ws->first = next;
-	ws->chain = chain_of(off, chain_spilled(ws->chain) + bytes, chain_chunks(ws->chain));
-}
-
-static void count(struct wpart *part, const struct wseries *ws, uint64_t n)
-{
-	part->n_chained += n;
-	if (ws->local >= part->copied)
-		part->n_chained_copy += n;
+	ws->chain = chain_of(off, chain_spilled(ws->chain) + bytes, chain_samples(ws->chain));
 }
 
 errc head_chain_end_locked(struct window *w, struct wpart *part, struct wseries *ws, struct err *err)
@@ -69,18 +62,20 @@ errc head_chain_end_locked(struct window *w, struct wpart *part, struct wseries 
 	errc rc = put(w, part, ws, ws_in_pieces(ws), true, &off, err);
 	if (rc != OK)
 		return rc;
-	count(part, ws, ws->n);
+	uint32_t samples = chain_samples(ws->chain) + ws->n;
+	ASSERT(samples <= CHAIN_SAMPLES_MAX);
 	head_open_drop(part, ws);
-	ws->chain = chain_of(off, 0, chain_chunks(ws->chain) + 1);
+	ws->chain = chain_of(off, 0, samples);
 	return OK;
 }
 
-errc head_chain_open(struct window *w, uint64_t chain, int64_t open_mint, uint8_t *spilled, struct chain_reader *out, struct err *err)
+errc head_chain_open(
+	struct window *w, struct cut_file *cut, uint64_t chain, int64_t open_mint, uint8_t *spilled, struct chain_reader *out, struct err *err)
 {
-	*out = (struct chain_reader){.w = w, .off = chain & 1 ? chain_off(chain) : CHUNKFILE_NONE, .before = open_mint};
+	*out = (struct chain_reader){.w = w, .cut = cut, .off = chain & 1 ? chain_off(chain) : CHUNKFILE_NONE, .before = open_mint};
 	if (chain_spilled(chain) == 0)
 		return OK;
-	return head_chunkfile_begun(&w->file, chain_off(chain), chain_spilled(chain), spilled, &out->off, err);
+	return head_chunkfile_begun(&w->file, cut, chain_off(chain), chain_spilled(chain), spilled, &out->off, err);
 }
 
 errc head_chain_next(struct chain_reader *r, uint8_t *out, struct chunkfile_chunk *c, bool *more, struct err *err)
@@ -89,9 +84,9 @@ errc head_chain_next(struct chain_reader *r, uint8_t *out, struct chunkfile_chun
 	*more = r->off != CHUNKFILE_NONE;
 	if (!*more)
 		return OK;
-	TRY(head_chunkfile_chunk(&r->w->file, r->off, out, c, err));
-	if (c->mint > c->maxt || c->maxt >= r->before || !range_has(r->w->start, r->w->range, c->mint))
-		return head_chunkfile_corrupt(&r->w->file, r->off, err);
+	TRY(head_chunkfile_chunk(&r->w->file, r->cut, r->off, out, c, err));
+	CHECK(c->mint <= c->maxt && c->maxt < r->before && range_has(r->w->start, r->w->range, c->mint), ERR_CORRUPT,
+		"chunk file of window %s: the chunk at offset %llu is another one", ulid_text(r->w->ulid).s, (unsigned long long)r->off);
 	r->before = c->mint;
 	r->at = r->off;
 	r->off = c->previous;
@@ -130,7 +125,7 @@ errc head_chain_unfold_locked(struct window *w, struct shard *sh, struct wpart *
 	bool more;
 	ASSERT(ws_chained(ws));
 	plain.leaves = NULL;
-	TRY(head_chain_open(w, ws->chain, w->start + (ws->n > 0 ? ws->start : ws->t + INT64_C(1)), begun, &r, err));
+	TRY(head_chain_open(w, NULL, ws->chain, w->start + (ws->n > 0 ? ws->start : ws->t + INT64_C(1)), begun, &r, err));
 	for (;;) {
 		TRY(head_chain_next(&r, sh->scratch_bytes, &c, &more, err));
 		if (!more)
@@ -160,8 +155,6 @@ errc head_chain_unfold_locked(struct window *w, struct shard *sh, struct wpart *
 		plain.first = i;
 	}
 	*ws = plain;
-	for (uint32_t k = 0; k < u.n; k++)
-		count(part, ws, 0 - (uint64_t)u.v[k].n);
 fail:
 	free(u.v);
 	return rc;

@@ -20,7 +20,7 @@
  * Few descriptors are open at once, whatever the number of windows.
  */
 #include <stdio.h>
-#include "head/head_int.h"
+#include "head/head_cut_int.h"
 
 enum { CHUNKFILE_FIRST_WRITE = 4096, PATH_BYTES = 4096 };
 
@@ -164,17 +164,26 @@ fail:
 }
 
 /* A snapshot would bring the damage over the next start: without one the log mends it. */
-static void unreadable(const struct chunkfile *f)
+static errc corrupt(const struct chunkfile *f, uint64_t off, struct err *err)
 {
 	head_snapshot_drop(f->head, "a chunk of an open window can't be read");
-}
-
-errc head_chunkfile_corrupt(const struct chunkfile *f, uint64_t off, struct err *err)
-{
-	unreadable(f);
 	return err_set(err, ERR_CORRUPT,
 		"%s/%s.%08x.chunks: the chunk at offset %llu does not match its checksum; its samples are in the log, a restart brings them back",
 		f->head->cfg.chunk_dir, ulid_text(f->ulid).s, f->number, (unsigned long long)off);
+}
+
+errc head_chunkfile_pin(struct chunkfile *f, struct chunkfile_pin *pin, struct err *err)
+{
+	*pin = (struct chunkfile_pin){.fd = -1, .slot = -1};
+	pthread_mutex_lock(&f->mu);
+	pin->flushed = f->flushed;
+	pthread_mutex_unlock(&f->mu);
+	return pin->flushed ? fd_get(f, &pin->fd, &pin->slot, err) : OK;
+}
+
+void head_chunkfile_unpin(struct chunkfile *f, const struct chunkfile_pin *pin)
+{
+	fd_put(f, pin->fd, pin->slot);
 }
 
 /* At least `least` bytes at off into out, up to `most` when they are there. */
@@ -182,7 +191,6 @@ static errc bytes_at(struct chunkfile *f, uint64_t off, size_t least, size_t mos
 {
 	errc rc = OK;
 	int fd = -1, slot = -1;
-	bool pinned = false;
 	pthread_mutex_lock(&f->mu);
 	if (off >= f->flushed) {
 		uint64_t at = off - f->flushed;
@@ -194,99 +202,20 @@ static errc bytes_at(struct chunkfile *f, uint64_t off, size_t least, size_t mos
 	} else {
 		pthread_mutex_unlock(&f->mu);
 		TRY(fd_get(f, &fd, &slot, err));
-		pinned = true;
-		TRY(io_pread(fd, out, most, off, got, err));
-	}
-fail:
-	if (pinned) {
+		rc = io_pread(fd, out, most, off, got, err);
 		fd_put(f, fd, slot);
 		if (rc != OK)
-			unreadable(f);
+			head_snapshot_drop(f->head, "a chunk of an open window can't be read");
 	}
-	return rc == OK && *got < least ? head_chunkfile_corrupt(f, off, err) : rc;
-}
-
-errc head_chunkfile_read(struct chunkfile *f, uint64_t off, uint32_t len, uint8_t *out, struct err *err)
-{
-	errc rc = OK;
-	size_t n = len + (size_t)CHUNKFILE_OVERHEAD, got;
-	TRY(bytes_at(f, off, n, n, out, &got, err));
-	if (get_le32(out + 35) != len || get_le32(out + n - 4) != crc32c(0, out, n - 4))
-		return head_chunkfile_corrupt(f, off, err);
-	memmove(out, out + CHUNKFILE_HEADER, len);
+	return rc == OK && *got < least ? corrupt(f, off, err) : rc;
 fail:
 	return rc;
 }
 
-/* A record of floats; its payload is in bytes. Most are small: the first read gets them whole. */
-enum { RECORD_GUESS = 192, RECORD_BYTES = HEAD_CHUNK_MAX_BYTES + CHUNKFILE_OVERHEAD };
-static errc record_at(struct chunkfile *f, uint64_t off, uint8_t *bytes, struct chunkfile_record *r, struct err *err)
+errc head_chunkfile_bytes_read(struct chunkfile *f, uint64_t off, size_t n, uint8_t *out, struct err *err)
 {
-	errc rc = OK;
-	size_t got, more;
-	TRY(bytes_at(f, off, CHUNKFILE_OVERHEAD, RECORD_GUESS, bytes, &got, err));
-	uint32_t len = get_le32(bytes + 35);
-	size_t n = len + (size_t)CHUNKFILE_OVERHEAD;
-	if (len > HEAD_CHUNK_MAX_BYTES)
-		return head_chunkfile_corrupt(f, off, err);
-	if (n > got)
-		TRY(bytes_at(f, off + got, n - got, n - got, bytes + got, &more, err));
-	*r = (struct chunkfile_record){
-		.ref = get_le64(bytes),
-		.mint = (int64_t)get_le64(bytes + 8),
-		.maxt = (int64_t)get_le64(bytes + 16),
-		.previous = get_le32(bytes + 24) | (uint64_t)bytes[28] << 32,
-		.before = (uint16_t)get_le32(bytes + 29),
-		.n = (uint16_t)(get_le32(bytes + 29) >> 16),
-		.enc = bytes[33],
-		.goes_on = bytes[34] == 1,
-		.data = span_of(bytes + CHUNKFILE_HEADER, len),
-	};
-	if (get_le32(bytes + n - 4) != crc32c(0, bytes, n - 4) || r->enc != CHUNK_XOR || (r->previous != CHUNKFILE_NONE && r->previous >= off))
-		return head_chunkfile_corrupt(f, off, err);
-fail:
-	return rc;
-}
-
-errc head_chunkfile_begun(struct chunkfile *f, uint64_t off, uint32_t n, uint8_t *out, uint64_t *previous, struct err *err)
-{
-	errc rc = OK;
-	uint8_t bytes[RECORD_BYTES];
-	struct chunkfile_record r;
-	ASSERT(n > 0);
-	do {
-		if (off == CHUNKFILE_NONE)
-			return head_chunkfile_corrupt(f, off, err);
-		TRY(record_at(f, off, bytes, &r, err));
-		if (!r.goes_on || r.before + r.data.n != n)
-			return head_chunkfile_corrupt(f, off, err);
-		memcpy(out + r.before, r.data.p, r.data.n);
-		n = r.before;
-		off = r.previous;
-	} while (n > 0);
-	*previous = off;
-fail:
-	return rc;
-}
-
-errc head_chunkfile_chunk(struct chunkfile *f, uint64_t off, uint8_t *out, struct chunkfile_chunk *c, struct err *err)
-{
-	errc rc = OK;
-	uint8_t bytes[RECORD_BYTES];
-	struct chunkfile_record r;
-	TRY(record_at(f, off, bytes, &r, err));
-	size_t n_bytes = XOR_HEADER_BYTES + r.before + r.data.n;
-	if (r.goes_on || n_bytes > HEAD_CHUNK_MAX_BYTES)
-		return head_chunkfile_corrupt(f, off, err);
-	out[0] = (uint8_t)(r.n >> 8);
-	out[1] = (uint8_t)r.n;
-	memcpy(out + XOR_HEADER_BYTES + r.before, r.data.p, r.data.n);
-	*c = (struct chunkfile_chunk){
-		.mint = r.mint, .maxt = r.maxt, .previous = r.previous, .n = r.n, .n_bytes = (uint32_t)n_bytes, .n_last = (uint32_t)r.data.n};
-	if (r.before > 0)
-		TRY(head_chunkfile_begun(f, r.previous, r.before, out + XOR_HEADER_BYTES, &c->previous, err));
-fail:
-	return rc;
+	size_t got;
+	return bytes_at(f, off, n, n, out, &got, err);
 }
 
 errc head_chunkfile_sync(struct chunkfile *f, uint64_t *bytes, struct err *err)
@@ -347,6 +276,114 @@ errc head_chunkfile_cut(struct chunkfile *f, uint64_t bytes, struct err *err)
 fail:
 	if (fd >= 0)
 		fd_put(f, fd, slot);
+	return rc;
+}
+
+errc head_chunkfile_judge(const struct chunkfile *f, uint64_t off, uint32_t len, const uint8_t *record, struct err *err)
+{
+	size_t n = len + (size_t)CHUNKFILE_OVERHEAD;
+	if (get_le32(record + 35) != len || get_le32(record + n - 4) != crc32c(0, record, n - 4))
+		return corrupt(f, off, err);
+	return OK;
+}
+
+errc head_chunkfile_read(struct chunkfile *f, uint64_t off, uint32_t len, uint8_t *out, struct err *err)
+{
+	errc rc = OK;
+	TRY(head_chunkfile_bytes_read(f, off, len + (size_t)CHUNKFILE_OVERHEAD, out, err));
+	TRY(head_chunkfile_judge(f, off, len, out, err));
+	memmove(out, out + CHUNKFILE_HEADER, len);
+fail:
+	return rc;
+}
+
+/* A record of floats. Most are small: the first read gets them whole. */
+enum { RECORD_GUESS = 192, RECORD_BYTES = HEAD_CHUNK_MAX_BYTES + CHUNKFILE_OVERHEAD };
+static errc record_bytes(struct chunkfile *f, struct cut_file *cut, uint64_t off, uint8_t *room, const uint8_t **out, struct err *err)
+{
+	errc rc = OK;
+	size_t got, more;
+	if (cut) {
+		TRY(head_cut_file_bytes(cut, off, CHUNKFILE_OVERHEAD, out, err));
+		uint32_t len = get_le32(*out + 35);
+		if (len > HEAD_CHUNK_MAX_BYTES)
+			return corrupt(f, off, err);
+		return head_cut_file_bytes(cut, off, len + (size_t)CHUNKFILE_OVERHEAD, out, err);
+	}
+	TRY(bytes_at(f, off, CHUNKFILE_OVERHEAD, RECORD_GUESS, room, &got, err));
+	uint32_t len = get_le32(room + 35);
+	size_t n = len + (size_t)CHUNKFILE_OVERHEAD;
+	if (len > HEAD_CHUNK_MAX_BYTES)
+		return corrupt(f, off, err);
+	if (n > got)
+		TRY(bytes_at(f, off + got, n - got, n - got, room + got, &more, err));
+	*out = room;
+fail:
+	return rc;
+}
+
+/* Its payload stays until the next one is read. */
+static errc record_at(struct chunkfile *f, struct cut_file *cut, uint64_t off, uint8_t *room, struct chunkfile_record *r, struct err *err)
+{
+	errc rc = OK;
+	const uint8_t *bytes = NULL;
+	TRY(record_bytes(f, cut, off, room, &bytes, err));
+	uint32_t len = get_le32(bytes + 35);
+	size_t n = len + (size_t)CHUNKFILE_OVERHEAD;
+	*r = (struct chunkfile_record){
+		.ref = get_le64(bytes),
+		.mint = (int64_t)get_le64(bytes + 8),
+		.maxt = (int64_t)get_le64(bytes + 16),
+		.previous = get_le32(bytes + 24) | (uint64_t)bytes[28] << 32,
+		.before = (uint16_t)get_le32(bytes + 29),
+		.n = (uint16_t)(get_le32(bytes + 29) >> 16),
+		.enc = bytes[33],
+		.goes_on = bytes[34] == 1,
+		.data = span_of(bytes + CHUNKFILE_HEADER, len),
+	};
+	if (get_le32(bytes + n - 4) != crc32c(0, bytes, n - 4) || r->enc != CHUNK_XOR || (r->previous != CHUNKFILE_NONE && r->previous >= off))
+		return corrupt(f, off, err);
+fail:
+	return rc;
+}
+
+errc head_chunkfile_begun(struct chunkfile *f, struct cut_file *cut, uint64_t off, uint32_t n, uint8_t *out, uint64_t *previous, struct err *err)
+{
+	errc rc = OK;
+	uint8_t room[RECORD_BYTES];
+	struct chunkfile_record r;
+	ASSERT(n > 0);
+	do {
+		CHECK(off != CHUNKFILE_NONE, ERR_CORRUPT, "chunk file of window %s: a chunk without its first records", ulid_text(f->ulid).s);
+		TRY(record_at(f, cut, off, room, &r, err));
+		if (!r.goes_on || r.before + r.data.n != n)
+			return corrupt(f, off, err);
+		memcpy(out + r.before, r.data.p, r.data.n);
+		n = r.before;
+		off = r.previous;
+	} while (n > 0);
+	*previous = off;
+fail:
+	return rc;
+}
+
+errc head_chunkfile_chunk(struct chunkfile *f, struct cut_file *cut, uint64_t off, uint8_t *out, struct chunkfile_chunk *c, struct err *err)
+{
+	errc rc = OK;
+	uint8_t room[RECORD_BYTES];
+	struct chunkfile_record r;
+	TRY(record_at(f, cut, off, room, &r, err));
+	size_t n_bytes = XOR_HEADER_BYTES + r.before + r.data.n;
+	if (r.goes_on || n_bytes > HEAD_CHUNK_MAX_BYTES)
+		return corrupt(f, off, err);
+	out[0] = (uint8_t)(r.n >> 8);
+	out[1] = (uint8_t)r.n;
+	memcpy(out + XOR_HEADER_BYTES + r.before, r.data.p, r.data.n);
+	*c = (struct chunkfile_chunk){
+		.mint = r.mint, .maxt = r.maxt, .previous = r.previous, .n = r.n, .n_bytes = (uint32_t)n_bytes, .n_last = (uint32_t)r.data.n};
+	if (r.before > 0)
+		TRY(head_chunkfile_begun(f, cut, r.previous, r.before, out + XOR_HEADER_BYTES, &c->previous, err));
+fail:
 	return rc;
 }
 

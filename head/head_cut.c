@@ -1,22 +1,25 @@
 /* head/head_cut.c - a frozen window becomes a block.
  *
- *     series of all parts ─▶ sorted by labels ─▶ each: leaves ─▶ chunks ─▶ block writer
+ *     series in the order of labels (head_cut_order.c) ─────────────▶ each: leaves ─▶ chunks ─▶ block writer          a small chunk file, or none
+ *     series in the order they came ─▶ each: leaves ─▶ chunks ─▶ spool (head_cut_spool.c) ─▶ block writer             a large one: see head_cut_file.c
  *
  * The block's chunks are a function of the sorted samples alone: what the cutting rule makes of them in time order. Leaves that are not
- * touched (head_leaf.c) are that already and are copied. From a touched leaf on the samples are fed to the rule anew, until it begins a
+ * touched (head_leaf.c) are that already and are copied, byte for byte. From a touched leaf on the samples are fed to the rule anew, until it begins a
  * chunk exactly where an untouched leaf begins; from there on copying is right again, because what the rule does with a chunk depends on
- * its first sample and what follows, not on what was before. Series with histograms are encoded from their samples (head_hist_chunks.c).
+ * its first sample and what follows, not on what was before. Histograms have no chunks before there is a block: a series with them is encoded from its samples
+ * (head_hist_chunks.c), in whatever order they came.
  *
- * The window is frozen, so nothing is locked. Memory: a pointer per series, and one series' chunks. The rate is limited, because the
- * log's syncs share the disk.
+ * The window is frozen, so nothing is locked but to bring its postings up to date. Memory: 8 bytes a series, one series' chunks, and what the spool says. The rate
+ * is limited, because the log's syncs share the disk.
  */
 #include <stdio.h>
-#include "head/head_int.h"
+#include "head/head_cut_int.h"
 
 /* ---- one series ---- */
 
 struct cut_series {
 	struct window *w;
+	struct cut_file *file;
 	struct arena arena; /* of the series at hand */
 	struct chunk *chunks;
 	size_t n, cap;
@@ -84,6 +87,20 @@ static errc encoder_emit(void *arg, const struct chunk *c, uint32_t n, struct er
 	return chunk_add(arg, c->mint, c->maxt, c->enc, n, c->data, err);
 }
 
+static errc leaf_samples(struct cut_series *cs, const struct leaf *l, size_t *n, struct err *err)
+{
+	if (l->kind == LEAF_RAW)
+		return head_leaf_decode(cs->w, l, cs->samples, cs->record, n, err);
+	errc rc = OK;
+	struct chunkfile_chunk c;
+	TRY(head_chunkfile_chunk(&cs->w->file, cs->file, l->off, cs->record, &c, err));
+	TRY(xor_decode(span_of(cs->record, c.n_bytes), cs->samples, HEAD_RAW_SAMPLES + 1, n, err));
+	CHECK(*n == l->n && cs->samples[0].t == cs->w->start + l->mint && cs->samples[*n - 1].t == cs->w->start + l->maxt, ERR_CORRUPT,
+		"chunk file of window %s: the chunk at offset %llu is another one", ulid_text(cs->w->ulid).s, (unsigned long long)l->off);
+fail:
+	return rc;
+}
+
 /* What came in order, as it is. It is found from its end. */
 static errc chain_chunks_add(struct cut_series *cs, const struct wpart *part, const struct wseries *ws, struct err *err)
 {
@@ -91,8 +108,9 @@ static errc chain_chunks_add(struct cut_series *cs, const struct wpart *part, co
 	struct window *w = cs->w;
 	struct chain_reader r;
 	struct chunkfile_chunk c;
+	int64_t open_mint = w->start + (ws->n > 0 ? ws->start : ws->t + INT64_C(1));
 	bool more;
-	TRY(head_chain_open(w, ws->chain, w->start + (ws->n > 0 ? ws->start : ws->t + INT64_C(1)), cs->record + XOR_HEADER_BYTES, &r, err));
+	TRY(head_chain_open(w, cs->file, ws->chain, open_mint, cs->record + XOR_HEADER_BYTES, &r, err));
 	if (ws->n > 0) {
 		struct span open = span_of(cs->record, head_open_read_pieces(part, ws, cs->record));
 		TRY(chunk_add(cs, w->start + ws->start, w->start + ws->t, CHUNK_XOR, ws->n, open, err));
@@ -123,7 +141,7 @@ static errc series_chunks(struct cut_series *cs, const struct wpart *part, const
 	if (UNLIKELY(ws->hist != NULL)) {
 		if (!cs->encoder)
 			TRY(chunk_encoder_open(w->range, encoder_emit, cs, &cs->encoder, err));
-		return head_hist_cut(w, part, ws, cs->encoder, err);
+		return head_hist_cut(w, part, ws, cs->file, cs->encoder, err);
 	}
 	if (ws_chained(ws))
 		return chain_chunks_add(cs, part, ws, err);
@@ -132,12 +150,12 @@ static errc series_chunks(struct cut_series *cs, const struct wpart *part, const
 		const struct leaf *l = &ws->leaves->v[i];
 		met = cs->app.n == 0 && !l->touched;
 		if (!met) {
-			TRY(head_leaf_decode(w, l, cs->samples, cs->record, &n, err));
+			TRY(leaf_samples(cs, l, &n, err));
 			TRY(encode_anew(cs, n, !l->touched, &met, err));
 		}
 		if (met) {
 			struct chunkfile_chunk c;
-			TRY(head_chunkfile_chunk(&w->file, l->off, cs->record, &c, err));
+			TRY(head_chunkfile_chunk(&w->file, cs->file, l->off, cs->record, &c, err));
 			TRY(chunk_add(cs, w->start + l->mint, w->start + l->maxt, CHUNK_XOR, l->n, span_of(cs->record, c.n_bytes), err));
 		}
 	}
@@ -153,105 +171,6 @@ static errc series_chunks(struct cut_series *cs, const struct wpart *part, const
 	}
 	TRY(encoded_add(cs, err));
 fail:
-	return rc;
-}
-
-/* ---- the order of series ---- */
-
-/* The first two pairs' ranks, then the series. Most comparisons end with the key. */
-struct cut_item {
-	uint64_t key;
-	uint32_t shard, local;
-};
-
-struct cut_order {
-	struct cut_item *v;
-	size_t n;
-	uint32_t *pairs; /* ids of the window's pairs */
-	size_t n_pairs;
-};
-
-static int pair_order(const void *a, const void *b, void *symbols)
-{
-	struct label x = head_pair_label(head_pair(symbols, *(const uint32_t *)a));
-	struct label y = head_pair_label(head_pair(symbols, *(const uint32_t *)b));
-	int c = span_cmp(x.name, y.name);
-	return c ? c : span_cmp(x.value, y.value);
-}
-
-static int item_order(const void *a, const void *b, void *window)
-{
-	const struct cut_item *x = a, *y = b;
-	if (x->key != y->key)
-		return x->key < y->key ? -1 : 1;
-	const struct window *w = window;
-	const struct symbols *symbols = &w->head->symbols;
-	const struct series *s = part_series(w->parts[x->shard].p, x->local), *t = part_series(w->parts[y->shard].p, y->local);
-	uint32_t n = s->n_pairs < t->n_pairs ? s->n_pairs : t->n_pairs;
-	for (uint32_t i = 2; i < n; i++) {
-		if (s->pairs[i] == t->pairs[i])
-			continue;
-		return head_pair(symbols, s->pairs[i])->rank < head_pair(symbols, t->pairs[i])->rank ? -1 : 1;
-	}
-	return (s->n_pairs > t->n_pairs) - (s->n_pairs < t->n_pairs);
-}
-
-static void order_free(struct head *h, struct cut_order *o)
-{
-	for (size_t i = 0; i < o->n_pairs; i++)
-		head_pair(&h->symbols, o->pairs[i])->rank = 0;
-	free(o->pairs);
-	free(o->v);
-	*o = (struct cut_order){0};
-}
-
-/* Ranks of a window's pairs turn comparing label sets into comparing numbers. */
-static errc order_make(struct window *w, struct cut_order *o, struct err *err)
-{
-	errc rc = OK;
-	struct head *h = w->head;
-	size_t n = 0, n_pairs = 0;
-	*o = (struct cut_order){0};
-	for (uint32_t i = 0; i < h->n_shards; i++) {
-		TRY(head_window_index(w, i, err));
-		n += w->parts[i].p ? w->parts[i].p->n : 0;
-		n_pairs += w->parts[i].p ? w->parts[i].p->n_pairs : 0;
-	}
-	if (n == 0)
-		return OK;
-	o->v = malloc(n * sizeof *o->v);
-	o->pairs = malloc(n_pairs * sizeof *o->pairs);
-	CHECK(o->v && o->pairs, ERR_NOMEM, "no memory to sort %zu series", n);
-	for (uint32_t i = 0; i < h->n_shards; i++) {
-		uint64_t at = 0;
-		for (uint32_t pair; head_part_pair(w->parts[i].p, &at, &pair);) {
-			struct label_pair *lp = head_pair(&h->symbols, pair);
-			if (lp->rank == 0) {
-				lp->rank = 1;
-				o->pairs[o->n_pairs++] = pair;
-			}
-		}
-	}
-	qsort_r(o->pairs, o->n_pairs, sizeof *o->pairs, pair_order, &h->symbols);
-	for (size_t i = 0; i < o->n_pairs; i++)
-		head_pair(&h->symbols, o->pairs[i])->rank = (uint32_t)i + 1;
-	for (uint32_t i = 0; i < h->n_shards; i++) {
-		const struct wpart *p = w->parts[i].p;
-		for (uint32_t k = 0; p && k < p->n; k++) {
-			const struct wseries *ws = part_ws(p, k);
-			if (ws_empty(ws))
-				continue;
-			const struct series *s = part_series(p, k);
-			uint64_t key = (uint64_t)head_pair(&h->symbols, s->pairs[0])->rank << 32;
-			if (s->n_pairs > 1)
-				key |= head_pair(&h->symbols, s->pairs[1])->rank;
-			o->v[o->n++] = (struct cut_item){key, i, k};
-		}
-	}
-	qsort_r(o->v, o->n, sizeof *o->v, item_order, w);
-fail:
-	if (rc != OK)
-		order_free(h, o);
 	return rc;
 }
 
@@ -274,63 +193,219 @@ static errc ext_labels(struct window *w, struct arena *a, struct labels *out, st
 	return OK;
 }
 
-static void rate_limit(struct head *h, int64_t begin_ns, uint64_t bytes)
+struct cut {
+	struct head *h;
+	struct window *w;
+	struct block_writer *bw;
+	struct cut_order order;
+	struct cut_series series;
+	struct cut_spool *spool;
+	int64_t mint;
+	/* labels of the series before, and their pairs' places: neighbours share most of them */
+	uint32_t ids[LIMIT_LABELS_DECODE], places[LIMIT_LABELS_DECODE], n_labels;
+	/* the pace */
+	int64_t begin_ns;
+	uint64_t bytes, paced;
+};
+
+static errc pace(struct cut *c, const struct chunk *chunks, size_t n, struct err *err)
 {
-	int64_t due = begin_ns + (int64_t)(bytes * 1000 / (HEAD_CUT_BYTES_PER_S / 1000000));
-	int64_t now = io_mono_ns();
-	if (due - now > 5000000 && !atomic_load_explicit(&h->stop, memory_order_relaxed))
+	for (size_t k = 0; k < n; k++)
+		c->bytes += chunks[k].data.n + 64;
+	if (LIKELY(c->bytes - c->paced < MIB))
+		return OK;
+	c->paced = c->bytes;
+	int64_t due = c->begin_ns + (int64_t)(c->bytes * 1000 / (HEAD_CUT_BYTES_PER_S / 1000000)), now = io_mono_ns();
+	if (atomic_load_explicit(&c->h->stop, memory_order_relaxed))
+		return err_set(err, ERR_CANCELED, "stopping");
+	if (due - now > 5000000)
 		io_sleep_ms((due - now) / 1000000);
+	return OK;
+}
+
+static const struct wpart *part_of(const struct cut *c, uint32_t number)
+{
+	return c->w->parts[cut_shard(c->h, number)].p;
+}
+
+/* The next series of the block. */
+static errc series_add(struct cut *c, uint32_t number, const struct chunk *chunks, size_t n, struct err *err)
+{
+	errc rc = OK;
+	const struct series *s = part_series(part_of(c, number), cut_local(c->h, number));
+	ASSERT(n > 0 && s->n_pairs <= LIMIT_LABELS_DECODE);
+	for (uint32_t k = 0; k < s->n_pairs; k++) {
+		if (k < c->n_labels && c->ids[k] == s->pairs[k])
+			continue;
+		c->ids[k] = s->pairs[k];
+		c->places[k] = head_pair(&c->h->symbols, s->pairs[k])->rank - 1;
+	}
+	c->n_labels = s->n_pairs;
+	TRY(block_writer_add_pairs(c->bw, c->places, s->n_pairs, chunks, n, err));
+	c->mint = chunks[0].mint < c->mint ? chunks[0].mint : c->mint;
+	TRY(pace(c, chunks, n, err));
+fail:
+	return rc;
+}
+
+/* What reading a series will touch, some steps ahead of it. Inlined by force: gcc takes a function that only prefetches for one without effect. */
+static inline __attribute__((always_inline)) void series_prefetch(const struct cut *c, size_t i, bool chunks)
+{
+	enum { FAR = 16, NEAR = 8, NEXT = 3 };
+	const struct cut_order *o = &c->order;
+	if (i + FAR < o->n) {
+		uint32_t at, number = o->v[i + FAR];
+		const struct ws_page *page = &part_of(c, number)->pages[ws_page_of(cut_local(c->h, number), &at)];
+		__builtin_prefetch(&page->series[at]);
+		if (chunks)
+			__builtin_prefetch(&page->ws[at]);
+	}
+	if (i + NEAR < o->n) {
+		uint32_t number = o->v[i + NEAR];
+		const struct series *s = part_series(part_of(c, number), cut_local(c->h, number));
+		__builtin_prefetch(s);
+		__builtin_prefetch((const char *)s + 64);
+		if (chunks) {
+			const struct wseries *ws = part_ws(part_of(c, number), cut_local(c->h, number));
+			if (ws->n > 0)
+				__builtin_prefetch(part_piece(part_of(c, number), ws->first));
+		}
+	}
+	if (chunks && i + NEXT < o->n) {
+		uint32_t number = o->v[i + NEXT];
+		const struct wseries *ws = part_ws(part_of(c, number), cut_local(c->h, number));
+		uint32_t next = ws->n > 0 ? part_piece(part_of(c, number), ws->first)->next : 0;
+		if (next)
+			__builtin_prefetch(part_piece(part_of(c, number), next));
+	}
+}
+
+static errc cut_directly(struct cut *c, struct err *err)
+{
+	errc rc = OK;
+	for (size_t i = 0; i < c->order.n; i++) {
+		uint32_t number = c->order.v[i];
+		const struct wpart *part = part_of(c, number);
+		series_prefetch(c, i, true);
+		TRY(series_chunks(&c->series, part, part_ws(part, cut_local(c->h, number)), err));
+		TRY(series_add(c, number, c->series.chunks, c->series.n, err));
+	}
+fail:
+	return rc;
+}
+
+/* Where in the chunk file a series begins; where a chain ends: series that came together come one after the other there, too. */
+static uint64_t first_off(const struct wpart *p, uint32_t local)
+{
+	const struct wseries *ws = part_ws(p, local);
+	if (ws_chained(ws))
+		return chain_off(ws->chain);
+	for (uint32_t i = 0; i < ws_leaves(ws); i++)
+		if (ws->leaves->v[i].kind == LEAF_FILE)
+			return ws->leaves->v[i].off;
+	for (uint32_t i = 0; ws->hist && i < ws->hist->n; i++)
+		if (!ws->hist->v[i].cap)
+			return ws->hist->v[i].off;
+	return 0;
+}
+
+/* All series into the spool, as they came: the parts side by side, the one first whose next series is first in the file. */
+static errc spool_fill(struct cut *c, struct err *err)
+{
+	errc rc = OK;
+	struct head *h = c->h;
+	uint32_t at[HEAD_SHARDS_MAX] = {0};
+	uint64_t off[HEAD_SHARDS_MAX] = {0};
+	uint32_t *place = malloc(c->order.n_numbers * sizeof *place);
+	CHECK(place, ERR_NOMEM, "no memory to sort %zu series", c->order.n);
+	for (size_t i = 0; i < c->order.n; i++)
+		place[c->order.v[i]] = (uint32_t)i;
+	for (;;) {
+		uint32_t pick = UINT32_MAX;
+		for (uint32_t i = 0; i < h->n_shards; i++)
+			if (c->w->parts[i].p && at[i] < c->w->parts[i].p->n && (pick == UINT32_MAX || off[i] < off[pick]))
+				pick = i;
+		if (pick == UINT32_MAX)
+			break;
+		const struct wpart *part = c->w->parts[pick].p;
+		uint32_t local = at[pick]++;
+		off[pick] = at[pick] < part->n ? first_off(part, at[pick]) : 0;
+		if (ws_empty(part_ws(part, local)))
+			continue;
+		TRY(series_chunks(&c->series, part, part_ws(part, local), err));
+		TRY(head_cut_spool_put(c->spool, place[cut_number(h, pick, local)], c->series.chunks, c->series.n, err));
+		TRY(pace(c, c->series.chunks, c->series.n, err));
+	}
+fail:
+	free(place);
+	return rc;
+}
+
+static errc spool_drain(struct cut *c, struct err *err)
+{
+	errc rc = OK;
+	for (size_t i = 0; i < c->order.n; i++) {
+		struct chunk *chunks;
+		size_t n;
+		series_prefetch(c, i, false);
+		TRY(head_cut_spool_get(c->spool, i, &chunks, &n, err));
+		TRY(series_add(c, c->order.v[i], chunks, n, err));
+	}
+fail:
+	return rc;
+}
+
+static errc chunks_cut(struct cut *c, struct err *err)
+{
+	uint64_t bytes = head_chunkfile_bytes(&c->w->file);
+	if (bytes <= (head_cut_direct_bytes ? head_cut_direct_bytes : CUT_FILE_CACHE_BYTES))
+		return cut_directly(c, err);
+	errc rc = head_cut_spool_open(c->w, c->order.n, bytes + c->order.n * 64, &c->spool, err);
+	if (rc == OK)
+		rc = spool_fill(c, err);
+	if (rc == ERR_NOSPACE) {
+		/* Slower, and it needs no room but the block's. */
+		head_cut_spool_close(c->spool);
+		c->spool = NULL;
+		c->series.n_samples = 0;
+		return cut_directly(c, err);
+	}
+	return rc == OK ? spool_drain(c, err) : rc;
 }
 
 errc head_cut_write(struct window *w, struct ulid block, uint64_t upto_seq, struct cut_result *out, struct err *err)
 {
 	errc rc = OK;
 	struct head *h = w->head;
-	struct cut_order o = {0};
-	struct block_writer *bw = NULL;
-	struct cut_series *cs = NULL;
 	struct arena arena;
-	int64_t begin = io_mono_ns(), mint = INT64_MAX;
-	uint64_t bytes = 0, paced = 0;
+	struct cut *c = NULL;
 	ASSERT(w->frozen);
 	*out = (struct cut_result){.block = block};
 	arena_init(&arena, 16 * MIB);
-
-	TRY(order_make(w, &o, err));
-	if (o.n == 0)
-		goto fail;
-	cs = malloc(sizeof *cs);
-	CHECK(cs, ERR_NOMEM, "no memory to cut a window");
-	cs->w = w;
-	cs->chunks = NULL;
-	cs->encoder = NULL;
-	cs->n = cs->cap = 0;
-	cs->n_samples = 0;
-	cs->cutter = (struct chunk_cutter){0};
-	arena_init(&cs->arena, GIB);
+	if (head_cut_count(w) == 0)
+		return OK;
+	c = calloc(1, sizeof *c);
+	CHECK(c, ERR_NOMEM, "no memory to cut a window");
+	c->h = h;
+	c->w = w;
+	c->begin_ns = io_mono_ns();
+	c->mint = INT64_MAX;
+	c->series.w = w;
+	arena_init(&c->series.arena, GIB);
 	struct block_writer_config cfg = {.dir = h->cfg.block_dir, .ulid = block, .chunk_segment_bytes = LIMIT_CHUNK_SEGMENT_BYTES};
-	TRY(block_writer_open(&cfg, &bw, err));
-	struct label *labels = arena_alloc(&arena, LIMIT_LABELS_DECODE * sizeof *labels);
-	CHECK(labels, ERR_NOMEM, "no memory to cut a window");
-	for (size_t i = 0; i < o.n; i++) {
-		const struct wpart *part = w->parts[o.v[i].shard].p;
-		const struct series *s = part_series(part, o.v[i].local);
-		struct labels l = {labels, s->n_pairs};
-		CHECK(!atomic_load_explicit(&h->stop, memory_order_relaxed), ERR_CANCELED, "stopping");
-		for (uint32_t k = 0; k < l.n; k++)
-			l.v[k] = head_pair_label(head_pair(&h->symbols, s->pairs[k]));
-		TRY(series_chunks(cs, part, part_ws(part, o.v[i].local), err));
-		TRY(block_writer_add(bw, l, cs->chunks, cs->n, err));
-		mint = cs->chunks[0].mint < mint ? cs->chunks[0].mint : mint;
-		for (size_t k = 0; k < cs->n; k++)
-			bytes += cs->chunks[k].data.n + 64;
-		if (bytes - paced > MIB) {
-			paced = bytes;
-			rate_limit(h, begin, bytes);
-		}
-	}
+	TRY(block_writer_open(&cfg, &c->bw, err));
+	TRY(head_cut_order(w, c->bw, &c->order, err));
+	TRY(head_cut_file_open(&w->file, &c->series.file, err));
+	TRY(chunks_cut(c, err));
+	/* The index wants the memory. */
+	out->n_series = c->order.n;
+	head_cut_order_free(h, &c->order);
+	head_cut_file_close(c->series.file);
+	c->series.file = NULL;
+	head_cut_spool_close(c->spool);
+	c->spool = NULL;
 	struct block_meta meta = {
-		.mint = mint,
+		.mint = c->mint,
 		.maxt = w->start + w->range,
 		.level = 1,
 		.sources = &block,
@@ -343,21 +418,21 @@ errc head_cut_write(struct window *w, struct ulid block, uint64_t upto_seq, stru
 		.node = h->cfg.node,
 	};
 	TRY(ext_labels(w, &arena, &meta.ext_labels, err));
-	struct block_writer *finish = bw;
-	bw = NULL;
+	struct block_writer *finish = c->bw;
+	c->bw = NULL;
 	TRY(block_writer_finish(finish, &meta, &out->bytes, err));
-	out->n_series = o.n;
-	out->n_samples = cs->n_samples;
+	out->n_samples = c->series.n_samples;
 fail:
-	if (bw)
-		block_writer_abort(bw);
-	if (cs) {
-		chunk_encoder_close(cs->encoder);
-		free(cs->chunks);
-		arena_free(&cs->arena);
-		free(cs);
+	if (c) {
+		block_writer_abort(c->bw);
+		chunk_encoder_close(c->series.encoder);
+		head_cut_file_close(c->series.file);
+		head_cut_spool_close(c->spool);
+		head_cut_order_free(h, &c->order);
+		free(c->series.chunks);
+		arena_free(&c->series.arena);
+		free(c);
 	}
-	order_free(h, &o);
 	arena_free(&arena);
 	return rc;
 }

@@ -11,11 +11,15 @@
  *
  * A failed cut leaves the window frozen and readable and is tried again after a second, two, four ... thirty-two.
  *
+ * Writing the block is most of the work, and nobody waits for it: a thread of its own does it, at the lowest priority, so that requests have the processor first. It takes
+ * no lock that a request waits for. (Who has lowered a thread's priority may not raise it again without privilege; hence a thread each time.)
+ *
  * Between cuts the thread looks after cut records (second copies, forgetting), checkpoints, and windows that no reader holds any more.
  */
 #include <inttypes.h>
 #include <malloc.h>
 #include <stdio.h>
+#include <sys/resource.h>
 #include <time.h>
 #include "head/head_int.h"
 
@@ -132,6 +136,39 @@ static void done_signal(struct head *h, struct window *w, errc rc)
 	pthread_mutex_unlock(&h->windows_mu);
 }
 
+struct writing {
+	struct window *w;
+	struct cut_result *out;
+	struct err *err;
+	errc rc;
+};
+
+static void *writing_main(void *arg)
+{
+	struct writing *x = arg;
+	enum { LOWEST = 19 };
+	/* Of this thread alone, as Linux has it. Without it the block is written all the same. */
+	(void)!setpriority(PRIO_PROCESS, 0, LOWEST);
+	x->rc = head_cut_write(x->w, x->w->ulid, WAL_CUT_ALL, x->out, x->err);
+	return NULL;
+}
+
+static errc write_block(struct window *w, struct cut_result *out, struct err *err)
+{
+	struct writing x = {.w = w, .out = out, .err = err};
+	pthread_t thread;
+	/* What takes shards' locks is done here. */
+	for (uint32_t i = 0; i < w->head->n_shards; i++) {
+		errc rc = head_window_index(w, i, err);
+		if (rc != OK)
+			return rc;
+	}
+	if (pthread_create(&thread, NULL, writing_main, &x) != 0)
+		return head_cut_write(w, w->ulid, WAL_CUT_ALL, out, err);
+	pthread_join(thread, NULL);
+	return x.rc;
+}
+
 static errc cut(struct window *w, enum why why, struct err *err)
 {
 	static const char *const words[] = {"", "time", "asked", "memory", "log size"};
@@ -142,7 +179,7 @@ static errc cut(struct window *w, enum why why, struct err *err)
 		head_window_freeze(w);
 	if (!w->written) {
 		struct cut_result res;
-		rc = head_cut_write(w, w->ulid, WAL_CUT_ALL, &res, err);
+		rc = write_block(w, &res, err);
 		if (rc != OK) {
 			/* A rename that was not synced may have left a whole block behind. */
 			struct io_stat st;

@@ -247,6 +247,7 @@ static void seal_some(struct window *w, struct wpart *part, struct wseries *ws, 
 			far = &hs->v[i];
 		}
 	}
+	ASSERT(far); /* n_raw counts them */
 	leaf_seal(w, part, ws, far);
 }
 

@@ -4,7 +4,7 @@
  *     a reader    the leaves that overlap are copied under the shard's lock; after it the histograms are fed to the same rules. Chunks of floats and of
  *                 histograms may overlap then: readers of a window merge by time anyway
  */
-#include "head/head_int.h"
+#include "head/head_cut_int.h"
 
 /* ---- the histograms of a list of leaves ---- */
 
@@ -79,6 +79,7 @@ struct cut_hist {
 	const struct hist_series *hs;
 	uint32_t leaf;
 	struct hist_stream s;
+	struct cut_file *file;
 };
 
 static errc cut_hist_next(struct cut_hist *c, struct err *err)
@@ -93,7 +94,12 @@ static errc cut_hist_next(struct cut_hist *c, struct err *err)
 			head_hist_leaf_copy(l, c->s.bytes);
 			c->s.r = rd_of(c->s.bytes, n);
 		} else {
-			TRY(stream_file(&c->s, l->off, l->bytes, err));
+			/* Samples of this leaf are asked for until the next is read. */
+			const uint8_t *bytes;
+			TRY(head_cut_file_read(c->file, l->off, l->bytes, &bytes, err));
+			TRY(stream_room(&c->s, l->bytes, err));
+			memcpy(c->s.bytes, bytes, l->bytes);
+			c->s.r = rd_of(c->s.bytes, l->bytes);
 		}
 		TRY(stream_next(&c->s, err));
 	}
@@ -129,10 +135,11 @@ fail:
 	return rc;
 }
 
-errc head_hist_cut(struct window *w, const struct wpart *part, const struct wseries *ws, struct chunk_encoder *e, struct err *err)
+errc head_hist_cut(
+	struct window *w, const struct wpart *part, const struct wseries *ws, struct cut_file *file, struct chunk_encoder *e, struct err *err)
 {
 	errc rc = OK;
-	struct cut_hist h = {.hs = ws->hist};
+	struct cut_hist h = {.hs = ws->hist, .file = file};
 	struct cut_floats *f = malloc(sizeof *f);
 	bool floats;
 	stream_init(&h.s, w);

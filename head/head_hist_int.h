@@ -38,7 +38,9 @@ CHECKED errc head_hist_load_locked(
 	struct window *w, struct wpart *part, struct wseries *ws, uint32_t n, const struct hist_leaf *l, struct span raw, struct err *err);
 
 /* All samples of a series in a frozen window, floats too, into e, and their end. */
-CHECKED errc head_hist_cut(struct window *w, const struct wpart *part, const struct wseries *ws, struct chunk_encoder *e, struct err *err);
+struct cut_file;
+CHECKED errc head_hist_cut(
+	struct window *w, const struct wpart *part, const struct wseries *ws, struct cut_file *file, struct chunk_encoder *e, struct err *err);
 /* For readers: the leaves that overlap, copied under the lock; then, without it, as chunks. skip: only how many. */
 struct hist_copied {
 	const uint8_t *bytes; /* NULL: in the chunk file */

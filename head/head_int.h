@@ -1,5 +1,5 @@
 /* head/head_int.h - what the files of head/ share. Reading order: head_pool.c, head_symbols.c, head_series.c, head_chunkfile.c,
- * head_piece.c, head_open.c, head_chain.c, head_leaf.c, head_hist.c, head_hist_chunks.c, head_window.c, head_postings.c, head_tenant.c, head_spelling.c, head_append.c, head_append_hist.c, head_log.c, head_replay.c, head_replay_tables.c, head_replay_defs.c, head_replay_samples.c, head_replay_lanes.c, head_replay_load.c, head_cut.c, head_cutter.c, head_checkpoint.c,
+ * head_piece.c, head_open.c, head_chain.c, head_leaf.c, head_hist.c, head_hist_chunks.c, head_window.c, head_postings.c, head_tenant.c, head_spelling.c, head_append.c, head_append_hist.c, head_log.c, head_replay.c, head_replay_tables.c, head_replay_defs.c, head_replay_samples.c, head_replay_lanes.c, head_replay_load.c, head_cut.c, head_cut_order.c, head_cut_file.c, head_cut_spool.c, head_cutter.c, head_checkpoint.c,
  * head_snapshot.c, head_snapshot_write.c, head_snapshot_load.c, head_snapshot_pairs.c, head_snapshot_hist.c, head_source.c, head_usage.c, head_cardinality.c, head_full.c, head.c.
  *
  * Exemplars and metadata stand aside: head_annotate.c, head_exemplar_ring.c, head_exemplars.c, head_metadata.c, with head_annotations_int.h.
@@ -41,7 +41,7 @@ enum {
 	HEAD_RAW_SAMPLES = 240,	     /* a raw leaf is split above; as many as a chunk can have */
 	HEAD_RAW_LEAVES = 64,	     /* raw leaves of a series before the farthest one is sealed: 245 kB */
 	HEAD_RAW_LEAVES_TIGHT = 2,   /* the same above 60 % of the memory limit */
-	HEAD_SPILL_PIECES = 4,	     /* full pieces of an open chunk that leave for the chunk file together */
+	HEAD_SPILL_PIECES = 3,	     /* full pieces of an open chunk that leave for the chunk file together */
 	HEAD_FDS = 8,		     /* chunk files open at once */
 	HEAD_SLICE = 512,	     /* series handled under one hold of a shard's lock by background work */
 	HEAD_SELECT_BATCH = 64,	     /* series read at once by an iterator */
@@ -91,13 +91,16 @@ struct symbol {
 	uint32_t refs, hash, n;
 	char s[];
 };
+/* Two to a cache line. */
+enum { PAIR_INLINE = 12 };
 struct label_pair {
 	struct symbol *name;
-	uint32_t refs, hash;
-	uint32_t rank; /* the cutter's alone: place in the order of a window's pairs; 0 at rest */
-	uint32_t n;    /* bytes of the value */
-	char value[];
+	uint32_t refs;		 /* 0: free */
+	uint32_t rank;		 /* the cutter's alone: place in the order of a window's pairs; 0 at rest. Of a free one: the next free id */
+	uint32_t n;		 /* bytes of the value */
+	char bytes[PAIR_INLINE]; /* the value; a longer one's address in the last eight */
 };
+_Static_assert(sizeof(struct label_pair) == 32, "nothing lost between them");
 enum { HEAD_SERIES_CLASSES = LIMIT_LABELS_PER_SERIES + 24 }; /* one for each usual number of labels, then growing ones */
 enum { PAIRS_PER_PAGE = 4096, PAIR_PAGES = 1 << 20 };
 enum { SYMBOLS_RECENT = 32 };
@@ -107,9 +110,9 @@ struct symbols {
 	uint64_t *slots; /* open addressing: the top 16 bits of the hash over the symbol's address, so that a miss touches no symbol */
 	uint32_t n, mask;
 	uint64_t *pair_slots; /* hash << 32 | id + 1 */
-	uint32_t n_pairs, pair_mask;
+	uint32_t n_pairs, n_pair_slots;
 	uint32_t pairs_end, pair_free;	 /* next never used id; head of the free ids, UINT32_MAX = none */
-	struct label_pair ***pages;	 /* PAIR_PAGES, never moved: a pair of a live series is read without the lock */
+	struct label_pair **pages;	 /* PAIR_PAGES, never moved: a pair of a live series is read without the lock */
 	uint32_t recent[SYMBOLS_RECENT]; /* the pair that stood in each place of the series before */
 	uint8_t secret[192];
 };
@@ -118,21 +121,29 @@ void head_symbols_destroy(struct symbols *sy);
 /* Interns all or nothing. */
 CHECKED errc head_pairs_ref(struct symbols *sy, struct labels l, uint32_t *ids, struct err *err);
 void head_pairs_unref(struct symbols *sy, const uint32_t *ids, uint32_t n);
-/* For who loads a snapshot: of many different pairs, HEAD_PAIRS_LOAD at most, a reference each; ERR_NOMEM: the first *n have one. */
+/* For who loads a snapshot: of many different pairs, HEAD_PAIRS_LOAD at most, a reference each; ERR_NOMEM: the first *n have one. reserve: so many more, if there is
+ * memory. */
 enum { HEAD_PAIRS_LOAD = 32 };
 CHECKED errc head_pairs_load(struct symbols *sy, const struct label *l, uint32_t *n, uint32_t *ids, struct err *err);
-void head_pairs_reserve(struct symbols *sy, uint64_t n); /* so many more, if there is memory */
-/* Once more each; under sy->mu. The caller holds them already. */
+void head_pairs_reserve(struct symbols *sy, uint64_t n);
 /* The id of a pair that some live series has, or false. For queries. */
 bool head_pair_find(struct symbols *sy, struct span name, struct span value, uint32_t *id);
 
 static inline struct label_pair *head_pair(const struct symbols *sy, uint32_t id)
 {
-	return sy->pages[id / PAIRS_PER_PAGE][id % PAIRS_PER_PAGE];
+	return &sy->pages[id / PAIRS_PER_PAGE][id % PAIRS_PER_PAGE];
+}
+static inline struct span head_pair_value(const struct label_pair *p)
+{
+	const char *large;
+	if (LIKELY(p->n <= PAIR_INLINE))
+		return (struct span){p->bytes, p->n};
+	memcpy(&large, p->bytes + PAIR_INLINE - sizeof large, sizeof large);
+	return (struct span){large, p->n};
 }
 static inline struct label head_pair_label(const struct label_pair *p)
 {
-	return (struct label){{p->name->s, p->name->n}, {p->value, p->n}};
+	return (struct label){{p->name->s, p->name->n}, head_pair_value(p)};
 }
 
 /* ---- series (head_series.c) ---- */
@@ -234,218 +245,9 @@ bool head_alias_sweep(struct shard *sh, uint64_t *at);
 void head_series_wire(const struct head *h, const struct series *s, struct buf *out);
 int head_series_cmp(const struct head *h, const struct series *a, const struct series *b);
 
-/* ---- the chunk file of a window (head_chunkfile.c) ---- */
+/* ---- its floats in a window, and its histograms ---- */
 
-struct chunkfile {
-	struct head *head;
-	struct ulid ulid;
-	uint32_t
-		number; /* random, in its name: the log may bring a window of this ULID back, and a snapshot must not take that one's file for the one it knows */
-	pthread_mutex_t mu;
-	uint8_t *buf; /* bytes [flushed, flushed + n) */
-	size_t n, cap, flush_at;
-	uint64_t flushed;
-	bool exists;
-	bool unsynced;		  /* a sync of it failed: what the disk has is not known */
-	_Atomic uint64_t *total2; /* the window's memory */
-};
-struct chunkfile_fds {
-	pthread_mutex_t mu;
-	uint64_t clock;
-	struct chunkfile_fd {
-		const struct chunkfile *file; /* NULL: free */
-		int fd;
-		uint32_t pins;
-		uint64_t used;
-	} v[HEAD_FDS];
-};
-void head_chunkfile_init(struct chunkfile *f, struct head *h, struct ulid ulid, _Atomic uint64_t *total2);
-/* One record. A chunk of floats may stand in several: all but the last `goes_on`, and each names the one before it; so do the chunks of a chain. */
-#define CHUNKFILE_NONE ((UINT64_C(1) << 40) - 1) /* no offset: smaller ones fit a leaf and a chain */
-struct chunkfile_record {
-	uint64_t ref;
-	int64_t mint, maxt;
-	uint64_t previous;  /* CHUNKFILE_NONE: none */
-	uint16_t before, n; /* floats: payload bytes of the chunk in records before, and its samples up to here */
-	uint8_t enc;
-	bool goes_on;
-	struct span data; /* of floats without the count that begins a chunk */
-};
-enum { CHUNKFILE_HEADER = 39, CHUNKFILE_OVERHEAD = CHUNKFILE_HEADER + 4 };
-/* Copies it to the file's end. A write that fails (disk full) keeps the bytes in memory; only ERR_NOMEM is an error. */
-CHECKED errc head_chunkfile_append(struct chunkfile *f, const struct chunkfile_record *r, uint64_t *off, struct err *err);
-/* Reads and checks the record at off; the payload (len bytes) goes to out, which has room for len + CHUNKFILE_OVERHEAD. */
-CHECKED errc head_chunkfile_read(struct chunkfile *f, uint64_t off, uint32_t len, uint8_t *out, struct err *err);
-/* The chunk of floats whose last record is at off, with its count, into out (HEAD_CHUNK_MAX_BYTES). */
-struct chunkfile_chunk {
-	int64_t mint, maxt;
-	uint64_t previous;	     /* of its first record */
-	uint32_t n, n_bytes, n_last; /* samples, bytes with the count, payload bytes of the last record */
-};
-CHECKED errc head_chunkfile_chunk(struct chunkfile *f, uint64_t off, uint8_t *out, struct chunkfile_chunk *c, struct err *err);
-/* The first n payload bytes of a chunk that is still open, the last of which are at off. *previous: of its first record. */
-CHECKED errc head_chunkfile_begun(struct chunkfile *f, uint64_t off, uint32_t n, uint8_t *out, uint64_t *previous, struct err *err);
-/* What a record at off says is not what was written there: the error, and no snapshot brings it over the next start. */
-errc head_chunkfile_corrupt(const struct chunkfile *f, uint64_t off, struct err *err);
-uint64_t head_chunkfile_bytes(struct chunkfile *f);
-/* All that was appended is on disk; *bytes: how much that is. */
-CHECKED errc head_chunkfile_sync(struct chunkfile *f, uint64_t *bytes, struct err *err);
-/* Goes on in the file that a snapshot knows: its size; and when all leaves are there it is cut back to what they need. ERR_CORRUPT: it is shorter. */
-CHECKED errc head_chunkfile_adopt(struct chunkfile *f, uint32_t number, uint64_t *bytes, struct err *err);
-CHECKED errc head_chunkfile_cut(struct chunkfile *f, uint64_t bytes, struct err *err);
-bool head_chunkfile_named(const struct chunkfile *f, const char *name);
-void head_chunkfile_remove(struct chunkfile *f);
-
-/* ---- a series in a window (head_leaf.c) ---- */
-
-/* The payload of an open chunk, without its count, is a list of pieces: it grows without being moved, and what was outgrown is of use for any other series. */
-enum { PIECE_PAYLOAD = 28, PIECES_PER_PAGE = 1024 };
-struct piece {
-	uint8_t bytes[PIECE_PAYLOAD];
-	uint32_t next; /* number of the next piece; 0: none */
-};
-
-enum leaf_kind { LEAF_FILE, LEAF_RAW };
-/* 16 bytes: at four full chunks a window they are a sixth of what a series takes. */
-struct leaf {
-	uint32_t mint, maxt; /* from the window's start */
-	union {
-		struct {
-			uint64_t kind : 1;
-			uint64_t touched : 1; /* not what the cutting rule made of the samples as they came in order, or not known to end where the
-						 rule ends it */
-			uint64_t n : 8;
-			uint64_t len : 14; /* FILE: payload bytes of its last record */
-			uint64_t off : 40; /* FILE: of that in the chunk file */
-		};
-		struct {
-			uint64_t : 10;
-			uint64_t room : 9; /* RAW: in samples */
-			uint64_t raw : 45; /* RAW: address / 8, from the part's pool */
-		};
-	};
-};
-static inline struct chunk_sample *leaf_raw(const struct leaf *l)
-{
-	return (struct chunk_sample *)(uintptr_t)((uint64_t)l->raw * 8);
-}
-
-/* Leaves are disjoint and ascend; the open chunk lies behind all of them. */
-struct leaves {
-	uint32_t n, cap;
-	uint16_t n_raw;
-	bool touched; /* some leaf is */
-	struct leaf v[];
-};
-
-/* A series in a window. One cache line; times are from the window's start. */
-struct wseries {
-	union {
-		struct leaves *leaves; /* NULL: none */
-		uint64_t chain;	       /* odd: what lies before the open chunk's pieces is in the file (head_chain.c) */
-	};
-	uint64_t v;	      /* of the open chunk's last sample */
-	uint32_t t, dt;	      /* its time, and that less the one before */
-	uint32_t start;	      /* of the open chunk */
-	uint32_t next_at;     /* where the rule will end it */
-	uint32_t first, last; /* pieces; 0: none */
-	uint16_t n, n_bytes;  /* samples of the open chunk (0: none is open), and its payload bytes with the count */
-	uint8_t leading, trailing, bits_left;
-	uint8_t shard;
-	uint32_t local; /* number in its part */
-	uint8_t fill;	/* bytes used of the last piece */
-	uint8_t unused;
-	uint16_t known;		  /* replay's: it came from a snapshot with all samples of this many frames behind the mark, less 1; 0: it did not */
-	struct hist_series *hist; /* NULL: it has no histograms */
-};
-_Static_assert(sizeof(struct wseries) == 64, "one cache line");
-
-/* A chain: bit 0 set | 40 bits: offset of its last record | 13 bits: payload bytes of the open chunk that are there | 10 bits: chunks, 1023 = or more. */
-#define CHAIN_CHUNKS_MAX 1023u
-static inline bool ws_chained(const struct wseries *ws)
-{
-	return ws->chain & 1;
-}
-static inline uint64_t chain_of(uint64_t off, uint32_t spilled, uint32_t chunks)
-{
-	return 1 | off << 1 | (uint64_t)spilled << 41 | (uint64_t)(chunks < CHAIN_CHUNKS_MAX ? chunks : CHAIN_CHUNKS_MAX) << 54;
-}
-static inline uint64_t chain_off(uint64_t chain)
-{
-	return chain >> 1 & CHUNKFILE_NONE;
-}
-static inline uint32_t chain_spilled(uint64_t chain)
-{
-	return chain & 1 ? (uint32_t)(chain >> 41) & 8191 : 0;
-}
-static inline uint32_t chain_chunks(uint64_t chain)
-{
-	return chain & 1 ? (uint32_t)(chain >> 54) : 0;
-}
-
-static inline uint32_t ws_leaves(const struct wseries *ws)
-{
-	return ws->leaves && !ws_chained(ws) ? ws->leaves->n : 0;
-}
-
-/* REPLACED: the same histogram in another layout, in the other's place: no new sample, but it must be logged. */
-enum insert_verdict { INSERT_STORED, INSERT_DUPLICATE, INSERT_CONFLICT, INSERT_FAILED, INSERT_REPLACED };
-struct window;
-struct wpart;
-/* The open chunk (head_open.c), under the shard's lock. append: t is behind its last sample, or it is empty; false: no memory, nothing was changed. read: the payload
- * with its count into out (HEAD_CHUNK_MAX_BYTES are enough). read_pieces: the same but for chain_spilled(ws->chain) bytes behind the count, which
- * are left as they are. drop: it is empty again. */
-bool head_open_append(struct window *w, struct wpart *part, struct wseries *ws, uint32_t t, uint64_t v);
-CHECKED errc head_open_read(struct window *w, const struct wpart *part, const struct wseries *ws, uint8_t *out, size_t *n, struct err *err);
-size_t head_open_read_pieces(const struct wpart *part, const struct wseries *ws, uint8_t *out);
-void head_open_drop(struct wpart *part, struct wseries *ws);
-/* Its payload bytes that are in pieces. */
-static inline uint32_t ws_in_pieces(const struct wseries *ws)
-{
-	return ws->n == 0 ? 0 : ws->n_bytes - (uint32_t)XOR_HEADER_BYTES - chain_spilled(ws->chain);
-}
-
-/* Chains (head_chain.c), under the shard's lock, or of a frozen part. may: no leaves and no histograms, so that the next full chunk goes into one. spill: the open
- * chunk's first pieces, up to `last` and n of them, go to the file if there is memory for it. end: all of it goes there. unfold: leaves take the chain's place, and pieces
- * what was spilled. */
-static inline bool ws_may_chain(const struct wseries *ws)
-{
-	return (ws->chain == 0 || ws_chained(ws)) && !ws->hist;
-}
-void head_chain_spill_locked(struct window *w, struct wpart *part, struct wseries *ws, uint32_t last, uint32_t n);
-CHECKED errc head_chain_end_locked(struct window *w, struct wpart *part, struct wseries *ws, struct err *err);
-CHECKED errc head_chain_unfold_locked(struct window *w, struct shard *sh, struct wpart *part, struct wseries *ws, struct err *err);
-/* Its full chunks from the newest on, with the payloads in out (HEAD_CHUNK_MAX_BYTES); no lock is needed. chain: as copied. spilled: where the open chunk's bytes
- * go: behind the count in out. */
-struct chain_reader {
-	struct window *w;
-	uint64_t off, at; /* of the next chunk to read, and of the one read last */
-	int64_t before;	  /* that begins here */
-};
-CHECKED errc head_chain_open(struct window *w, uint64_t chain, int64_t open_mint, uint8_t *spilled, struct chain_reader *out, struct err *err);
-CHECKED errc head_chain_next(struct chain_reader *r, uint8_t *out, struct chunkfile_chunk *c, bool *more, struct err *err);
-
-/* Under the shard's lock, t inside the window. FAILED: err says why, nothing was changed. winner: a conflict is decided by float_winner
- * (replay) instead of refused. *late is set when t was not behind all others. */
-enum insert_verdict head_leaf_insert_locked(
-	struct window *w, struct shard *sh, struct wpart *part, struct wseries *ws, int64_t t, uint64_t v, bool winner, bool *late, struct err *err);
-/* The samples of a leaf into out (HEAD_RAW_SAMPLES + 1 entries). bytes: room for a chunk's record. */
-CHECKED errc head_leaf_decode(struct window *w, const struct leaf *l, struct chunk_sample *out, uint8_t *bytes, size_t *n, struct err *err);
-
-/* Room for more leaves behind those that there are. */
-CHECKED errc head_leaves_room(struct wpart *part, struct wseries *ws, uint32_t more, struct err *err);
-
-/* Whether a float of time t is there. */
-CHECKED errc head_leaf_has_locked(
-	struct window *w, struct shard *sh, const struct wpart *part, const struct wseries *ws, int64_t t, bool *has, struct err *err);
-
-/* Pieces (head_piece.c). new: 0 is no memory, or what reserve granted; its `next` is 0. free: a list of n. */
-uint32_t head_piece_new(struct wpart *p);
-void head_pieces_free(struct wpart *p, uint32_t first, uint32_t last, uint32_t n);
-bool head_pieces_reserve(struct wpart *p, uint32_t n);
-
-/* ---- its histograms ---- */
-
+#include "head/head_floats_int.h"
 #include "head/head_hist_int.h"
 
 static inline uint32_t ws_hists(const struct wseries *ws)
@@ -460,6 +262,20 @@ static inline bool ws_empty(const struct wseries *ws)
 static inline uint32_t head_spread(uint64_t x)
 {
 	return (uint32_t)(x * UINT64_C(0x9e3779b97f4a7c15) >> 32);
+}
+/* The place of a hash among n slots. Tables whose n is no power of two grow by half: a third less stands empty. */
+static inline uint32_t head_place(uint32_t hash, uint32_t n)
+{
+	return (uint32_t)((uint64_t)hash * n >> 32);
+}
+static inline uint32_t head_place_next(uint32_t i, uint32_t n)
+{
+	return i + 1 == n ? 0 : i + 1;
+}
+/* Whether what has its home at `home` and stands at j may stand at i, which is before j: linear probing, wrapped at n. */
+static inline bool head_place_may(uint32_t home, uint32_t i, uint32_t j)
+{
+	return i <= j ? home <= i || home > j : home <= i && home > j;
 }
 
 /* ---- windows and their postings (head_window.c, head_postings.c) ---- */
@@ -491,18 +307,14 @@ struct wpart {
 	uint32_t n_pieces, cap_first, n_piece_pages, cap_piece_pages, free_piece, n_free_pieces;
 	uint64_t *map; /* low half of the series' hash << 32 | local + 1, open addressing; made when it is first asked for */
 	uint32_t map_mask, n_mapped;
-	uint32_t n_indexed;		 /* series whose labels are in the postings: they follow in slices (head_window_index) */
-	uint64_t *posting_slots;	 /* pair << 32 | its only number or its list, open addressing */
-	uint32_t postings_mask, n_pairs; /* slots less one, and how many are taken */
-	struct posting **postings;	 /* lists, in pages; the first one may be smaller */
+	uint32_t n_indexed;		   /* series whose labels are in the postings: they follow in slices (head_window_index) */
+	uint64_t *posting_slots;	   /* pair << 32 | its only number or its list, open addressing */
+	uint32_t n_posting_slots, n_pairs; /* how many of them are taken */
+	struct posting **postings;	   /* lists, in pages; the first one may be smaller */
 	uint32_t n_postings, cap_first_postings, n_posting_pages, cap_posting_pages;
 	struct name_pairs *names;
 	uint32_t n_names, cap_names;
 	uint64_t n_samples;
-	/* Samples in chains, right as a sum over a window's parts; and while a snapshot is written, of the series from `copied` on as they are, of the others as
-	 * they were. */
-	uint64_t n_chained, n_chained_copy;
-	uint32_t copied;
 	int64_t min_t, max_t;
 };
 

@@ -99,9 +99,10 @@ static struct chunkfile_record floats_record(
 /* The open chunk goes to the chunk file. */
 static errc open_full(struct window *w, struct shard *sh, struct wpart *part, struct wseries *ws, struct err *err)
 {
-	if (LIKELY(ws_may_chain(ws)))
+	if (LIKELY(ws_may_chain(ws) && chain_samples(ws->chain) + ws->n <= CHAIN_SAMPLES_MAX))
 		return head_chain_end_locked(w, part, ws, err);
-	ASSERT(!ws_chained(ws));
+	if (ws_chained(ws) && head_chain_unfold_locked(w, sh, part, ws, err) != OK)
+		return ERR_NOMEM;
 	uint64_t off;
 	struct chunkfile_record r = floats_record(w, part, ws, ws->start, ws->t, ws->n);
 	r.data = span_of(sh->scratch_bytes + XOR_HEADER_BYTES, head_open_read_pieces(part, ws, sh->scratch_bytes) - XOR_HEADER_BYTES);
@@ -141,10 +142,10 @@ errc head_leaf_decode(struct window *w, const struct leaf *l, struct chunk_sampl
 	}
 	errc rc = OK;
 	struct chunkfile_chunk c;
-	TRY(head_chunkfile_chunk(&w->file, l->off, bytes, &c, err));
+	TRY(head_chunkfile_chunk(&w->file, NULL, l->off, bytes, &c, err));
 	TRY(xor_decode(span_of(bytes, c.n_bytes), out, HEAD_RAW_SAMPLES + 1, n, err));
-	if (*n != l->n || out[0].t != leaf_mint(w, l) || out[*n - 1].t != leaf_maxt(w, l))
-		return head_chunkfile_corrupt(&w->file, l->off, err);
+	CHECK(*n == l->n && out[0].t == leaf_mint(w, l) && out[*n - 1].t == leaf_maxt(w, l), ERR_CORRUPT,
+		"chunk file of window %s: the chunk at offset %llu is another one", ulid_text(w->ulid).s, (unsigned long long)l->off);
 fail:
 	return rc;
 }
@@ -385,7 +386,7 @@ errc head_leaf_has_locked(
 		struct chain_reader r;
 		struct chunkfile_chunk c;
 		bool more = true;
-		TRY(head_chain_open(w, ws->chain, w->start + (ws->n > 0 ? ws->start : ws->t + INT64_C(1)), sh->scratch_bytes, &r, err));
+		TRY(head_chain_open(w, NULL, ws->chain, w->start + (ws->n > 0 ? ws->start : ws->t + INT64_C(1)), sh->scratch_bytes, &r, err));
 		while (more && r.before > t)
 			TRY(head_chain_next(&r, sh->scratch_bytes, &c, &more, err));
 		if (!more || c.maxt < t)

@@ -109,7 +109,7 @@ errc head_open_read(struct window *w, const struct wpart *part, const struct wse
 	*n = head_open_read_pieces(part, ws, out);
 	if (LIKELY(chain_spilled(ws->chain) == 0))
 		return OK;
-	return head_chunkfile_begun(&w->file, chain_off(ws->chain), chain_spilled(ws->chain), out + XOR_HEADER_BYTES, &previous, err);
+	return head_chunkfile_begun(&w->file, NULL, chain_off(ws->chain), chain_spilled(ws->chain), out + XOR_HEADER_BYTES, &previous, err);
 }
 
 void head_open_drop(struct wpart *part, struct wseries *ws)

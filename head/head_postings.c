@@ -18,7 +18,8 @@ static uint64_t *slot_find(const struct wpart *p, uint32_t pair)
 {
 	if (!p || !p->posting_slots)
 		return NULL;
-	for (uint32_t i = head_spread(pair) & p->postings_mask; p->posting_slots[i]; i = (i + 1) & p->postings_mask)
+	const uint32_t n = p->n_posting_slots;
+	for (uint32_t i = head_place(head_spread(pair), n); p->posting_slots[i]; i = head_place_next(i, n))
 		if (p->posting_slots[i] >> 32 == pair)
 			return &p->posting_slots[i];
 	return NULL;
@@ -44,7 +45,7 @@ uint32_t head_posting_count(const struct wpart *p, uint32_t pair)
 
 bool head_part_pair(const struct wpart *p, uint64_t *at, uint32_t *pair)
 {
-	for (; p && p->posting_slots && *at <= p->postings_mask; ++*at) {
+	for (; p && p->posting_slots && *at < p->n_posting_slots; ++*at) {
 		uint64_t slot = p->posting_slots[*at];
 		if (slot == 0 || slot_count(p, slot) == 0)
 			continue;
@@ -95,26 +96,28 @@ uint32_t head_posting_read(const struct wpart *p, uint32_t pair, uint32_t below,
 	return e->n;
 }
 
+static void slot_put(uint64_t *v, uint32_t n, uint64_t slot)
+{
+	uint32_t i = head_place(head_spread(slot >> 32), n);
+	while (v[i])
+		i = head_place_next(i, n);
+	v[i] = slot;
+}
+
 static bool slots_grow(struct wpart *p)
 {
-	uint32_t mask = p->posting_slots ? p->postings_mask * 2 + 1 : 15;
-	size_t bytes = ((size_t)mask + 1) * sizeof *p->posting_slots;
-	uint64_t *v = head_pool_alloc(&p->pool, bytes);
+	uint32_t had = p->n_posting_slots, n = had ? had + had / 2 : 16;
+	uint64_t *v = had < UINT32_MAX / 3 * 2 ? head_pool_alloc(&p->pool, n * sizeof *v) : NULL;
 	if (!v)
 		return false;
-	memset(v, 0, bytes);
-	for (uint32_t i = 0; p->posting_slots && i <= p->postings_mask; i++) {
-		if (!p->posting_slots[i])
-			continue;
-		uint32_t j = head_spread(p->posting_slots[i] >> 32) & mask;
-		while (v[j])
-			j = (j + 1) & mask;
-		v[j] = p->posting_slots[i];
-	}
-	if (p->posting_slots)
-		head_pool_free(&p->pool, p->posting_slots, ((size_t)p->postings_mask + 1) * sizeof *v);
+	memset(v, 0, n * sizeof *v);
+	for (uint32_t i = 0; i < had; i++)
+		if (p->posting_slots[i])
+			slot_put(v, n, p->posting_slots[i]);
+	if (had)
+		head_pool_free(&p->pool, p->posting_slots, had * sizeof *v);
 	p->posting_slots = v;
-	p->postings_mask = mask;
+	p->n_posting_slots = n;
 	return true;
 }
 
@@ -197,14 +200,11 @@ static bool posting_make(struct head *h, struct wpart *p, uint32_t pair)
 	}
 	if (slot)
 		return true;
-	if ((!p->posting_slots || p->n_pairs + 1 > p->postings_mask / 4 * 3) && !slots_grow(p))
+	if (p->n_pairs + 1 > p->n_posting_slots / 4 * 3 && !slots_grow(p))
 		return false;
 	if (!name_add(p, head_pair(&h->symbols, pair)->name, pair))
 		return false;
-	uint32_t i = head_spread(pair) & p->postings_mask;
-	while (p->posting_slots[i])
-		i = (i + 1) & p->postings_mask;
-	p->posting_slots[i] = (uint64_t)pair << 32 | NONE;
+	slot_put(p->posting_slots, p->n_posting_slots, (uint64_t)pair << 32 | NONE);
 	p->n_pairs++;
 	return true;
 }
@@ -268,7 +268,7 @@ static void index_ahead(const struct wpart *p, uint32_t local)
 		return;
 	const struct series *s = part_series(p, local);
 	for (uint32_t i = 0; i < s->n_pairs; i++)
-		__builtin_prefetch(&p->posting_slots[head_spread(s->pairs[i]) & p->postings_mask], 1);
+		__builtin_prefetch(&p->posting_slots[head_place(head_spread(s->pairs[i]), p->n_posting_slots)], 1);
 }
 
 errc head_window_index(struct window *w, uint32_t shard, struct err *err)

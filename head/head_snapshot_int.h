@@ -2,7 +2,7 @@
 #pragma once
 #include "head/head_int.h"
 
-enum { SNAPSHOT_VERSION = 2, SNAPSHOT_HEADER = 16, SNAPSHOT_SECTION_HEADER = 20 };
+enum { SNAPSHOT_VERSION = 3, SNAPSHOT_HEADER = 16, SNAPSHOT_SECTION_HEADER = 20 };
 #define SNAPSHOT_SECTION_MAX (64 * MIB) /* a series of a million chunks fits */
 #define SNAPSHOT_BYTES_PER_S (64 * MIB) /* unless the configuration says otherwise */
 enum snapshot_section {

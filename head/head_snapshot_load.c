@@ -44,7 +44,6 @@ struct reader {
 	struct window *w;
 	struct wal_window ww;
 	uint64_t n_states, chunk_bytes, chunk_room;
-	bool chained; /* some series is */
 	uint64_t windows, samples;
 	uint64_t sections;
 	bool ended;
@@ -377,7 +376,6 @@ static errc window_get(struct reader *r, struct rd *b, struct err *err)
 	TRY(head_replay_window(r->h, r->ww.tenant, &r->ww, first, r->mark.seq, &r->w, err));
 	r->in_window = true;
 	r->n_states = r->chunk_bytes = 0;
-	r->chained = false;
 	if (r->w)
 		TRY(head_chunkfile_adopt(&r->w->file, file, &r->chunk_room, err));
 fail:
@@ -416,7 +414,7 @@ static errc leaves_get(struct reader *r, struct rd *b, struct wpart *part, struc
 			uint64_t off = (uint64_t)get_le32(word + 4) << 8 | word[3];
 			l.off = off & ((UINT64_C(1) << 40) - 1);
 			uint64_t file_end = off + l.len + CHUNKFILE_OVERHEAD;
-			MUST(l.len <= HEAD_CHUNK_MAX_BYTES && l.off < CHUNKFILE_NONE && (!part || file_end <= r->chunk_room), "leaf");
+			MUST(l.len + (size_t)CHUNKFILE_OVERHEAD <= HEAD_CHUNK_MAX_BYTES && (!part || file_end <= r->chunk_room), "leaf");
 			r->chunk_bytes = file_end > r->chunk_bytes ? file_end : r->chunk_bytes;
 		} else {
 			struct span raw = rd_bytes(b, (uint64_t)l.n * 16);
@@ -451,22 +449,6 @@ fail:
 	return rc;
 }
 
-static errc chain_get(struct reader *r, struct rd *b, struct wseries *ws, struct err *err)
-{
-	errc rc = OK;
-	uint64_t x = rd_le64(b), file_end = chain_off(x) + CHUNKFILE_OVERHEAD;
-	uint32_t t = rd_le32(b);
-	MUST(b->ok && x & 1 && chain_off(x) != CHUNKFILE_NONE && chain_spilled(x) % PIECE_PAYLOAD == 0 && chain_spilled(x) <= OPEN_BYTES_MAX &&
-			t < r->ww.range_ms && (!r->w || file_end <= r->chunk_room),
-		"chain");
-	r->chunk_bytes = file_end > r->chunk_bytes ? file_end : r->chunk_bytes;
-	r->chained |= r->w != NULL;
-	ws->chain = x;
-	ws->t = t;
-fail:
-	return rc;
-}
-
 static errc open_get(struct reader *r, struct rd *b, struct wpart *part, struct wseries *ws, uint32_t begin, struct err *err)
 {
 	errc rc = OK;
@@ -488,8 +470,8 @@ static errc open_get(struct reader *r, struct rd *b, struct wpart *part, struct 
 		     x.start <= x.t && x.t < r->ww.range_ms && x.next_at <= r->ww.range_ms && x.bits_left < 8 &&
 		     (x.leading == 0xff || (x.leading < 32 && x.leading + x.trailing < 64));
 	MUST(right, "open chunk");
-	uint32_t left = x.n_bytes - (uint32_t)XOR_HEADER_BYTES, spilled = chain_spilled(ws->chain);
-	MUST(spilled < left, "open chunk"); /* its end is never spilled */
+	uint32_t left = x.n_bytes - (uint32_t)XOR_HEADER_BYTES, spilled = chain_spilled(x.chain);
+	MUST(spilled < left, "open chunk");
 	left -= spilled;
 	struct span bytes = rd_bytes(b, left);
 	MUST(b->ok, "open chunk");
@@ -519,8 +501,24 @@ fail:
 	return rc;
 }
 
+static errc chain_get(struct reader *r, struct rd *b, struct wpart *part, struct wseries *ws, uint64_t *n_samples, struct err *err)
+{
+	errc rc = OK;
+	uint64_t chain = rd_le64(b);
+	ws->t = rd_le32(b);
+	uint64_t file_end = chain_off(chain) + CHUNKFILE_OVERHEAD;
+	MUST(b->ok && chain & 1 && ws->t < r->ww.range_ms && (chain_samples(chain) > 0 || chain_spilled(chain) > 0) &&
+			(!part || file_end <= r->chunk_room),
+		"chain");
+	r->chunk_bytes = file_end > r->chunk_bytes ? file_end : r->chunk_bytes;
+	ws->chain = chain;
+	*n_samples += chain_samples(chain);
+fail:
+	return rc;
+}
+
 /* known: as in struct wseries. */
-static errc state_get(struct reader *r, struct rd *b, struct series *s, uint16_t known, struct err *err)
+static errc state_get(struct reader *r, struct rd *b, struct series *s, uint16_t known, int64_t min_t, struct err *err)
 {
 	errc rc = OK;
 	struct wpart *part = NULL;
@@ -529,10 +527,8 @@ static errc state_get(struct reader *r, struct rd *b, struct series *s, uint16_t
 	uint32_t begin = 0;
 	uint64_t n = 0;
 	uint8_t flags = rd_u8(b);
-	bool chained = flags & SNAPSHOT_HAS_CHAIN;
-	MUST(b->ok && flags != 0 && flags <= (SNAPSHOT_HAS_LEAVES | SNAPSHOT_HAS_OPEN | SNAPSHOT_HAS_HISTOGRAMS | SNAPSHOT_HAS_CHAIN) &&
-			!(chained && flags & (SNAPSHOT_HAS_LEAVES | SNAPSHOT_HAS_HISTOGRAMS)),
-		"state");
+	const unsigned chain = SNAPSHOT_HAS_CHAIN, no_chain = SNAPSHOT_HAS_LEAVES | SNAPSHOT_HAS_HISTOGRAMS;
+	MUST(b->ok && flags != 0 && (flags & ~(no_chain | chain | SNAPSHOT_HAS_OPEN)) == 0 && !(flags & chain && flags & no_chain), "state");
 	if (r->w) {
 		uint32_t before = r->w->parts[s->shard].p ? r->w->parts[s->shard].p->n : 0;
 		ws = head_window_series_locked(r->w, &r->h->shards[s->shard], s->shard, s, err);
@@ -545,12 +541,11 @@ static errc state_get(struct reader *r, struct rd *b, struct series *s, uint16_t
 	}
 	if (flags & SNAPSHOT_HAS_LEAVES)
 		TRY(leaves_get(r, b, part, ws, &begin, &n, err));
-	if (chained) {
-		TRY(chain_get(r, b, ws, err));
-		MUST(chain_spilled(ws->chain) == 0 || flags & SNAPSHOT_HAS_OPEN, "chain");
-	}
+	if (flags & SNAPSHOT_HAS_CHAIN)
+		TRY(chain_get(r, b, part, ws, &n, err));
 	if (flags & SNAPSHOT_HAS_OPEN)
 		TRY(open_get(r, b, part, ws, begin, err));
+	MUST(flags & SNAPSHOT_HAS_OPEN || chain_spilled(ws->chain) == 0, "a chunk that is begun and not open");
 	if (flags & SNAPSHOT_HAS_HISTOGRAMS) {
 		const char *why;
 		TRY(head_snapshot_hist_get(b, r->w, part, ws, r->ww.range_ms, r->chunk_room, &hists, &why, err));
@@ -559,11 +554,11 @@ static errc state_get(struct reader *r, struct rd *b, struct series *s, uint16_t
 	}
 	if (!part)
 		return OK;
-	/* How many samples are in chains, and when the first one is, the window's end says. */
 	n += ws->n + hists.n;
-	uint32_t first = ws_leaves(ws) ? ws->leaves->v[0].mint : ws->n ? ws->start : chained ? ws->t : hists.first;
+	uint32_t first = ws_leaves(ws) ? ws->leaves->v[0].mint : ws->n ? ws->start : hists.first;
 	first = hists.n && hists.first < first ? hists.first : first;
 	int64_t mint = r->ww.start_ms + first, maxt = head_ws_newest(r->w, ws);
+	mint = ws_chained(ws) ? min_t : mint; /* a chain's first time is in the file */
 	part->n_samples += n;
 	part->min_t = mint < part->min_t ? mint : part->min_t;
 	part->max_t = maxt > part->max_t ? maxt : part->max_t;
@@ -578,9 +573,10 @@ static errc states_get(struct reader *r, struct rd *b, struct err *err)
 	errc rc = OK;
 	struct head *h = r->h;
 	uint64_t covers = rd_uvarint(b), number = 0, before = r->samples;
+	uint64_t first = rd_uvarint(b);
 	uint16_t known = covers < UINT16_MAX ? (uint16_t)(covers + 1) : UINT16_MAX;
 	bool locked = false;
-	MUST(b->ok && r->in_window, "states of no window");
+	MUST(b->ok && r->in_window && first < (uint64_t)r->ww.range_ms, "states of no window");
 	if (r->n_series > 0)
 		TRY(room(&r->windowed, &r->cap_windowed, (r->n_series - 1) / 64, r->n_series / 64 + 1, sizeof *r->windowed, err));
 	for (uint32_t i = 0; i < h->n_shards; i++)
@@ -591,7 +587,7 @@ static errc states_get(struct reader *r, struct rd *b, struct err *err)
 		MUST(b->ok && number < r->n_series, "the state of no series");
 		if (number + STATE_AHEAD < r->n_series)
 			__builtin_prefetch(r->series[number + STATE_AHEAD], 1);
-		TRY(state_get(r, b, r->series[number], known, err));
+		TRY(state_get(r, b, r->series[number], known, r->ww.start_ms + (int64_t)first, err));
 		if (r->w)
 			r->windowed[number / 64] |= UINT64_C(1) << number % 64;
 		r->n_states++;
@@ -605,35 +601,11 @@ fail:
 	return rc;
 }
 
-/* How many samples are in chains, and when the window's first one is, is known when all states are there. */
-static void chains_count(struct reader *r, uint64_t n, int64_t mint)
-{
-	struct head *h = r->h;
-	atomic_fetch_add_explicit(&r->w->n_samples, n, memory_order_relaxed);
-	atomic_fetch_add_explicit(&h->n_samples, n, memory_order_relaxed);
-	r->samples += n;
-	for (uint32_t i = 0; i < h->n_shards; i++) {
-		pthread_mutex_lock(&h->shards[i].mu);
-		struct wpart *p = r->w->parts[i].p;
-		if (p && p->n > 0) {
-			p->n_chained += n;
-			p->n_samples += n + 1; /* a part may have nothing but chains */
-			p->min_t = mint < p->min_t ? mint : p->min_t;
-			n = 0;
-		}
-		pthread_mutex_unlock(&h->shards[i].mu);
-	}
-}
-
 static errc window_end(struct reader *r, struct rd *b, struct err *err)
 {
 	errc rc = OK;
-	uint64_t n = rd_uvarint(b), bytes = rd_uvarint(b), samples = rd_uvarint(b), first = rd_uvarint(b);
-	MUST(b->ok && b->p == b->end && r->in_window && n == r->n_states && bytes >= r->chunk_bytes && bytes < CHUNKFILE_NONE &&
-			samples <= INT64_MAX && first < (uint64_t)r->ww.range_ms,
-		"a window's end");
-	if (r->w && r->chained)
-		chains_count(r, samples, r->ww.start_ms + (int64_t)first);
+	uint64_t n = rd_uvarint(b), bytes = rd_uvarint(b);
+	MUST(b->ok && b->p == b->end && r->in_window && n == r->n_states && bytes >= r->chunk_bytes && bytes < UINT64_C(1) << 40, "a window's end");
 	if (r->w)
 		TRY(head_chunkfile_cut(&r->w->file, bytes, err));
 	r->windows++;
@@ -761,7 +733,8 @@ static errc chunk_dir_clean(struct head *h, bool loaded, struct err *err)
 		size_t len = strlen(names[i]);
 		bool chunks = len >= ULID_TEXT_BYTES + 7 && strcmp(names[i] + len - 7, ".chunks") == 0;
 		struct ulid u;
-		if (!chunks && strcmp(names[i], "snapshot.tmp") != 0)
+		bool cut = len > 4 && strcmp(names[i] + len - 4, ".cut") == 0; /* a cut's spool */
+		if (!chunks && !cut && strcmp(names[i], "snapshot.tmp") != 0)
 			continue;
 		if (chunks && loaded && ulid_parse(span_of(names[i], ULID_TEXT_BYTES), &u) && head_replay_has_file(h, u, names[i]))
 			continue;

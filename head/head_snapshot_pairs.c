@@ -8,7 +8,7 @@
 #include "head/head_replay_int.h"
 #include "head/head_snapshot_int.h"
 
-enum { PAGE = 65536, PAGES = 65536, GROUP = 32 };
+enum { PAGE = 65536, PAGES = 65536, GROUP = HEAD_PAIRS_LOAD };
 
 struct page {
 	uint32_t ids[PAGE];

@@ -197,7 +197,7 @@ static uint32_t pair_number(struct writer *w, uint32_t id)
 		w->n_names++;
 		buf_str(&w->new_pairs, span_of(p->name->s, p->name->n));
 	}
-	buf_str(&w->new_pairs, head_pair_label(p).value);
+	buf_str(&w->new_pairs, head_pair_value(p));
 	return w->pairs[id];
 }
 
@@ -343,39 +343,25 @@ static void open_put(struct buf *b, const struct wpart *p, const struct wseries 
 	}
 }
 
-/* What stands in the chunk file is there: the file is synced before the window's end is written. */
-static void chain_put(struct buf *b, const struct wseries *ws)
-{
-	buf_le64(b, ws->chain);
-	buf_le32(b, ws->t);
-}
-
 /* Number, state and samples of one series in a window. */
 static void state_put(struct buf *b, const struct wpart *p, const struct wseries *ws, int64_t step)
 {
 	buf_varint(b, step);
-	bool chain = ws_chained(ws);
-	unsigned flags = ws_leaves(ws) ? SNAPSHOT_HAS_LEAVES : chain ? SNAPSHOT_HAS_CHAIN : 0;
-	flags |= (ws->n ? SNAPSHOT_HAS_OPEN : 0u) | (ws_hists(ws) ? SNAPSHOT_HAS_HISTOGRAMS : 0u);
-	buf_u8(b, (uint8_t)flags);
+	buf_u8(b, (uint8_t)((ws_leaves(ws) ? SNAPSHOT_HAS_LEAVES : 0) | (ws->n ? SNAPSHOT_HAS_OPEN : 0) |
+			    (ws_hists(ws) ? SNAPSHOT_HAS_HISTOGRAMS : 0) | (ws_chained(ws) ? SNAPSHOT_HAS_CHAIN : 0)));
 	if (ws_leaves(ws))
 		leaves_put(b, ws->leaves);
-	if (chain)
-		chain_put(b, ws);
+	if (ws_chained(ws)) {
+		buf_le64(b, ws->chain);
+		buf_le32(b, ws->t);
+	}
 	if (ws->n > 0)
 		open_put(b, p, ws);
 	if (ws_hists(ws))
 		head_snapshot_hist_put(b, ws->hist);
 }
 
-/* The states of a window: how many, samples that are in their chains, and when its first sample is, as far as its parts know. */
-struct states {
-	uint64_t n, chained;
-	int64_t mint;
-	bool done[HEAD_SHARDS_MAX];
-};
-
-static errc states_slice(struct writer *w, struct window *win, uint32_t shard, uint32_t from, struct states *all, bool *more, struct err *err)
+static errc states_slice(struct writer *w, struct window *win, uint32_t shard, uint32_t from, uint64_t *total, bool *more, struct err *err)
 {
 	errc rc = OK;
 	struct head *h = w->h;
@@ -391,9 +377,8 @@ static errc states_slice(struct writer *w, struct window *win, uint32_t shard, u
 		uint32_t expected = 0;
 		buf_uvarint(&w->out, covers);
 		pthread_mutex_lock(&sh->mu);
-		struct wpart *p = win->parts[shard].p;
-		if (p && at == 0)
-			p->n_chained_copy = p->n_chained;
+		const struct wpart *p = win->parts[shard].p;
+		buf_uvarint(&w->out, p && p->n_samples > 0 ? (uint64_t)(p->min_t - win->start) : 0);
 		uint32_t part_n = p ? p->n : 0, end = part_n - from < HEAD_SLICE || from > part_n ? part_n : from + HEAD_SLICE;
 		for (; at < end && w->out.n - begin < SLICE_BYTES; at++) {
 			if (at + 4 < part_n) {
@@ -411,16 +396,8 @@ static errc states_slice(struct writer *w, struct window *win, uint32_t shard, u
 		}
 		again = at < end;
 		*more |= end < part_n;
-		if (p) {
-			p->copied = at;
-			all->done[shard] = at >= part_n;
-			all->chained += all->done[shard] ? p->n_chained_copy : 0;
-			all->mint = p->min_t < all->mint ? p->min_t : all->mint;
-		} else {
-			all->done[shard] = true; /* what comes now is behind the mark */
-		}
 		pthread_mutex_unlock(&sh->mu);
-		all->n += n;
+		*total += n;
 		if (n > 0) {
 			TRY(section_end(w, err));
 		} else {
@@ -432,16 +409,15 @@ fail:
 	return rc;
 }
 
-static errc states_of(struct writer *w, struct window *win, struct states *all, struct err *err)
+static errc states_of(struct writer *w, struct window *win, uint64_t *total, struct err *err)
 {
 	errc rc = OK;
 	bool more = true;
-	*all = (struct states){.mint = win->start + win->range - 1};
+	*total = 0;
 	for (uint32_t from = 0; more; from += HEAD_SLICE) {
 		more = false;
 		for (uint32_t shard = 0; shard < w->h->n_shards; shard++)
-			if (!all->done[shard])
-				TRY(states_slice(w, win, shard, from, all, &more, err));
+			TRY(states_slice(w, win, shard, from, total, &more, err));
 	}
 fail:
 	return rc;
@@ -458,8 +434,7 @@ static bool cut_whole(const struct writer *w, const struct window *win)
 static errc window_put(struct writer *w, struct window *win, struct err *err)
 {
 	errc rc = OK;
-	uint64_t bytes;
-	struct states all;
+	uint64_t n, bytes;
 	if (cut_whole(w, win) || !w->tenants || win->tenant->idx >= w->cap_tenants || w->tenants[win->tenant->idx] == 0)
 		return OK;
 	section_begin(w, SNAPSHOT_WINDOW);
@@ -470,13 +445,11 @@ static errc window_put(struct writer *w, struct window *win, struct err *err)
 	buf_uvarint(&w->out, atomic_load_explicit(&win->first_segment, memory_order_relaxed));
 	buf_le32(&w->out, win->file.number);
 	TRY(section_end(w, err));
-	TRY(states_of(w, win, &all, err));
+	TRY(states_of(w, win, &n, err));
 	TRY(head_chunkfile_sync(&win->file, &bytes, err));
 	section_begin(w, SNAPSHOT_WINDOW_END);
-	buf_uvarint(&w->out, all.n);
+	buf_uvarint(&w->out, n);
 	buf_uvarint(&w->out, bytes);
-	buf_uvarint(&w->out, all.chained);
-	buf_uvarint(&w->out, (uint64_t)(all.mint - win->start));
 	TRY(section_end(w, err));
 	w->windows++;
 fail:

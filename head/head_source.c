@@ -289,7 +289,7 @@ static errc chain_read(struct head_iter *it, struct series_copy *c, struct err *
 	bool more;
 	if (it->skip_chunks && c->n > 0)
 		return OK;
-	TRY(head_chain_open(it->w, c->chain, c->open_mint, c->open ? c->open + XOR_HEADER_BYTES : bytes, &r, err));
+	TRY(head_chain_open(it->w, NULL, c->chain, c->open_mint, c->open ? c->open + XOR_HEADER_BYTES : bytes, &r, err));
 	while (r.before > it->mint) {
 		TRY(head_chain_next(&r, bytes, &x, &more, err));
 		if (!more)
@@ -347,7 +347,7 @@ static errc view(struct head_iter *it, const struct series *s, const struct seri
 			continue;
 		struct chunkfile_chunk x;
 		uint8_t bytes[HEAD_CHUNK_MAX_BYTES];
-		TRY(head_chunkfile_chunk(&it->w->file, c->v[i].off, bytes, &x, err));
+		TRY(head_chunkfile_chunk(&it->w->file, NULL, c->v[i].off, bytes, &x, err));
 		out->chunks[i].data = arena_dup(&it->arena, span_of(bytes, x.n_bytes));
 		if (!out->chunks[i].data.p)
 			return no_memory(err);

@@ -27,7 +27,7 @@ static uint32_t pair_hash_of(uint32_t name, uint32_t value)
 
 errc head_symbols_init(struct symbols *sy, _Atomic uint64_t *total, struct err *err)
 {
-	*sy = (struct symbols){.mask = SYMBOLS_MIN_SLOTS - 1, .pair_mask = SYMBOLS_MIN_SLOTS - 1, .pair_free = UINT32_MAX};
+	*sy = (struct symbols){.mask = SYMBOLS_MIN_SLOTS - 1, .n_pair_slots = SYMBOLS_MIN_SLOTS, .pair_free = UINT32_MAX};
 	head_pool_init(&sy->pool, total, NULL);
 	pthread_mutex_init(&sy->mu, NULL);
 	io_random(sy->secret, sizeof sy->secret);
@@ -46,7 +46,7 @@ void head_symbols_destroy(struct symbols *sy)
 		free(sy->pages[i]);
 	free(sy->pages);
 	head_table_free(sy->slots, (size_t)sy->mask + 1, sizeof *sy->slots);
-	head_table_free(sy->pair_slots, (size_t)sy->pair_mask + 1, sizeof *sy->pair_slots);
+	head_table_free(sy->pair_slots, sy->n_pair_slots, sizeof *sy->pair_slots);
 	head_pool_destroy(&sy->pool);
 	pthread_mutex_destroy(&sy->mu);
 }
@@ -141,34 +141,46 @@ static void symbol_unref(struct symbols *sy, struct symbol *y)
 	head_pool_free(&sy->pool, y, sizeof *y + y->n);
 }
 
-static bool pairs_resize(struct symbols *sy, uint32_t mask)
+static void pair_slot_put(uint64_t *slots, uint32_t n, uint64_t slot)
 {
-	uint64_t *slots = head_table_alloc((size_t)mask + 1, sizeof *slots);
+	uint32_t i = head_place((uint32_t)(slot >> 32), n);
+	while (slots[i])
+		i = head_place_next(i, n);
+	slots[i] = slot;
+}
+
+static bool pairs_resize(struct symbols *sy, uint32_t n)
+{
+	uint32_t had = sy->n_pair_slots;
+	uint64_t *slots = head_table_alloc(n, sizeof *slots);
 	if (!slots)
 		return false;
-	for (uint32_t i = 0; i <= sy->pair_mask; i++) {
-		if (!sy->pair_slots[i])
-			continue;
-		uint32_t j = (uint32_t)(sy->pair_slots[i] >> 32) & mask;
-		while (slots[j])
-			j = (j + 1) & mask;
-		slots[j] = sy->pair_slots[i];
-	}
-	atomic_fetch_add(sy->pool.total, ((size_t)mask - sy->pair_mask) * sizeof *slots);
-	head_table_free(sy->pair_slots, (size_t)sy->pair_mask + 1, sizeof *sy->pair_slots);
+	for (uint32_t i = 0; i < had; i++)
+		if (sy->pair_slots[i])
+			pair_slot_put(slots, n, sy->pair_slots[i]);
+	atomic_fetch_add(sy->pool.total, (n - had) * sizeof *slots);
+	head_table_free(sy->pair_slots, had, sizeof *slots);
 	sy->pair_slots = slots;
-	sy->pair_mask = mask;
+	sy->n_pair_slots = n;
 	return true;
+}
+
+static bool pairs_grow(struct symbols *sy)
+{
+	uint32_t had = sy->n_pair_slots;
+	return had < UINT32_MAX / 3 * 2 && pairs_resize(sy, had + had / 2);
 }
 
 static bool pair_is(const struct label_pair *p, struct span name, struct span value)
 {
-	return p->n == value.n && p->name->n == name.n && memcmp(p->value, value.p, value.n) == 0 && memcmp(p->name->s, name.p, name.n) == 0;
+	return p->n == value.n && p->name->n == name.n && memcmp(head_pair_value(p).p, value.p, value.n) == 0 &&
+	       memcmp(p->name->s, name.p, name.n) == 0;
 }
 
 static bool pair_find(struct symbols *sy, struct span name, struct span value, uint32_t hash, uint32_t *id)
 {
-	for (uint32_t i = hash & sy->pair_mask; sy->pair_slots[i]; i = (i + 1) & sy->pair_mask) {
+	const uint32_t n = sy->n_pair_slots;
+	for (uint32_t i = head_place(hash, n); sy->pair_slots[i]; i = head_place_next(i, n)) {
 		if (sy->pair_slots[i] >> 32 != hash)
 			continue;
 		uint32_t x = (uint32_t)sy->pair_slots[i] - 1;
@@ -180,23 +192,12 @@ static bool pair_find(struct symbols *sy, struct span name, struct span value, u
 	return false;
 }
 
-/* A free id's place holds the next free one: no address is odd. */
-static struct label_pair *free_place(uint32_t next)
-{
-	return (struct label_pair *)((uintptr_t)next << 1 | 1);
-}
-
-static struct label_pair **place_of(struct symbols *sy, uint32_t id)
-{
-	return &sy->pages[id / PAIRS_PER_PAGE][id % PAIRS_PER_PAGE];
-}
-
 /* An id that no pair has. */
 static bool id_take(struct symbols *sy, uint32_t *id)
 {
 	*id = sy->pair_free;
 	if (*id != UINT32_MAX) {
-		sy->pair_free = (uint32_t)((uintptr_t)*place_of(sy, *id) >> 1);
+		sy->pair_free = head_pair(sy, *id)->rank;
 		return true;
 	}
 	uint32_t page = sy->pairs_end / PAIRS_PER_PAGE;
@@ -214,8 +215,27 @@ static bool id_take(struct symbols *sy, uint32_t *id)
 
 static void id_give(struct symbols *sy, uint32_t id)
 {
-	*place_of(sy, id) = free_place(sy->pair_free);
+	*head_pair(sy, id) = (struct label_pair){.rank = sy->pair_free};
 	sy->pair_free = id;
+}
+
+/* False: no memory. */
+static bool pair_fill(struct symbols *sy, struct label_pair *p, struct label l, uint32_t name_hash)
+{
+	char *large = l.value.n > PAIR_INLINE ? head_pool_alloc(&sy->pool, l.value.n) : NULL;
+	if (l.value.n > PAIR_INLINE && !large)
+		return false;
+	struct symbol *name = symbol_ref(sy, l.name, name_hash);
+	if (!name) {
+		if (large)
+			head_pool_free(&sy->pool, large, l.value.n);
+		return false;
+	}
+	*p = (struct label_pair){.name = name, .refs = 1, .n = (uint32_t)l.value.n};
+	if (large)
+		memcpy(p->bytes + PAIR_INLINE - sizeof large, &large, sizeof large);
+	memcpy(large ? large : p->bytes, l.value.p, l.value.n);
+	return true;
 }
 
 static bool pair_ref(struct symbols *sy, struct label l, uint32_t hn, uint32_t hv, uint32_t *id)
@@ -225,24 +245,15 @@ static bool pair_ref(struct symbols *sy, struct label l, uint32_t hn, uint32_t h
 		head_pair(sy, *id)->refs++;
 		return true;
 	}
-	if (sy->n_pairs + 1 > sy->pair_mask / 4 * 3 && !pairs_resize(sy, sy->pair_mask * 2 + 1))
+	if (sy->n_pairs + 1 > sy->n_pair_slots / 4 * 3 && !pairs_grow(sy))
 		return false;
-	struct label_pair *p = head_pool_alloc(&sy->pool, sizeof *p + l.value.n);
-	if (!p)
+	if (!id_take(sy, id))
 		return false;
-	*p = (struct label_pair){.name = symbol_ref(sy, l.name, hn), .refs = 1, .hash = hash, .n = (uint32_t)l.value.n};
-	if (!p->name || !id_take(sy, id)) {
-		if (p->name)
-			symbol_unref(sy, p->name);
-		head_pool_free(&sy->pool, p, sizeof *p + l.value.n);
+	if (!pair_fill(sy, head_pair(sy, *id), l, hn)) {
+		id_give(sy, *id);
 		return false;
 	}
-	memcpy(p->value, l.value.p, l.value.n);
-	*place_of(sy, *id) = p;
-	uint32_t i = hash & sy->pair_mask;
-	while (sy->pair_slots[i])
-		i = (i + 1) & sy->pair_mask;
-	sy->pair_slots[i] = (uint64_t)hash << 32 | (*id + 1);
+	pair_slot_put(sy->pair_slots, sy->n_pair_slots, (uint64_t)hash << 32 | (*id + 1));
 	sy->n_pairs++;
 	return true;
 }
@@ -253,12 +264,13 @@ static void pair_unref(struct symbols *sy, uint32_t id)
 	ASSERT(p->refs > 0);
 	if (--p->refs > 0)
 		return;
-	uint32_t i = p->hash & sy->pair_mask;
+	struct span value = head_pair_value(p);
+	const uint32_t n = sy->n_pair_slots;
+	uint32_t i = head_place(pair_hash_of(p->name->hash, hash_of(sy, value)), n);
 	while ((uint32_t)sy->pair_slots[i] != id + 1)
-		i = (i + 1) & sy->pair_mask;
-	for (uint32_t j = (i + 1) & sy->pair_mask; sy->pair_slots[j]; j = (j + 1) & sy->pair_mask) {
-		uint32_t home = (uint32_t)(sy->pair_slots[j] >> 32) & sy->pair_mask;
-		if (((j - home) & sy->pair_mask) >= ((j - i) & sy->pair_mask)) {
+		i = head_place_next(i, n);
+	for (uint32_t j = head_place_next(i, n); sy->pair_slots[j]; j = head_place_next(j, n)) {
+		if (head_place_may(head_place((uint32_t)(sy->pair_slots[j] >> 32), n), i, j)) {
 			sy->pair_slots[i] = sy->pair_slots[j];
 			i = j;
 		}
@@ -266,20 +278,21 @@ static void pair_unref(struct symbols *sy, uint32_t id)
 	sy->pair_slots[i] = 0;
 	sy->n_pairs--;
 	symbol_unref(sy, p->name);
-	head_pool_free(&sy->pool, p, sizeof *p + p->n);
+	if (value.n > PAIR_INLINE)
+		head_pool_free(&sy->pool, (void *)(uintptr_t)value.p, value.n);
 	id_give(sy, id);
 }
 
 /* Series that come one after the other share most of their labels: the pair that stood in the same place last time is compared before anything is
- * hashed, and its name often serves when its value does not. The place of a pair that went away since is marked, one that was used again has other
- * strings. */
+ * hashed, and its name often serves when its value does not. An id of a pair that went away since has no references, one that was used again has
+ * other strings. */
 static bool pair_any(struct symbols *sy, uint32_t place, struct label l, uint32_t *id)
 {
 	const struct symbol *name = NULL;
 	struct label_pair *p = place < SYMBOLS_RECENT && sy->recent[place] < sy->pairs_end ? head_pair(sy, sy->recent[place]) : NULL;
-	if (p && ((uintptr_t)p & 1) == 0 && p->name->n == l.name.n && memcmp(p->name->s, l.name.p, l.name.n) == 0) {
+	if (p && p->refs > 0 && p->name->n == l.name.n && memcmp(p->name->s, l.name.p, l.name.n) == 0) {
 		name = p->name;
-		if (p->n == l.value.n && memcmp(p->value, l.value.p, l.value.n) == 0) {
+		if (p->n == l.value.n && memcmp(head_pair_value(p).p, l.value.p, l.value.n) == 0) {
 			p->refs++;
 			*id = sy->recent[place];
 			return true;
@@ -316,7 +329,7 @@ errc head_pairs_load(struct symbols *sy, const struct label *l, uint32_t *n, uin
 	pthread_mutex_lock(&sy->mu);
 	/* Where they go is asked of memory before the first is needed. */
 	for (uint32_t i = 0; i < *n; i++)
-		__builtin_prefetch(&sy->pair_slots[pair_hash_of(hn[i], hv[i]) & sy->pair_mask], 1);
+		__builtin_prefetch(&sy->pair_slots[head_place(pair_hash_of(hn[i], hv[i]), sy->n_pair_slots)], 1);
 	while (done < *n && pair_ref(sy, l[done], hn[done], hv[done], &ids[done]))
 		done++;
 	pthread_mutex_unlock(&sy->mu);
@@ -328,11 +341,9 @@ errc head_pairs_load(struct symbols *sy, const struct label *l, uint32_t *n, uin
 void head_pairs_reserve(struct symbols *sy, uint64_t n)
 {
 	pthread_mutex_lock(&sy->mu);
-	uint64_t mask = sy->pair_mask;
-	while (sy->n_pairs + n + 1 > mask / 4 * 3 && mask < UINT32_MAX / 2)
-		mask = mask * 2 + 1;
-	if (mask > sy->pair_mask)
-		(void)!pairs_resize(sy, (uint32_t)mask);
+	uint64_t slots = (sy->n_pairs + n) / 3 * 4 + 16;
+	if (slots > sy->n_pair_slots && slots < UINT32_MAX / 3 * 2)
+		(void)!pairs_resize(sy, (uint32_t)slots);
 	pthread_mutex_unlock(&sy->mu);
 }
 

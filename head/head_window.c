@@ -114,7 +114,8 @@ void head_window_leave(struct window *w)
 	head_window_unref(w);
 }
 
-/* The series of this part forget the window; those that were in no other leave the table. */
+/* The series of this part forget the window; those that were in no other leave the table. Between two holds of the lock it pauses for several times as long, so that requests
+ * notice nothing. */
 static void part_release(struct window *w, struct shard *sh, struct wpart *part)
 {
 	struct head *h = w->head;
@@ -131,6 +132,8 @@ static void part_release(struct window *w, struct shard *sh, struct wpart *part)
 			}
 		}
 		pthread_mutex_unlock(&sh->mu);
+		if (i < part->n && !h->replay && !atomic_load_explicit(&h->stop, memory_order_relaxed))
+			io_sleep_ms(1);
 	}
 }
 

@@ -120,6 +120,8 @@ struct ingest_pending {
 	enum errid refusal_id;
 };
 
+/* Samples and histograms of a batch that the head refused. */
+uint64_t ingest_refused(const struct head_batch *b);
 /* Composes the answer of a partly or wholly refused request: counts per reason, the first offending series, the limit that it met
  * and the flag or key that changes it. Into the arena; *id is the first reason, TENANT_SERIES before all others. Empty when nothing was refused. */
 struct span ingest_refusal(const struct ingest *in, const struct head_batch *b, const struct rw_request *rw, enum rw_version version,

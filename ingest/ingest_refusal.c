@@ -102,18 +102,28 @@ static struct labels labels_of(const struct rw_request *rw, const struct rw_seri
 	return l;
 }
 
+uint64_t ingest_refused(const struct head_batch *b)
+{
+	uint64_t n = 0;
+	for (unsigned i = 1; i < ERRID_COUNT; i++)
+		n += b->refused_by[i];
+	return n;
+}
+
 struct span ingest_refusal(const struct ingest *in, const struct head_batch *b, const struct rw_request *rw, enum rw_version version,
 	const struct ingest_verdicts *v, const struct tenant_limits *limits, struct arena *arena, enum errid *id)
 {
 	uint64_t by_reason[ERRID_COUNT], refused = v->n_empty;
 	size_t first = SIZE_MAX, hist = 0;
+	*id = ERRID_NONE;
+	if (LIKELY(rw->n_hists == 0 && v->n_empty == 0 && ingest_refused(b) == 0))
+		return (struct span){"", 0};
 	memcpy(by_reason, b->refused_by, sizeof by_reason);
 	by_reason[ERRID_NO_SAMPLES] += v->n_empty;
 	for (size_t i = 0; i < rw->n_hists; i++) {
 		by_reason[v->hists[i]]++;
 		refused += v->hists[i] != ERRID_NONE;
 	}
-	*id = ERRID_NONE;
 	for (size_t i = 0; i < b->n_series; i++) {
 		uint32_t n = b->series[i].refused + b->series[i].hist_refused;
 		refused += n;

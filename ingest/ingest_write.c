@@ -31,8 +31,8 @@ static struct buf buffer_take(struct ingest *in, size_t max)
 static void buffer_give(struct ingest *in, struct buf b)
 {
 	pthread_mutex_lock(&in->buffers_mu);
-	/* A giant request's buffer is not kept: it would stay resident for nothing. */
-	if (in->n_buffers < INGEST_BUFFERS_KEPT && b.cap <= 4 * MIB) {
+	/* That of a giant request, or of one full of new series, is not kept: it would stay resident for nothing. Of others little is touched. */
+	if (in->n_buffers < INGEST_BUFFERS_KEPT && b.cap <= 4 * MIB && b.n <= MIB / 4) {
 		in->buffers[in->n_buffers++] = b;
 		b.p = NULL;
 	}
@@ -136,7 +136,14 @@ static void durable(void *arg, errc rc, const struct err *err)
 static void count(struct ingest *in, const struct head_batch *b, const struct rw_request *rw, uint32_t n_logged, struct ingest_written *w)
 {
 	uint64_t stored = 0, duplicate = 0, hist_stored = 0, hist_duplicate = 0, refused = rw->n_hists - b->n_hists;
-	for (size_t i = 0; i < b->n_series; i++) {
+	/* Floats alone, which most requests are, need no look at each series. */
+	const bool floats = rw->n_hists == 0 && !in->cfg.created_zero;
+	if (LIKELY(floats)) {
+		stored = n_logged;
+		duplicate = b->duplicates;
+		refused = ingest_refused(b);
+	}
+	for (size_t i = 0; i < b->n_series && !floats; i++) {
 		const struct head_series *s = &b->series[i];
 		stored += s->stored;
 		duplicate += s->duplicate;

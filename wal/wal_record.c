@@ -27,6 +27,7 @@
  * log that is kept began before: so a key changes only when all that is kept was written after the change before. Should both copies of a key be lost, its values are not wrong
  * but missing: the checksum is over the values themselves.
  */
+#include <math.h>
 #include "wal/wal_int.h"
 
 enum {
@@ -188,7 +189,7 @@ enum { CODE_KEY = 0, CODE_WHOLE = 2, CODE_WHOLE_MAX_BYTES = 6, CODE_RAW = 14, CO
 static inline bool whole(uint64_t bits, int64_t *out)
 {
 	double d = f64_of_bits(bits);
-	if (!(d > -0x1p53 && d < 0x1p53))
+	if (!(fabs(d) < 0x1p53))
 		return false;
 	*out = (int64_t)d;
 	return f64_bits((double)*out) == bits;

@@ -3,14 +3,16 @@
 
     make crash N=200 SEED=7
 
-A real varve with one-minute windows, small log segments and a real MinIO as its bucket. Writers of several tenants send in-order and late samples,
-retries of old requests and conflicting values, and keep a ledger of every answer. Meanwhile the server is killed at random moments: while it
-acknowledges, cuts, ships, checkpoints, replays. After every few kills, and at the end, everything is read back through varve; at the end all blocks
-are also fetched from the bucket and read by a reader that shares no code with varve.
+A real varve with one-minute windows, small log segments and a real MinIO as its bucket. Writers of several tenants (writers.py) speak remote write 1.0 and 2.0: floats,
+histograms of every kind, both in one series, staleness, exemplars, metadata, start timestamps (zeros for them are turned on and off), in order and late, retries of old
+requests, parts that have to be refused; and keep a ledger of every answer and its counts. Meanwhile the server is killed at random moments: while it
+acknowledges, cuts, ships, checkpoints, replays. After every few kills, and at the end, everything is read back through varve, in both ways of remote read, and asked for as
+exemplars and metadata; at the end all blocks are also fetched from the bucket and read by a reader that shares no code with varve.
 
 The seed fixes what is sent and when a kill is due; how far the server has come by then is the machine's. A failure prints seed and round.
 """
 import argparse
+import gc
 import pathlib
 import random
 import shutil
@@ -18,103 +20,47 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.parse
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "e2e"))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 
-from lib import procs, remote, tsdb  # noqa: E402  (the path comes first)
-from lib.ledger import ACKED, UNKNOWN, Ledger  # noqa: E402
+import writers as kinds  # noqa: E402  (the path comes first)
+from lib import procs, remote, tsdb  # noqa: E402
+from lib.ledger import Ledger  # noqa: E402
 from lib.wire import bits  # noqa: E402
 
 TENANTS = ("ant", "bee", "cat.1")
-SERIES = 40
-LATE_MS = 100_000
-
-
-class Writer(threading.Thread):
-    """One connection of one tenant. Its series are its own, so its ledger needs no lock."""
-
-    def __init__(self, url, tenant, number, seed):
-        super().__init__(daemon=True)
-        self.url, self.tenant, self.number = url, tenant, number
-        self.rng = random.Random(f"{seed}/{tenant}/{number}")
-        self.ledger = Ledger()
-        self.stop = threading.Event()
-        self.sent = self.retried = 0
-        self.last_t = {}
-        self.old = []
-        self.error = None
-
-    def labels(self, i):
-        return remote.labels(f"crash_{i % 5}", writer=str(self.number), idx=str(i), zone="å" if i % 7 == 0 else "z")
-
-    def make(self):
-        now = int(time.time() * 1000)
-        kind = self.rng.random()
-        if kind < 0.15 and self.old:
-            return self.rng.choice(self.old), None  # a retry of something long answered
-        series = []
-        for i in self.rng.sample(range(SERIES), self.rng.randrange(1, SERIES)):
-            samples = []
-            t = max(now - self.rng.randrange(3000), self.last_t.get(i, 0) + 1)
-            for _ in range(self.rng.choice((1, 1, 1, 2, 5))):
-                samples.append((t, bits(self.rng.choice((float(t % 1000), self.rng.random(), 0.0, float("inf"))))))
-                t += self.rng.randrange(1, 40)
-            self.last_t[i] = samples[-1][0]
-            series.append((self.labels(i), samples))
-        if kind > 0.8:  # late samples, some into windows that are blocks already
-            i = self.rng.randrange(SERIES)
-            t = now - self.rng.randrange(1000, LATE_MS)
-            key = (self.tenant, tuple(sorted(self.labels(i))), t)
-            if key not in self.ledger.tries:
-                series.append((self.labels(i), [(t, bits(self.rng.random()))]))
-        # A series stands once in a request, with its samples in order: as senders send.
-        merged = {}
-        for labels, samples in series:
-            merged.setdefault(labels, {}).update(samples)
-        return [(labels, sorted(samples.items())) for labels, samples in merged.items()], series
-
-    def post(self, client, series):
-        try:
-            return client.write(series).status
-        except (OSError, remote.http.client.HTTPException):
-            return None
-
-    def run(self):
-        client = remote.Client(self.url, self.tenant, timeout=20)
-        try:
-            while not self.stop.is_set():
-                series, fresh = self.make()
-                # Before the first byte leaves: a kill may come between the server's log and our knowing.
-                if fresh is not None:
-                    self.ledger.record(self.tenant, series, UNKNOWN)
-                for attempt in range(200):
-                    status = self.post(client, series)
-                    if status is not None and 200 <= status < 300:
-                        self.ledger.record(self.tenant, series, ACKED)
-                        break
-                    if status is not None and 400 <= status < 500:
-                        raise AssertionError(f"{self.tenant}: a good request was answered {status}")
-                    self.retried += 1
-                    if self.stop.is_set() or (fresh is None and attempt > 2):
-                        break
-                    time.sleep(0.02)
-                self.sent += 1
-                if fresh is not None and self.rng.random() < 0.1:
-                    self.old.append(series)
-                    self.old = self.old[-20:]
-                time.sleep(self.rng.random() * 0.01)
-        except AssertionError as e:
-            self.error = str(e)
-        finally:
-            client.close()
 
 
 def read_back(server):
     found = {}
     for tenant in TENANTS:
         got = server.read(tenant, accept=(remote.STREAMED,))
+        if server.read(tenant) != got:
+            raise AssertionError(f"{tenant}: the two ways of remote read differ")
         found[tenant] = {tsdb.without(labels, ("tenant_id", "cluster")): samples for labels, samples in got.items()}
     return found
+
+
+def read_annotations(server, tenant):
+    """Exemplars and metadata as writers.Annotations has them."""
+    def ask(path, **params):
+        answer = client.get(f"/api/v1/{path}?" + urllib.parse.urlencode(params))
+        if answer.status != 200:
+            raise AssertionError(f"{path} of {tenant}: {answer.status} {answer.text[:300]}")
+        return answer.json()["data"]
+
+    client = remote.Client(server.url, tenant, timeout=60)
+    try:
+        exemplars = []
+        for s in ask("query_exemplars", query='{__name__=~".+"}', start=0, end=1e11):
+            pairs = tsdb.without(remote.labels(**s["seriesLabels"]), ("tenant_id", "cluster"))
+            exemplars += [(pairs, remote.labels(**e["labels"]), bits(float(e["value"])), round(e["timestamp"] * 1000)) for e in s["exemplars"]]
+        told = ask("metadata")
+        return exemplars, [(family, remote.METRIC_TYPES.index(m["type"]), m["help"], m["unit"]) for family, all_of in told.items() for m in all_of]
+    finally:
+        client.close()
 
 
 def check_bucket(minio, directory):
@@ -146,10 +92,10 @@ def block_series(block_dir):
 
 
 def merge_ledgers(writers):
+    """Their series are their own, so nothing is in two of them."""
     total = Ledger()
     for w in writers:
-        for key, values in w.ledger.tries.items():
-            total.tries[key] = dict(values)
+        total.tries.update(w.ledger.tries)
     return total
 
 
@@ -168,10 +114,28 @@ class Run:
         report = merge_ledgers(self.writers).compare(read_back(self.server))
         if not report.clean:
             raise AssertionError(f"{when}: {report}  (seed {self.seed})")
+        report.exemplars = report.metadata = 0
+        for tenant, ledger in self.annotations.items():
+            exemplars, metadata = read_annotations(self.server, tenant)
+            faults, n, told = ledger.compare(exemplars, metadata, kinds.EXEMPLARS_MAX // len(TENANTS))
+            if faults:
+                raise AssertionError(f"{when}, {tenant}: {len(faults)} faults, {faults[0]}  (seed {self.seed})")
+            report.exemplars += n
+            report.metadata += told
+        if (held := self.server.metric("varve_head_exemplars")) > kinds.EXEMPLARS_MAX:
+            raise AssertionError(f"{when}: {held} exemplars are held")
         return report
 
     def start_writers(self):
-        self.writers_running = [Writer(self.server.url, t, n + 10 * len(self.writers), self.seed) for n, t in enumerate(TENANTS)]
+        """New ones, of every kind for every tenant."""
+        number = len(self.writers)
+        self.writers_running = []
+        for t in TENANTS:
+            for kind in (kinds.FloatWriter, kinds.Writer2, kinds.HistogramWriter, kinds.AnnotatedWriter):
+                w = kind(self.server.url, t, number, self.seed, self.annotations[t] if kind is kinds.AnnotatedWriter else None)
+                w.created_zero = self.created_zero
+                self.writers_running.append(w)
+                number += 1
         self.writers += self.writers_running
         for w in self.writers_running:
             w.start()
@@ -201,6 +165,10 @@ class Run:
         self.ready.append(time.monotonic() - begin)
         self.from_snapshot += self.server.metric("varve_snapshot_loaded") > 0
 
+    def turn_zeros(self, on):
+        self.created_zero = on
+        self.server.flags["ingest.created-timestamp-zero"] = "true" if on else "false"
+
     def flush_quietly(self):
         c = remote.Client(self.server.url, timeout=30)
         try:
@@ -211,24 +179,39 @@ class Run:
             c.close()
 
     def go(self):
+        gc.disable()  # millions of samples are remembered, none of them in a circle: looking for circles would take most of the time
+        try:
+            self.kill_and_check()
+        finally:
+            gc.enable()
+
+    def kill_and_check(self):
         minio = procs.MinIO(self.dir / "minio").start()
         config = self.dir / "bucket.yaml"
         config.write_text(minio.objstore_yaml())
         self.server = procs.Varve(self.dir / "varve", flags={
             "objstore.config-file": config, "head.block-range": "1m", "head.cut-delay": "2s", "head.max-age": "2m", "ingest.oldest": "1h", "wal.segment-size": "1MiB",
             "wal.max-size": "8MiB", "label": "cluster=crash", "bucket.audit-interval": "30s", "disk.reserve": "1MiB",
-            "head.snapshot-tail": "1KiB" if self.snapshots else "8MiB"}).start()
+            "head.snapshot-tail": "1KiB" if self.snapshots else "8MiB"})
+        self.server.flags["exemplars.max"] = kinds.EXEMPLARS_MAX
+        self.turn_zeros(self.seed // 2 % 2 == 0)
+        self.server.start()
         self.writers, self.ready = [], []
+        self.annotations = {t: kinds.Annotations() for t in TENANTS}
         begin = time.monotonic()
         self.start_writers()
         for n in range(self.kills):
             self.kill_once(n)
-            if (n + 1) % 10 == 0 or n + 1 == self.kills:
+            if (n + 1) % max(10, self.kills // 20) == 0 or n + 1 == self.kills:
                 self.stop_writers()
                 report = self.check(f"after kill {n + 1}")
-                self.say(f"  {n + 1:4d} kills: {report.acked} acknowledged, {report.read} read, 0 lost, 0 wrong, 0 phantoms, 0 duplicates; ready after "
+                self.say(f"  {n + 1:4d} kills: {report.acked} acknowledged, {report.read} read, 0 lost, 0 wrong, 0 phantoms, 0 duplicates; {report.exemplars} exemplars that are due, "
+                         f"{report.metadata} metadata; ready after "
                          f"{sorted(self.ready)[len(self.ready) // 2]:.2f} s (median), {max(self.ready):.2f} s (most)")
                 if n + 1 < self.kills:
+                    self.server.stop()  # an end by SIGTERM among all those others
+                    self.turn_zeros(not self.created_zero)
+                    self.server.start()
                     self.start_writers()
         blocks = self.server.flush()
         report = self.check("after the flush")
@@ -237,13 +220,15 @@ class Run:
         direct = merge_ledgers(self.writers).compare(strip)
         if not direct.clean:
             raise AssertionError(f"blocks in the bucket: {direct}  (seed {self.seed})")
+        histograms = sum(1 for series in in_bucket.values() for points in series.values() for _, v in points if isinstance(v, tuple))
         if self.server.metric("varve_wal_frames_lost_total"):
             raise AssertionError("the log lost frames")
         self.server.stop()
         minio.stop()
         self.say(f"{self.kills} kills in {time.monotonic() - begin:.0f} s: {report.acked} samples acknowledged in {sum(w.sent for w in self.writers)} requests "
                  f"({sum(w.retried for w in self.writers)} attempts failed and were made again), {len(blocks)} blocks; 0 lost, 0 wrong, 0 phantoms, 0 duplicates, read through varve and from "
-                 f"{n_blocks} blocks in the bucket by an independent reader. {self.from_snapshot} starts began with a snapshot. Seed {self.seed}.")
+                  f"{n_blocks} blocks in the bucket by an independent reader. Among them {histograms} histograms and {sum(w.zeros for w in self.writers)} zeros where series began; "
+                  f"{sum(w.refused for w in self.writers)} series had to be refused, and all counts were exact. {self.from_snapshot} starts began with a snapshot. Seed {self.seed}.")
         if self.snapshots and self.from_snapshot < self.kills / 4:
             raise AssertionError(f"{self.from_snapshot} of {self.kills} starts had a snapshot")
 

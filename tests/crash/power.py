@@ -3,8 +3,8 @@
 
     make power STATES=2400 SEED=7
 
-A real varve runs once with tests/crash/recorder.c preloaded: writes (some twice at once), rotations, cuts, shipments into a directory, a kill -9 and a start, an
-end in order. Every change of its data directory is on record, with the length that the record had when each answer came. Then, for a prefix of the
+A real varve runs once with tests/crash/recorder.c preloaded: writes by both versions (floats, histograms, exemplars, metadata; some twice at once), rotations, cuts, shipments into a
+directory, a kill -9 and a start, an end in order. Every change of its data directory is on record, with the length that the record had when each answer came. Then, for a prefix of the
 record and a way of losing what was not synced by then, the directory that a power cut would leave is built, a real varve started on it and
 everything read back; some go on to cut and ship, and the bucket is looked at with a reader of the tests' own.
 
@@ -24,10 +24,15 @@ import threading
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "e2e"))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 
-from lib import faults, procs, remote  # noqa: E402  (the path comes first)
+from crash import read_annotations  # noqa: E402  (the path comes first)
+from lib import faults, procs, remote, remote2  # noqa: E402
+from lib.histograms import Maker  # noqa: E402
 from lib.ledger import ACKED, UNKNOWN, Ledger  # noqa: E402
 from lib.remote import labels  # noqa: E402
+from lib.wire import bits  # noqa: E402
+from writers import Annotations, Request  # noqa: E402
 
 TENANTS = ("ant", "bee")
 FLAGS = {"wal.segment-size": 16 << 10, "wal.max-size": "1MiB", "head.block-range": "1m", "head.cut-delay": "10h", "head.max-age": "10h", "ingest.oldest": "0s",
@@ -238,24 +243,39 @@ class Run:
     def __init__(self, directory, seed):
         self.dir, self.rng = pathlib.Path(directory), random.Random(seed)
         self.log = self.dir / "record"
-        self.sent = []  # (tenant, series, record's length at the first 2xx or None)
+        self.sent = []  # (tenant, Request, record's length at the first 2xx or None)
+        self.makers = [Maker(seed + i) for i in range(20)]
         self.start = int(time.time() * 1000) // 60000 * 60000 - 20 * 60000
         self.k = 0
 
     def body(self, series=24, samples=12):
+        """Most of it floats; of every third series a histogram or two, exemplars and metadata beside some."""
         self.k += 1
-        rng, k = self.rng, self.k
-        return [(labels("power", idx=str((i * 7 + k) % 60)), [(self.start + k * 4000 + j * 10, rng.getrandbits(52) | 0x3FE << 52) for j in range(samples)])
-                for i in range(series)]
+        rng, k, out = self.rng, self.k, []
+        for i in range(series):
+            idx, first = (i * 7 + k) % 60, self.start + k * 4000
+            if idx % 3:
+                points = [(first + j * 10, rng.getrandbits(52) | 0x3FE << 52) for j in range(samples)]
+                exemplars = [(labels(trace_id=f"{rng.getrandbits(64):016x}"), bits(0.5), t) for t, _ in points[:2]] if rng.random() < 0.3 else ()
+                metadata = (1 + idx % 7, f"Help of {idx}", "s") if rng.random() < 0.2 else None
+                out.append(remote2.series(labels(f"power_{idx}", idx=str(idx)), points, exemplars=exemplars, metadata=metadata))
+            else:
+                made = [(first + j * 10, self.makers[idx // 3].next()) for j in range(2)]
+                out.append(remote2.series(labels("power_h", idx=str(idx)), [(t, bits(float(k))) for t, h in made if h is None],
+                                          [remote2.histogram(t, **h) for t, h in made if h is not None]))
+        return Request(out, version=rng.choice((1, 2)))
 
-    def send(self, tenant, series, twice=False):
-        answers = []
+    def send(self, tenant, request, twice=False):
+        answers, body = [], request.body()
 
         def one():
             c = remote.Client(self.server.url, tenant, timeout=20)
-            status = faults.post(c, series)
-            if status == 204:
-                answers.append(self.log.stat().st_size)
+            try:
+                a = remote2.write_body(c, body) if request.version == 2 else c.write_body(body)
+                if a.status == 204 and remote2.written(a) == (request.written() if request.version == 2 else None):
+                    answers.append(self.log.stat().st_size)
+            except (OSError, remote.http.client.HTTPException):
+                pass
             c.close()
 
         threads = [threading.Thread(target=one) for _ in range(2 if twice else 1)]
@@ -263,7 +283,8 @@ class Run:
             t.start()
         for t in threads:
             t.join()
-        self.sent.append((tenant, series, min(answers) if answers else None))
+        assert len(answers) == len(threads), "a good request was refused, or its counts are wrong"
+        self.sent.append((tenant, request, min(answers)))
 
     def record(self):
         self.server = faults.killed_at(procs.Varve(self.dir / "recorded", flags=FLAGS), 0, self.log)
@@ -284,25 +305,36 @@ class Run:
         return self
 
     def ledger(self, end):
-        out = Ledger()
-        for tenant, series, mark in self.sent:
-            out.record(tenant, series, ACKED if mark is not None and mark <= end else UNKNOWN)
-        return out
+        """Of samples, and of each tenant's exemplars and metadata."""
+        out, beside = Ledger(), {t: Annotations() for t in TENANTS}
+        for tenant, request, mark in self.sent:
+            state = ACKED if mark <= end else UNKNOWN
+            out.record(tenant, request.values(), state)
+            beside[tenant].record(request, state)
+        return out, beside
 
 
 # ---- one state ----
 
-def judge(where, ledger, deep, what):
+def check(server, ledgers, when):
+    samples, beside = ledgers
+    faults.check(server, samples, TENANTS, when)
+    for tenant, ledger in beside.items():
+        wrong, _, _ = ledger.compare(*read_annotations(server, tenant), share=1 << 30)
+        assert not wrong, f"{when}, {tenant}: {len(wrong)} faults, {wrong[0]}"
+
+
+def judge(where, ledgers, deep, what):
     """None, or what is wrong with a varve started on what the cut left."""
     server = procs.Varve(where, flags=FLAGS)
     try:
         server.start()
-        faults.check(server, ledger, TENANTS, "after the cut")
+        check(server, ledgers, "after the cut")
         lost = server.metric("varve_wal_samples_lost_total")
         assert lost == 0, f"{lost:.0f} samples are called lost by damage: a power cut is none"
         if deep:
             server.flush()
-            faults.check(server, ledger, TENANTS, "cut and shipped")
+            check(server, ledgers, "cut and shipped")
             faults.check_bucket(server.bucket_dir)
         return None
     except (AssertionError, OSError, remote.http.client.HTTPException) as e:

@@ -5,91 +5,16 @@ Counters that are reset and gain buckets, gauges, custom bounds, changes of sche
 differ. VARVE_FULL: 10,000 series.
 """
 import os
-import random
 from collections import Counter
 
 import pytest
-from lib import procs, remote, remote2, tsdb
+from lib import chunks, procs, remote, remote2, tsdb
+from lib.histograms import GAUGE, Maker
 from lib.wire import STALE_NAN, bits
 
 RANGE = 7_200_000
 SERIES = 10_000 if "VARVE_FULL" in os.environ else 600
 SAMPLES = 60 if "VARVE_FULL" in os.environ else 120
-RESET, GAUGE = 1, 3
-
-
-class Maker:
-    """One series of histograms."""
-
-    def __init__(self, seed):
-        self.r = random.Random(seed)
-        self.steady = seed % 3 == 0
-        self.mixed = seed % 11 == 10
-        self.step = self.r.choice((5_000, 15_000, 30_000))
-        self.fresh()
-
-    def fresh(self):
-        r = self.r
-        self.is_float, self.gauge = r.random() < 0.5, r.random() < 0.2
-        self.custom = []
-        if r.random() < 0.2:
-            self.schema, self.threshold = -53, 0.0
-            self.custom = sorted({round(r.uniform(0, 10), r.choice((1, 3, 9))) + 0.001 for _ in range(r.randint(1, 15))})
-        else:
-            self.schema, self.threshold = r.randint(-4, 8), r.choice((0.0, 2.0 ** -128, 0.001, 1e-6))
-        self.zero, self.total = 0, 0.0
-        self.sides = [{}, {}]
-        self.around = r.randint(-20, 20)
-        self.noise = r.choice((1, 1, 1, 1000))  # large changes: large chunks
-
-    def next(self):
-        """The fields of a histogram, or None for a float."""
-        r = self.r
-        if self.mixed and r.random() < 0.05:
-            return None
-        if not self.steady:
-            if r.random() < 1 / 60:
-                self.fresh()
-            if r.random() < 1 / 40:
-                self.zero, self.sides = 0, [{}, {}]
-            if r.random() < 1 / 60 and not self.custom:
-                self.threshold *= 2
-        if self.custom:
-            places = [range(len(self.custom) + 1), ()]
-        else:
-            places = [range(self.around, self.around + r.choice((4, 4, 4, 30)))] * 2
-        for _ in range(r.randint(0, 6)):
-            side = int(r.random() < 0.25)
-            if places[side]:
-                i = r.choice(places[side])
-                self.sides[side][i] = self.sides[side].get(i, 0) + r.randint(0, 9 * self.noise)
-        if self.gauge and r.random() < 0.5:
-            for side in self.sides:
-                for i in side:
-                    side[i] = max(0, side[i] - r.randint(0, 5))
-        if not self.custom:
-            self.zero += r.randint(0, 2)
-        self.total += r.uniform(0, 100)
-        hint = GAUGE if self.gauge else RESET if not self.steady and r.random() < 1 / 80 else r.choice((0, 0, 2))
-        if not self.steady and r.random() < 1 / 40:
-            return {"is_float": self.is_float, "threshold": 0, "sum_bits": STALE_NAN}  # of a gauge with its hint, Prometheus 3.5 can't write its own chunk again
-        sides = []
-        for side in self.sides:
-            # No empty ones: Prometheus 3.5 may put the counts behind them into other buckets (its issue 16893).
-            indexes = sorted(i for i in side if side[i])
-            spans, behind = [], 0
-            for i in indexes:
-                if spans and i == behind:
-                    spans[-1][1] += 1
-                else:
-                    spans.append([i - behind if spans else i, 1])
-                behind = i + 1
-            sides.append((spans, [side.get(i, 0) for i in indexes]))
-        scale = 0.5 if self.is_float and self.schema % 2 else 1
-        counts = [[c * scale for c in v] if self.is_float else v for _, v in sides]
-        return {"is_float": self.is_float, "schema": self.schema, "threshold": self.threshold, "zero": self.zero, "total": self.total, "hint": hint,
-                "count": sum(map(sum, counts)) + self.zero, "pos": counts[0], "neg": counts[1], "pos_spans": sides[0][0], "neg_spans": sides[1][0],
-                "custom": self.custom}
 
 
 def chunks_of(block, drop=()):
@@ -98,6 +23,14 @@ def chunks_of(block, drop=()):
     for labels, refs in block.index.series.values():
         out[tsdb.without(labels, drop)] = [(a, b, *block.chunk(ref)) for a, b, ref in refs]
     return out
+
+
+def kind_of(chunk):
+    """How the chunk before another one ends."""
+    if chunk is None or chunk[2] == chunks.XOR:
+        return "nothing"
+    samples = chunks.decode(chunk[2], chunk[3])
+    return "gauge" if chunk[3][2] >> 6 == GAUGE else "stale" if samples[-1][1].sum == STALE_NAN else "long" if len(samples) >= 10 else "counter"
 
 
 @pytest.mark.timeout(1800)
@@ -151,12 +84,18 @@ def test_blocks_are_those_of_a_prometheus(varve, spawn):
     other_borders = sum(1 for k in want if [c[:3] for c in want[k]] != [c[:3] for c in got[k]])
     other_bytes = sum(1 for k in want for a, b in zip(want[k], got[k]) if a != b and (a[3][:2], a[3][3:]) != (b[3][:2], b[3][3:]))
     # A series' last chunk was open, and the snapshot wrote it again, which loses its header.
-    other_headers = Counter((a[3][2] >> 6, b[3][2] >> 6) for k in want for a, b in zip(want[k][:-1], got[k][:-1]) if a[2] > 1 and a[3][2] != b[3][2])
+    other_headers = Counter()
+    for k in want:
+        for before, a, b in zip([None, *want[k]], want[k][:-1], got[k][:-1]):
+            if a[2] > 1 and a[3][2] != b[3][2]:
+                other_headers[a[3][2] >> 6, b[3][2] >> 6, kind_of(before)] += 1
     n = sum(map(len, want.values()))
     print(f"{n_hists} histograms and {n_floats} floats in {n} chunks; other borders: {other_borders} series; other bytes: {other_bytes}, other headers: {dict(other_headers)}")
     assert n_hists > SERIES * SAMPLES / 2 and n_floats > 0
     assert (other_borders, other_bytes) == (0, 0)
-    assert set(other_headers) <= {(1, 0), (0, 2)}  # behind a gauge nobody knows; a schema changed and the count fell: later ones say "reset", too
+    # Theirs, ours, and what is before. Behind a gauge theirs does not know that the sender says "reset", or says of integers "no reset"; so it does of floats behind a stale
+    # one, and where a chunk was as long as it gets and the layout changed. Where a schema changed and the count fell, ours says "reset", as later ones do.
+    assert set(other_headers) <= {(1, 0, "gauge"), (1, 2, "gauge"), (0, 2, "gauge"), (1, 0, "stale"), (1, 0, "long"), (0, 2, "long"), (0, 2, "counter")}
     # Debian's promtool reads what is in it.
     answer = procs.promtool("tsdb", "analyze", "--extended", os.path.dirname(ours.path), os.path.basename(ours.path), newest=True)
     assert answer.returncode == 0, answer.stderr

@@ -1,5 +1,5 @@
-"""Remote write 2.0: what a receiver must take, refuse and count, with the data read back after each request. The cases of Prometheus' receiver compliance suite that
-need samples, metadata and headers, and those that it leaves out; test_remote_write_2_suite_exemplars.py and test_remote_write_2_histograms.py have the others.
+"""Remote write 2.0: what a receiver must take, refuse and count, with the data read back after each request: what Prometheus' receiver compliance suite leaves out. Its cases
+are in test_remote_write_2_suite.py.
 """
 import os
 import random

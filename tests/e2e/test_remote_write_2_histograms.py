@@ -1,4 +1,4 @@
-"""Remote write 2.0: native histograms of every kind, counted exactly and read back as they were sent. The cases of Prometheus' receiver compliance suite, and more."""
+"""Remote write 2.0: native histograms of every kind, counted exactly and read back as they were sent."""
 import math
 import time
 

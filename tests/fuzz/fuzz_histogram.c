@@ -1,11 +1,12 @@
 /* fuzz: needs block */
 /* Packed histograms { u8 length low, u8 length high, bytes }* of any bytes: what unpacks packs to no more; what is judged valid and is put into chunks as one series comes
- * back from them.
+ * back from them, by another reader as by block/'s.
  */
 #include <stdio.h>
 #include <stdlib.h>
 #include "base/limits.h"
 #include "block/block_chunk.h"
+#include "tests/support/hist_model.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -32,13 +33,16 @@ static errc emit(void *arg, const struct chunk *c, uint32_t n_samples, struct er
 	struct arena a;
 	struct chunk_iter *it;
 	struct chunk_point p;
+	struct hist_model model;
 	bool more;
 	arena_init(&a, 64 * MIB);
+	MUST(hist_model_open(&model, c->enc, c->data) && model.n == n_samples);
 	MUST(chunk_iter_new(c->enc, c->data, &a, &it, err) == OK);
 	for (uint32_t i = 0; i < n_samples; i++, s->at++) {
 		MUST(s->at < s->n && chunk_iter_next(it, &p, &more, err) == OK && more);
 		const struct chunk_point *w = &s->p[s->at];
 		MUST(p.t == w->t && p.kind == w->kind);
+		MUST(hist_model_next(&model, &a) && hist_model_is(&model, &p));
 		buf_clear(&s->want);
 		buf_clear(&s->got);
 		histogram_canonical(w->kind, w->h, &s->want);

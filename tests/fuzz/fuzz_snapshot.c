@@ -21,7 +21,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 		}                                                                                                                                    \
 	} while (0)
 
-enum { RANGE = 600000, SERIES = 6, HISTS = 40 };
+enum { RANGE = 600000, SERIES = 6, CHAINS = 3, HISTS = 40 };
 static const int64_t T0 = INT64_C(1700000000000) / RANGE * RANGE;
 static struct sim_tape *tape;
 static uint8_t real[65536];
@@ -62,7 +62,8 @@ fail:
 	return rc;
 }
 
-static void send(struct wal *wal, struct head *head, int64_t t, uint32_t n)
+/* late: but for the first ones, which stay chains. */
+static void send(struct wal *wal, struct head *head, int64_t t, uint32_t n, bool late)
 {
 	struct buf wire, records;
 	size_t at[SERIES + 1];
@@ -85,7 +86,8 @@ static void send(struct wal *wal, struct head *head, int64_t t, uint32_t n)
 	for (uint32_t i = 0; i < SERIES; i++) {
 		hs[i] = (struct head_series){.wire = span_of(wire.p + at[i], at[i + 1] - at[i]), .first = i * n, .n = n};
 		for (uint32_t k = 0; k < n; k++)
-			samples[i * n + k] = (struct head_sample){t + k * 100, f64_bits((double)(k * i % 7))};
+			samples[i * n + k] =
+				(struct head_sample){t + k * 100 + (late && i < CHAINS ? 100000 : 0), f64_bits((double)(k * i * k % 977) / 7)};
 		/* The last ones have both kinds. */
 		struct hist_maker m;
 		hist_maker_init(&m, i);
@@ -127,11 +129,11 @@ static void prepare(void)
 	struct sim *sim = sim_new(1);
 	sim_record(sim);
 	MUST(io_mkdirs("data", NULL) == OK && start(&wal, &head) == OK);
-	send(wal, head, T0, 150);
-	send(wal, head, T0 + 50, 3);
+	send(wal, head, T0, 150, false);
+	send(wal, head, T0 + 50, 3, true);
 	MUST(head_snapshot(head, NULL) == OK);
-	send(wal, head, T0 + 20000, 5);
-	send(wal, head, T0 + 30, 2);
+	send(wal, head, T0 + 20000, 5, false);
+	send(wal, head, T0 + 30, 2, true);
 	head_close(head);
 	wal_close(wal);
 	arena_init(&a, MIB);
@@ -223,8 +225,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	io_close(fd);
 	MUST(start(&wal, &head) == OK);
 	read_all(head);
-	send(wal, head, T0 + 10, 4);
-	send(wal, head, T0 + 25000, 150);
+	send(wal, head, T0 + 10, 4, true);
+	send(wal, head, T0 + 25000, 150, false);
 	if (size % 4 == 0)
 		(void)!head_snapshot(head, NULL);
 	if (size % 4 == 1)

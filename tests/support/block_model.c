@@ -114,6 +114,69 @@ void model_make(struct model *m, const struct model_config *cfg)
 	qsort(m->v, m->n, sizeof *m->v, by_labels);
 }
 
+struct known_pair {
+	struct label label;
+	uint64_t shuffled;
+};
+
+static int by_pair(const void *a, const void *b)
+{
+	const struct known_pair *x = a, *y = b;
+	int c = span_cmp(x->label.name, y->label.name);
+	return c ? c : span_cmp(x->label.value, y->label.value);
+}
+
+static int by_shuffled(const void *a, const void *b)
+{
+	const struct known_pair *x = a, *y = b;
+	return x->shuffled < y->shuffled ? -1 : x->shuffled > y->shuffled;
+}
+
+static errc write_by_pairs(struct model *m, struct block_writer *w, struct err *err)
+{
+	errc rc = OK;
+	uint64_t seed = 99;
+	uint32_t *ranks = NULL, pairs[256];
+	size_t n = 0;
+	for (size_t i = 0; i < m->n; i++)
+		n += m->v[i].labels.n;
+	struct known_pair *v = malloc((n + 3) * sizeof *v);
+	assert_non_null(v);
+	n = 0;
+	for (size_t i = 0; i < m->n; i++)
+		for (uint32_t k = 0; k < m->v[i].labels.n; k++)
+			v[n++].label = m->v[i].labels.v[k];
+	v[n++].label = (struct label){SPAN("__name__"), SPAN("nobody has it")};
+	v[n++].label = (struct label){SPAN("aaa"), SPAN("nobody has it")};
+	v[n++].label = (struct label){SPAN("zzzz"), SPAN("up")};
+	qsort(v, n, sizeof *v, by_pair);
+	size_t distinct = 0;
+	for (size_t i = 0; i < n; i++)
+		if (i == 0 || by_pair(&v[i], &v[distinct - 1]) != 0)
+			v[distinct++] = v[i];
+	for (size_t i = 0; i < distinct; i++)
+		v[i].shuffled = model_random(&seed);
+	qsort(v, distinct, sizeof *v, by_shuffled);
+	for (size_t i = 0; i < distinct; i++)
+		TRY(block_writer_pair(w, v[i].label, err));
+	TRY(block_writer_pairs_end(w, &ranks, err));
+	qsort(v, distinct, sizeof *v, by_pair);
+	for (size_t i = 0; i < m->n; i++) {
+		const struct model_series *s = &m->v[i];
+		for (uint32_t k = 0; k < s->labels.n; k++) {
+			struct known_pair key = {.label = s->labels.v[k]};
+			const struct known_pair *at = bsearch(&key, v, distinct, sizeof *v, by_pair);
+			assert_true(at && k < 256);
+			pairs[k] = (uint32_t)(at - v);
+		}
+		TRY(block_writer_add_pairs(w, pairs, s->labels.n, s->chunks, s->n, err));
+	}
+fail:
+	free(ranks);
+	free(v);
+	return rc;
+}
+
 errc model_write(
 	struct model *m, const char *dir, struct ulid ulid, uint64_t segment_bytes, struct block_meta *meta, uint64_t *bytes, struct err *err)
 {
@@ -133,12 +196,13 @@ errc model_write(
 	errc rc = block_writer_open(&cfg, &w, err);
 	if (rc)
 		return rc;
-	for (size_t i = 0; i < m->n; i++) {
+	if (m->by_pairs)
+		rc = write_by_pairs(m, w, err);
+	for (size_t i = 0; i < m->n && rc == OK && !m->by_pairs; i++)
 		rc = block_writer_add(w, m->v[i].labels, m->v[i].chunks, m->v[i].n, err);
-		if (rc) {
-			block_writer_abort(w);
-			return rc;
-		}
+	if (rc) {
+		block_writer_abort(w);
+		return rc;
 	}
 	return block_writer_finish(w, meta, bytes, err);
 }

@@ -16,6 +16,7 @@ struct model {
 	struct model_series *v;
 	size_t n;
 	int64_t mint, maxt; /* [mint, maxt) over all chunks */
+	bool by_pairs;	    /* model_write says all pairs beforehand, and some that no series has */
 	/* of a block that was read: the bytes of its index, where its sections are, its chunk segments */
 	struct span index;
 	struct {

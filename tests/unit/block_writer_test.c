@@ -252,8 +252,9 @@ static void equal_input_gives_equal_bytes(void **state)
 	model_make(&m, &(struct model_config){.n_series = 500, .samples = 40, .start_ms = T0, .step_ms = 15000, .range_ms = RANGE, .strange = true});
 	write_ok(&m, dir, ulid_of(1), 40000, &meta, &bytes);
 	model_read(&a, block_dir(dir, ulid_of(1)));
-	static const size_t spool[] = {64, 300, 100000, 0, 64}, pass[] = {0, 600, 501, 1000, 500};
-	for (uint8_t i = 0; i < 5; i++) {
+	static const size_t spool[] = {64, 300, 100000, 0, 64, 0, 64, 300}, pass[] = {0, 600, 501, 1000, 500, 0, 500, 0};
+	for (uint8_t i = 0; i < 8; i++) {
+		m.by_pairs = i >= 5;
 		index_writer_spool_bytes = spool[i];
 		index_writer_pass_postings = pass[i];
 		write_ok(&m, dir, ulid_of((uint8_t)(2 + i)), 40000, &meta, &bytes);
