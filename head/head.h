@@ -252,6 +252,13 @@ CHECKED errc head_tenant_cardinality(
 CHECKED errc head_flush(struct head *h, struct err *err);
 /* Writes a snapshot now and returns when it is there. */
 CHECKED errc head_snapshot(struct head *h, struct err *err);
+/* What a snapshot stands for, from its mark alone; for who looks at a data directory. ERR_NOTFOUND: there is no such file. */
+struct head_snapshot_info {
+	uint64_t bytes, frame, segment, offset; /* the newest frame that is in it, and where that stands in the log */
+	uint64_t series;			/* about */
+	int64_t written_ms;
+};
+CHECKED errc head_snapshot_look(const char *path, struct head_snapshot_info *out, struct err *err);
 /* The process is about to stop: whoever waits in head_flush, or comes later, gets ERR_CANCELED; what is not cut yet stays in the log. */
 void head_release(struct head *h);
 

@@ -1,6 +1,6 @@
 /* head/head_int.h - what the files of head/ share. Reading order: head_pool.c, head_symbols.c, head_series.c, head_chunkfile.c,
  * head_piece.c, head_open.c, head_chain.c, head_leaf.c, head_hist.c, head_hist_chunks.c, head_window.c, head_postings.c, head_tenant.c, head_spelling.c, head_append.c, head_append_hist.c, head_log.c, head_replay.c, head_replay_tables.c, head_replay_defs.c, head_replay_samples.c, head_replay_lanes.c, head_replay_load.c, head_cut.c, head_cut_order.c, head_cut_file.c, head_cut_spool.c, head_cutter.c, head_checkpoint.c,
- * head_snapshot.c, head_snapshot_write.c, head_snapshot_load.c, head_snapshot_hist.c, head_source.c, head_usage.c, head_cardinality.c, head_full.c, head.c.
+ * head_snapshot.c, head_snapshot_write.c, head_snapshot_load.c, head_snapshot_pairs.c, head_snapshot_hist.c, head_source.c, head_usage.c, head_cardinality.c, head_full.c, head.c.
  *
  * Exemplars and metadata stand aside: head_annotate.c, head_exemplar_ring.c, head_exemplars.c, head_metadata.c, with head_annotations_int.h.
  *
@@ -121,8 +121,11 @@ void head_symbols_destroy(struct symbols *sy);
 /* Interns all or nothing. */
 CHECKED errc head_pairs_ref(struct symbols *sy, struct labels l, uint32_t *ids, struct err *err);
 void head_pairs_unref(struct symbols *sy, const uint32_t *ids, uint32_t n);
-/* Once more each; under sy->mu. The caller holds them already. */
-static inline void head_pairs_hold_locked(struct symbols *sy, const uint32_t *ids, uint32_t n);
+/* For who loads a snapshot: of many different pairs, HEAD_PAIRS_LOAD at most, a reference each; ERR_NOMEM: the first *n have one. reserve: so many more, if there is
+ * memory. */
+enum { HEAD_PAIRS_LOAD = 32 };
+CHECKED errc head_pairs_load(struct symbols *sy, const struct label *l, uint32_t *n, uint32_t *ids, struct err *err);
+void head_pairs_reserve(struct symbols *sy, uint64_t n);
 /* The id of a pair that some live series has, or false. For queries. */
 bool head_pair_find(struct symbols *sy, struct span name, struct span value, uint32_t *id);
 
@@ -141,12 +144,6 @@ static inline struct span head_pair_value(const struct label_pair *p)
 static inline struct label head_pair_label(const struct label_pair *p)
 {
 	return (struct label){{p->name->s, p->name->n}, head_pair_value(p)};
-}
-
-static inline void head_pairs_hold_locked(struct symbols *sy, const uint32_t *ids, uint32_t n)
-{
-	for (uint32_t i = 0; i < n; i++)
-		head_pair(sy, ids[i])->refs++;
 }
 
 /* ---- series (head_series.c) ---- */

@@ -130,6 +130,8 @@ struct replay_item {
 	uint32_t t;	 /* from the window's start */
 	uint32_t behind; /* frames behind the snapshot's mark; UINT32_MAX: so many, or no snapshot */
 };
+/* Threads that a start may use. */
+uint32_t head_replay_threads(const struct head *h);
 CHECKED errc replay_lanes_open(struct head *h, struct err *err);
 void replay_lanes_close(struct replay_state *r);
 /* Room for an item of the shard, to be filled before the next call. The first error of a lane is told by replay_lanes_drain. */

@@ -172,10 +172,15 @@ static uint32_t cores(void)
 	return n > 1 ? (uint32_t)n : 1;
 }
 
+uint32_t head_replay_threads(const struct head *h)
+{
+	return h->cfg.replay_threads ? h->cfg.replay_threads : cores();
+}
+
 errc replay_lanes_open(struct head *h, struct err *err)
 {
 	errc rc = OK;
-	uint32_t wanted = h->cfg.replay_threads ? h->cfg.replay_threads : cores(), n = wanted - 1;
+	uint32_t n = head_replay_threads(h) - 1;
 	n = n > LANES_MAX ? LANES_MAX : n;
 	n = n > h->n_shards ? h->n_shards : n;
 	struct replay_lanes *ls = calloc(1, sizeof *ls);

@@ -17,7 +17,7 @@
  * the process stops.
  */
 #include <stdio.h>
-#include "head/head_int.h"
+#include "head/head_snapshot_int.h"
 
 enum {
 	PAUSE_FACTOR = 15,
@@ -143,4 +143,30 @@ errc head_snapshot(struct head *h, struct err *err)
 	rc = once_more ? ERR_CANCELED : h->snap.last;
 	pthread_mutex_unlock(&h->windows_mu);
 	return rc == OK ? OK : err_set(err, rc, "no snapshot was written (see the log)");
+}
+
+errc head_snapshot_look(const char *path, struct head_snapshot_info *out, struct err *err)
+{
+	errc rc = OK;
+	int fd = -1;
+	uint8_t p[SNAPSHOT_HEADER + SNAPSHOT_SECTION_HEADER + SNAPSHOT_MARK_BYTES];
+	const uint8_t *section = p + SNAPSHOT_HEADER, *body = section + SNAPSHOT_SECTION_HEADER;
+	size_t got;
+	TRY(io_open(path, IO_READ, &fd, err));
+	TRY(io_size(fd, &out->bytes, err));
+	TRY(io_pread(fd, p, sizeof p, 0, &got, err));
+	CHECK(got >= SNAPSHOT_HEADER && memcmp(p, "varvesnp", 8) == 0, ERR_CORRUPT, "%s: no snapshot", path);
+	CHECK(get_le32(p + 8) == SNAPSHOT_VERSION, ERR_UNSUPPORTED, "%s has version %u, this varve reads %d", path, get_le32(p + 8),
+		SNAPSHOT_VERSION);
+	CHECK(got == sizeof p && get_le32(section) == SNAPSHOT_MARK && get_le32(section + 4) == SNAPSHOT_MARK_BYTES &&
+			get_le32(section + 16) == crc32c(crc32c(0, section, 16), body, SNAPSHOT_MARK_BYTES),
+		ERR_CORRUPT, "%s: its mark is damaged", path);
+	out->frame = get_le64(body);
+	out->segment = get_le64(body + 24);
+	out->offset = get_le64(body + 32);
+	out->written_ms = (int64_t)get_le64(body + 48);
+	out->series = get_le64(body + 56);
+fail:
+	io_close(fd);
+	return rc;
 }

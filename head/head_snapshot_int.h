@@ -24,7 +24,8 @@ enum {
 	SNAPSHOT_HAS_HISTOGRAMS = 4,
 	SNAPSHOT_HAS_CHAIN = 8,
 	SNAPSHOT_OPEN_BYTES = 30,
-	SNAPSHOT_CUT_BYTES = 57
+	SNAPSHOT_CUT_BYTES = 57,
+	SNAPSHOT_MARK_BYTES = 80
 };
 
 /* The histograms of a state (head_snapshot_hist.c). get: into ws, whose shard's lock the caller has; w NULL: only read over. *why: what is wrong with them, or NULL. */
@@ -36,3 +37,14 @@ struct snapshot_hists {
 void head_snapshot_hist_put(struct buf *b, const struct hist_series *hs);
 CHECKED errc head_snapshot_hist_get(struct rd *b, struct window *w, struct wpart *part, struct wseries *ws, int64_t range, uint64_t chunk_room,
 	struct snapshot_hists *out, const char **why, struct err *err);
+
+/* Label pairs, by number (head_snapshot_pairs.c). section: of the number, whose body is b, is known. use: a series has these; counted by settle, after which no number
+ * is asked for; settle comes before any of the series goes. */
+struct snapshot_pairs;
+CHECKED errc snapshot_pairs_open(struct head *h, const char *path, int fd, uint64_t size, uint32_t id, struct snapshot_pairs **out, struct err *err);
+CHECKED errc snapshot_pairs_section(struct snapshot_pairs *p, uint32_t number, struct rd *b, struct err *err);
+uint32_t snapshot_pairs_n(const struct snapshot_pairs *p);
+uint32_t snapshot_pair(const struct snapshot_pairs *p, uint32_t number);
+void snapshot_pairs_use(struct snapshot_pairs *p, const uint32_t *numbers, uint32_t n);
+void snapshot_pairs_settle(struct snapshot_pairs *p);
+void snapshot_pairs_free(struct snapshot_pairs *p);

@@ -28,12 +28,11 @@ struct reader {
 	uint64_t written_ms;
 	struct tenant **tenants;
 	uint32_t n_tenants, cap_tenants;
-	uint32_t *pairs;
-	uint32_t n_pairs, cap_pairs;
+	struct snapshot_pairs *pairs;
 	struct series **series;
 	uint32_t n_series, cap_series;
 	uint64_t last_ref;
-	uint32_t last_pairs[LIMIT_LABELS_DECODE];
+	uint32_t last_pairs[LIMIT_LABELS_DECODE]; /* numbers */
 	uint32_t n_last_pairs;
 	struct buf wire;			 /* of a section's series, */
 	uint32_t field[LIMIT_LABELS_DECODE + 1]; /* and where the last one's labels begin in it: what stays the same is copied from there */
@@ -140,13 +139,15 @@ static errc mark_get(struct reader *r, struct rd *b, struct err *err)
 	uint64_t *const to[] = {&m->seq, &m->first_sample, &m->pos, &m->segment, &m->offset, &m->checkpoint, &r->written_ms};
 	for (size_t i = 0; i < sizeof to / sizeof *to; i++)
 		*to[i] = rd_le64(b);
-	uint64_t n = rd_le64(b);
+	uint64_t n = rd_le64(b), n_pairs = rd_le64(b);
 	m->log = rd_le32(b);
 	m->crc = rd_le32(b);
 	MUST(b->ok && b->p == b->end && m->seq > 0, "mark");
 	TRY(wal_replay_behind(r->h->cfg.wal, m, err));
-	/* A series takes 32 bytes and more. */
+	/* A series takes 32 bytes and more, a pair 4. */
 	n = n < r->size / 32 ? n : r->size / 32;
+	head_pairs_reserve(&r->h->symbols, n_pairs < r->size / 4 ? n_pairs : r->size / 4);
+	TRY(snapshot_pairs_open(r->h, r->path, r->fd, r->size, r->id, &r->pairs, err));
 	TRY(room(&r->series, &r->cap_series, 0, n + n / 16, sizeof(struct series *), err));
 	TRY(head_replay_reserve(r->h, n, err));
 	for (uint32_t i = 0; n > 0 && i < r->h->n_shards; i++) {
@@ -192,33 +193,13 @@ fail:
 	return rc;
 }
 
-/* The reader holds each until all series are there. */
-static errc pairs_get(struct reader *r, struct rd *b, struct err *err)
-{
-	errc rc = OK;
-	struct symbols *sy = &r->h->symbols;
-	while (b->p < b->end) {
-		struct label l;
-		uint64_t name = rd_uvarint(b);
-		MUST(name <= r->n_pairs, "a pair with an unknown name");
-		l.name = name == 0 ? rd_str(b) : head_pair_label(head_pair(sy, r->pairs[name - 1])).name;
-		l.value = rd_str(b);
-		MUST(b->ok && l.name.n > 0 && l.value.n > 0 && l.name.n <= HEAD_SERIES_WIRE_BYTES && l.value.n <= HEAD_SERIES_WIRE_BYTES, "pairs");
-		TRY(room(&r->pairs, &r->cap_pairs, r->n_pairs, 4096, sizeof *r->pairs, err));
-		TRY(head_pairs_ref(sy, (struct labels){&l, 1}, &r->pairs[r->n_pairs], err));
-		r->n_pairs++;
-	}
-fail:
-	return rc;
-}
-
 /* ---- series ---- */
 
 struct new_series {
 	uint64_t ref, keys[2], def_pos;
 	struct tenant *tenant;
 	struct hash128 x;
-	uint32_t n_pairs, pairs_at;
+	uint32_t n_pairs, pairs_at; /* in the group's numbers and ids */
 	size_t wire_at;
 	uint8_t bits;
 	struct series *s;
@@ -270,11 +251,12 @@ static bool wire_put(struct reader *r, const uint32_t *ids, uint32_t n, const ui
 	return true;
 }
 
-static errc one_get(struct reader *r, struct rd *b, struct new_series *x, uint32_t *ids, struct err *err)
+static errc one_get(struct reader *r, struct rd *b, struct new_series *x, uint32_t *numbers, uint32_t *ids, struct err *err)
 {
 	errc rc = OK;
 	uint8_t same[LIMIT_LABELS_DECODE];
 	const struct symbols *sy = &r->h->symbols;
+	uint32_t n_known = snapshot_pairs_n(r->pairs);
 	x->ref = r->last_ref += (uint64_t)rd_varint(b);
 	uint64_t tenant = rd_uvarint(b);
 	x->bits = rd_u8(b);
@@ -287,10 +269,11 @@ static errc one_get(struct reader *r, struct rd *b, struct new_series *x, uint32
 	x->n_pairs = (uint32_t)n;
 	for (uint32_t i = 0; i < n; i++) {
 		uint64_t number = rd_uvarint(b);
-		MUST(number == 0 ? i < r->n_last_pairs : number <= r->n_pairs, "a series with an unknown pair");
+		MUST(number == 0 ? i < r->n_last_pairs : number <= n_known, "a series with an unknown pair");
 		same[i] = number == 0;
-		ids[i] = number == 0 ? r->last_pairs[i] : r->pairs[number - 1];
-		r->last_pairs[i] = ids[i];
+		numbers[i] = number == 0 ? r->last_pairs[i] : (uint32_t)number - 1;
+		ids[i] = snapshot_pair(r->pairs, numbers[i]);
+		r->last_pairs[i] = numbers[i];
 		/* Sorted by name: what finds a series by its labels, and the block, lean on it. */
 		if (i > 0 && !(same[i - 1] && same[i])) {
 			const struct symbol *a = head_pair(sy, ids[i - 1])->name, *z = head_pair(sy, ids[i])->name;
@@ -304,7 +287,7 @@ fail:
 	return rc;
 }
 
-static errc group_add(struct reader *r, struct new_series *v, uint32_t n, const uint32_t *ids, struct err *err)
+static errc group_add(struct reader *r, struct new_series *v, uint32_t n, const uint32_t *numbers, const uint32_t *ids, struct err *err)
 {
 	errc rc = OK;
 	struct head *h = r->h;
@@ -315,16 +298,11 @@ static errc group_add(struct reader *r, struct new_series *v, uint32_t n, const 
 		if (sh->slots)
 			__builtin_prefetch(&sh->slots[v[i].x.lo & sh->mask], 1);
 	}
-	pthread_mutex_lock(&h->symbols.mu);
-	for (uint32_t i = 0; i < n; i++)
-		head_pairs_hold_locked(&h->symbols, ids + v[i].pairs_at, v[i].n_pairs);
-	pthread_mutex_unlock(&h->symbols.mu);
-	uint32_t done = 0;
-	for (; done < n && rc == OK; done++) {
-		struct new_series *x = &v[done];
+	for (uint32_t i = 0; i < n && rc == OK; i++) {
+		struct new_series *x = &v[i];
 		struct series *s;
 		struct shard *sh = &h->shards[head_shard_of(h, x->x)];
-		size_t end = done + 1 < n ? v[done + 1].wire_at : r->wire.n;
+		size_t end = i + 1 < n ? v[i + 1].wire_at : r->wire.n;
 		pthread_mutex_lock(&sh->mu);
 		rc = head_series_load_locked(
 			h, sh, x->tenant, x->x, span_of(r->wire.p + x->wire_at, end - x->wire_at), ids + x->pairs_at, x->n_pairs, x->ref, &s, err);
@@ -341,29 +319,26 @@ static errc group_add(struct reader *r, struct new_series *v, uint32_t n, const 
 			s->keys[1] = x->keys[1];
 		}
 		pthread_mutex_unlock(&sh->mu);
-		if (rc == OK) {
-			rc = head_replay_series(h, x->ref, s, err);
-			if (rc != OK) { /* nobody finds it by its ref: it goes at once, and its pairs with it */
-				pthread_mutex_lock(&sh->mu);
-				head_series_remove_locked(h, sh, x->tenant, s);
-				pthread_mutex_unlock(&sh->mu);
-				done++;
-				break;
-			}
-			r->series[r->n_series++] = s;
-		} else {
+		if (rc != OK)
+			break;
+		snapshot_pairs_use(r->pairs, numbers + x->pairs_at, x->n_pairs);
+		rc = head_replay_series(h, x->ref, s, err);
+		if (rc != OK) { /* nobody finds it by its ref: it goes at once */
+			snapshot_pairs_settle(r->pairs);
+			pthread_mutex_lock(&sh->mu);
+			head_series_remove_locked(h, sh, x->tenant, s);
+			pthread_mutex_unlock(&sh->mu);
 			break;
 		}
+		r->series[r->n_series++] = s;
 	}
-	for (uint32_t i = done; i < n; i++)
-		head_pairs_unref(&h->symbols, ids + v[i].pairs_at, v[i].n_pairs);
 	return rc;
 }
 
 static errc series_get(struct reader *r, struct rd *b, struct err *err)
 {
 	errc rc = OK;
-	uint32_t ids[LIMIT_LABELS_DECODE + GROUP * 64];
+	uint32_t ids[LIMIT_LABELS_DECODE + GROUP * 64], numbers[LIMIT_LABELS_DECODE + GROUP * 64];
 	buf_clear(&r->wire);
 	r->fields = false;
 	while (b->p < b->end) {
@@ -371,12 +346,12 @@ static errc series_get(struct reader *r, struct rd *b, struct err *err)
 		uint32_t n = 0, at = 0;
 		while (n < GROUP && b->p < b->end && at <= GROUP * 64) {
 			v[n].pairs_at = at;
-			TRY(one_get(r, b, &v[n], ids + at, err));
+			TRY(one_get(r, b, &v[n], numbers + at, ids + at, err));
 			at += v[n++].n_pairs;
 		}
 		MUST(r->n_series < CHECKPOINT_MARK - GROUP, "too many series");
 		TRY(room(&r->series, &r->cap_series, r->n_series + n, 0, sizeof(struct series *), err));
-		TRY(group_add(r, v, n, ids, err));
+		TRY(group_add(r, v, n, numbers, ids, err));
 	}
 fail:
 	return rc;
@@ -674,7 +649,7 @@ static errc section_get(struct reader *r, uint32_t kind, struct rd *b, struct er
 	case SNAPSHOT_TENANTS:
 		return tenants_get(r, b, err);
 	case SNAPSHOT_PAIRS:
-		return pairs_get(r, b, err);
+		return snapshot_pairs_section(r->pairs, r->number - 1, b, err);
 	case SNAPSHOT_SERIES:
 		return series_get(r, b, err);
 	case SNAPSHOT_WINDOW:
@@ -727,9 +702,8 @@ fail:
 
 static void reader_free(struct reader *r)
 {
-	head_pairs_unref(&r->h->symbols, r->pairs, r->n_pairs);
+	snapshot_pairs_free(r->pairs);
 	head_table_free(r->tenants, r->cap_tenants, sizeof(struct tenant *));
-	head_table_free(r->pairs, r->cap_pairs, sizeof *r->pairs);
 	head_table_free(r->series, r->cap_series, sizeof(struct series *));
 	head_table_free(r->windowed, r->cap_windowed, sizeof *r->windowed);
 	buf_free(&r->wire);
@@ -805,6 +779,7 @@ errc head_load(struct head *h, struct err *err)
 	} else {
 		if (rc != ERR_NOTFOUND || r->fd >= 0)
 			log_warn("the snapshot of the head is of no use: the whole log is read", LERR(&why));
+		snapshot_pairs_settle(r->pairs);
 		head_replay_clear(h);
 		TRY(wal_replay_behind(h->cfg.wal, NULL, err));
 	}

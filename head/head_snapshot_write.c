@@ -462,8 +462,11 @@ static errc mark_put(struct writer *w, struct err *err)
 {
 	const struct wal_mark *m = &w->mark;
 	section_begin(w, SNAPSHOT_MARK);
+	pthread_mutex_lock(&w->h->symbols.mu);
+	uint64_t n_pairs = w->h->symbols.n_pairs;
+	pthread_mutex_unlock(&w->h->symbols.mu);
 	const uint64_t v[] = {m->seq, m->first_sample, m->pos, m->segment, m->offset, m->checkpoint, (uint64_t)io_now_ms(),
-		atomic_load_explicit(&w->h->n_series, memory_order_relaxed)};
+		atomic_load_explicit(&w->h->n_series, memory_order_relaxed), n_pairs};
 	for (size_t i = 0; i < sizeof v / sizeof *v; i++)
 		buf_le64(&w->out, v[i]);
 	buf_le32(&w->out, m->log);

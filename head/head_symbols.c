@@ -149,10 +149,10 @@ static void pair_slot_put(uint64_t *slots, uint32_t n, uint64_t slot)
 	slots[i] = slot;
 }
 
-static bool pairs_grow(struct symbols *sy)
+static bool pairs_resize(struct symbols *sy, uint32_t n)
 {
-	uint32_t had = sy->n_pair_slots, n = had + had / 2;
-	uint64_t *slots = had < UINT32_MAX / 3 * 2 ? head_table_alloc(n, sizeof *slots) : NULL;
+	uint32_t had = sy->n_pair_slots;
+	uint64_t *slots = head_table_alloc(n, sizeof *slots);
 	if (!slots)
 		return false;
 	for (uint32_t i = 0; i < had; i++)
@@ -163,6 +163,12 @@ static bool pairs_grow(struct symbols *sy)
 	sy->pair_slots = slots;
 	sy->n_pair_slots = n;
 	return true;
+}
+
+static bool pairs_grow(struct symbols *sy)
+{
+	uint32_t had = sy->n_pair_slots;
+	return had < UINT32_MAX / 3 * 2 && pairs_resize(sy, had + had / 2);
 }
 
 static bool pair_is(const struct label_pair *p, struct span name, struct span value)
@@ -310,6 +316,35 @@ errc head_pairs_ref(struct symbols *sy, struct labels l, uint32_t *ids, struct e
 			pair_unref(sy, ids[j]);
 	pthread_mutex_unlock(&sy->mu);
 	return i == l.n ? OK : err_set(err, ERR_NOMEM, "no memory for the labels of a new series");
+}
+
+errc head_pairs_load(struct symbols *sy, const struct label *l, uint32_t *n, uint32_t *ids, struct err *err)
+{
+	uint32_t hn[HEAD_PAIRS_LOAD], hv[HEAD_PAIRS_LOAD], done = 0;
+	ASSERT(*n <= HEAD_PAIRS_LOAD);
+	for (uint32_t i = 0; i < *n; i++) {
+		hn[i] = i > 0 && l[i].name.p == l[i - 1].name.p ? hn[i - 1] : hash_of(sy, l[i].name);
+		hv[i] = hash_of(sy, l[i].value);
+	}
+	pthread_mutex_lock(&sy->mu);
+	/* Where they go is asked of memory before the first is needed. */
+	for (uint32_t i = 0; i < *n; i++)
+		__builtin_prefetch(&sy->pair_slots[head_place(pair_hash_of(hn[i], hv[i]), sy->n_pair_slots)], 1);
+	while (done < *n && pair_ref(sy, l[done], hn[done], hv[done], &ids[done]))
+		done++;
+	pthread_mutex_unlock(&sy->mu);
+	bool all = done == *n;
+	*n = done;
+	return all ? OK : err_set(err, ERR_NOMEM, "no memory for labels of a snapshot");
+}
+
+void head_pairs_reserve(struct symbols *sy, uint64_t n)
+{
+	pthread_mutex_lock(&sy->mu);
+	uint64_t slots = (sy->n_pairs + n) / 3 * 4 + 16;
+	if (slots > sy->n_pair_slots && slots < UINT32_MAX / 3 * 2)
+		(void)!pairs_resize(sy, (uint32_t)slots);
+	pthread_mutex_unlock(&sy->mu);
 }
 
 void head_pairs_unref(struct symbols *sy, const uint32_t *ids, uint32_t n)

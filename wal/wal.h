@@ -156,7 +156,8 @@ void wal_close(struct wal *wal);
 /* `varve wal inspect DIR`: reads only, also beside a running server. Prints segments, frames, records by kind, damage. */
 struct wal_inspect_options {
 	bool json;
-	bool frames; /* a line for each frame */
+	bool frames;	  /* a line for each frame */
+	const char *also; /* what the caller knows beside: a line, or a JSON member; NULL: nothing */
 };
 CHECKED errc wal_inspect(const char *dir, const struct wal_inspect_options *opt, struct buf *out, struct err *err);
 

@@ -289,7 +289,7 @@ errc wal_inspect(const char *dir, const struct wal_inspect_options *opt, struct 
 			if (kind_name(k)) /* groups are shown as what is in them */
 				buf_printf(out, "%s\"%s\":{\"count\":%" PRIu64 ",\"bytes\":%" PRIu64 "}", k == 0 ? "" : ",", kind_name(k),
 					x.records[k], x.record_bytes[k]);
-		buf_printf(out, "}}\n");
+		buf_printf(out, "}%s%s}\n", opt->also ? "," : "", opt->also ? opt->also : "");
 	} else {
 		buf_printf(out, "\nrecords:");
 		for (size_t k = 0; k < KINDS; k++)
@@ -299,6 +299,8 @@ errc wal_inspect(const char *dir, const struct wal_inspect_options *opt, struct 
 		buf_printf(out, "\n");
 		buf_printf(out, "definitions: %" PRIu64 "\nexemplars: %" PRIu64 "\nmetadata: %" PRIu64 "\nend: %s\n", x.series, x.exemplars,
 			x.metadata, w.end.clean ? "closed in order" : "not closed (running, or it crashed)");
+		if (opt->also)
+			buf_printf(out, "%s\n", opt->also);
 		buf_put(out, x.findings.p, x.findings.n);
 		buf_printf(out,
 			"%" PRIu64 " frames, %" PRIu64 " samples; lost: %" PRIu64 " frames, %" PRIu64

@@ -160,7 +160,7 @@ static void prepare(void)
 
 static void repair(uint8_t *p, size_t n)
 {
-	const size_t mark = SNAPSHOT_HEADER + SNAPSHOT_SECTION_HEADER + 72;
+	const size_t mark = SNAPSHOT_HEADER + SNAPSHOT_SECTION_HEADER + SNAPSHOT_MARK_BYTES;
 	memcpy(p, real, n < mark ? n : mark);
 	uint32_t number = 0;
 	for (size_t at = SNAPSHOT_HEADER; at + SNAPSHOT_SECTION_HEADER <= n;) {

@@ -171,6 +171,55 @@ static void unfolds_anywhere(void **state)
 	lab_free(&l);
 }
 
+/* A snapshot knows chains by their newest records: they go on after a start, unfold after a start, and are counted as before. */
+static void goes_on_after_a_start(void **state)
+{
+	(void)state;
+	for (uint64_t seed = 0; seed < 3; seed++) {
+		struct lab l;
+		struct err err = {0};
+		struct head_status was, is;
+		uint64_t r = seed, loads = 0;
+		enum { N = 24, SAMPLES = 1500 };
+		lab_open(&l, seed, RANGE, 8 * MIB);
+		l.n_series = N;
+		must_start(&l);
+		for (uint32_t i = 0; i < SAMPLES; i++) {
+			send_one(&l, 0, N, T0 + i * INT64_C(4000), i, &r);
+			if (lab_random(&r) % 60 == 0) { /* a late one unfolds it; the even ones stay chains */
+				uint32_t k = (uint32_t)(lab_random(&r) % (N / 2)) * 2 + 1;
+				send_one(&l, k, k + 1, T0 + (int64_t)(lab_random(&r) % (i + 1)) * 4000 + 1 + i % 3000, 9000, &r);
+			}
+			if (lab_random(&r) % 150 == 0 && head_snapshot(l.head, &err) != OK)
+				fail_msg("snapshot: %s", err.msg);
+			if (lab_random(&r) % 200 != 0)
+				continue;
+			head_status(l.head, &was);
+			lab_crash(&l, (enum sim_loss)(i % SIM_LOSSES));
+			l.cfg.shards = 1u << lab_random(&r) % 4;
+			l.cfg.replay_threads = 1 + (uint32_t)(lab_random(&r) % 4);
+			must_start(&l);
+			head_status(l.head, &is);
+			loads += is.chunk_file_bytes > 0;
+			assert_int_equal(is.samples_in_memory, was.samples_in_memory);
+			assert_int_equal(is.min_t, was.min_t);
+			assert_int_equal(is.max_t, was.max_t);
+			if (lab_random(&r) % 2)
+				lab_check(&l);
+		}
+		assert_true(loads > 0);
+		lab_check(&l);
+		lab_flush(&l);
+		lab_check(&l);
+		do { /* the cutter lets go of the window a moment later */
+			io_sleep_ms(10);
+			head_status(l.head, &is);
+		} while (is.windows + is.cutting > 0);
+		assert_int_equal(is.samples_in_memory, 0);
+		lab_free(&l);
+	}
+}
+
 /* Each byte of the file in turn: the read is an error, or was not of that byte. */
 static void damage_is_an_error(void **state)
 {
@@ -218,6 +267,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(every_range_is_read),
 		cmocka_unit_test(unfolds_anywhere),
+		cmocka_unit_test(goes_on_after_a_start),
 		cmocka_unit_test(damage_is_an_error),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
