@@ -228,7 +228,7 @@ e2e: $(TOOL_BIN) $(B)/varve $(call ready,$(TEST_READY))
 N         ?= 200
 SEED      ?=
 BUCKET    ?= directory
-.PHONY: crash power bench bench-flat bench-sync bench-profile bench-docs demo
+.PHONY: crash power bench bench-flat bench-sync bench-profile bench-cut bench-docs demo
 STATES    ?= 2400
 power: $(B)/varve $(TOOL_BIN) $(call ready,$(TEST_READY))
 	@$(TEST_ENV) $(PYTHON) tests/crash/power.py --states $(STATES) $(if $(SEED),--seed $(SEED))
@@ -244,6 +244,9 @@ bench-sync: $(BENCH_READY)
 	@$(TEST_ENV) $(PYTHON) tests/bench/bench_sync.py
 bench-profile: $(BENCH_READY)
 	@$(TEST_ENV) BENCH_RUNS=1 $(PYTHON) tests/bench/bench_profile.py
+bench-cut: $(B)/bench/head_cut_bench
+	@for n in 200000 1000000; do for k in "9 float" "480 float"; do $< $(B)/bench-data/cut $$n $$k && rm -rf $(B)/bench-data/cut || exit 1; done; done
+	@for k in late histogram; do $< $(B)/bench-data/cut 20000 480 $$k && rm -rf $(B)/bench-data/cut || exit 1; done
 bench-docs: $(call ready,venv)
 	@$(PYTHON) tests/bench/bench_docs.py
 demo: $(B)/varve $(B)/bench/query_check $(call ready,venv $(if $(filter minio,$(BUCKET)),minio))
@@ -287,7 +290,7 @@ help:
 	@echo "make crash N=200 SEED=7   kill -9 under load, N times, nothing acknowledged may be lost"
 	@echo "make power STATES=2400    the same for power cuts: what a lost disk cache leaves of a recorded run"
 	@echo "make bench                side by side with Prometheus and VictoriaMetrics; BENCH_SCALE=small for a look, BENCH_RUNS=5; one in C: make bench/NAME"
-	@echo "make bench-flat           what a sample costs with more series, connections, tenants, churn;  make bench-sync  what fdatasync costs"
+	@echo "make bench-flat           what a sample costs with more series, connections, tenants, churn;  make bench-sync  what fdatasync costs;  make bench-cut  a block"
 	@echo "make bench-docs           the last results of these into docs/performance.md"
 	@echo "make demo BUCKET=minio    the main job on the terminal, in a minute; BUCKET=directory is the default"
 	@echo "make format clean distclean"

@@ -193,6 +193,13 @@ static errc ext_labels(struct window *w, struct arena *a, struct labels *out, st
 	return OK;
 }
 
+enum { AHEAD_FAR = 32, AHEAD_NEAR = 24, AHEAD_PIECES = 16 };
+/* A series that is read soon: the piece that was asked for last. */
+struct cut_ahead {
+	const struct wpart *part;
+	const struct piece *piece;
+};
+
 struct cut {
 	struct head *h;
 	struct window *w;
@@ -203,6 +210,8 @@ struct cut {
 	int64_t mint;
 	/* labels of the series before, and their pairs' places: neighbours share most of them */
 	uint32_t ids[LIMIT_LABELS_DECODE], places[LIMIT_LABELS_DECODE], n_labels;
+	struct cut_ahead ahead[AHEAD_PIECES];
+	uint32_t n_ahead;
 	/* the pace */
 	int64_t begin_ns;
 	uint64_t bytes, paced;
@@ -248,36 +257,52 @@ fail:
 	return rc;
 }
 
-/* What reading a series will touch, some steps ahead of it. Inlined by force: gcc takes a function that only prefetches for one without effect. */
-static inline __attribute__((always_inline)) void series_prefetch(const struct cut *c, size_t i, bool chunks)
+/* Reading a series touches its labels, its state, and then one piece of its open chunk after the other, each somewhere else. So they are fetched some steps
+ * ahead, and of each series that is coming one piece a step. Inlined by force: gcc takes a function that only prefetches for one without effect. */
+#define AHEAD static inline __attribute__((always_inline)) void
+
+AHEAD far_ahead(const struct cut *c, uint32_t shard, uint32_t local, bool chunks)
 {
-	enum { FAR = 16, NEAR = 8, NEXT = 3 };
+	uint32_t at;
+	const struct ws_page *page = &c->w->parts[shard].p->pages[ws_page_of(local, &at)];
+	__builtin_prefetch(&page->series[at]);
+	if (chunks)
+		__builtin_prefetch(&page->ws[at]);
+}
+
+AHEAD labels_ahead(const struct cut *c, uint32_t shard, uint32_t local)
+{
+	const char *s = (const char *)part_series(c->w->parts[shard].p, local);
+	__builtin_prefetch(s);
+	__builtin_prefetch(s + 64);
+}
+
+AHEAD pieces_ahead(struct cut *c, uint32_t shard, uint32_t local)
+{
+	for (int i = 0; i < AHEAD_PIECES; i++) {
+		struct cut_ahead *x = &c->ahead[i];
+		if (!x->piece)
+			continue;
+		x->piece = x->piece->next ? part_piece(x->part, x->piece->next) : NULL;
+		__builtin_prefetch(x->piece);
+	}
+	const struct wpart *part = c->w->parts[shard].p;
+	const struct wseries *ws = part_ws(part, local);
+	struct cut_ahead *x = &c->ahead[c->n_ahead++ % AHEAD_PIECES];
+	*x = (struct cut_ahead){part, ws->n > 0 && ws->first ? part_piece(part, ws->first) : NULL};
+	__builtin_prefetch(x->piece);
+	__builtin_prefetch(ws->leaves);
+}
+
+AHEAD ordered_ahead(struct cut *c, size_t i, bool chunks)
+{
 	const struct cut_order *o = &c->order;
-	if (i + FAR < o->n) {
-		uint32_t at, number = o->v[i + FAR];
-		const struct ws_page *page = &part_of(c, number)->pages[ws_page_of(cut_local(c->h, number), &at)];
-		__builtin_prefetch(&page->series[at]);
-		if (chunks)
-			__builtin_prefetch(&page->ws[at]);
-	}
-	if (i + NEAR < o->n) {
-		uint32_t number = o->v[i + NEAR];
-		const struct series *s = part_series(part_of(c, number), cut_local(c->h, number));
-		__builtin_prefetch(s);
-		__builtin_prefetch((const char *)s + 64);
-		if (chunks) {
-			const struct wseries *ws = part_ws(part_of(c, number), cut_local(c->h, number));
-			if (ws->n > 0)
-				__builtin_prefetch(part_piece(part_of(c, number), ws->first));
-		}
-	}
-	if (chunks && i + NEXT < o->n) {
-		uint32_t number = o->v[i + NEXT];
-		const struct wseries *ws = part_ws(part_of(c, number), cut_local(c->h, number));
-		uint32_t next = ws->n > 0 ? part_piece(part_of(c, number), ws->first)->next : 0;
-		if (next)
-			__builtin_prefetch(part_piece(part_of(c, number), next));
-	}
+	if (i + AHEAD_FAR < o->n)
+		far_ahead(c, cut_shard(c->h, o->v[i + AHEAD_FAR]), cut_local(c->h, o->v[i + AHEAD_FAR]), chunks);
+	if (i + AHEAD_NEAR < o->n)
+		labels_ahead(c, cut_shard(c->h, o->v[i + AHEAD_NEAR]), cut_local(c->h, o->v[i + AHEAD_NEAR]));
+	if (chunks && i + AHEAD_PIECES < o->n)
+		pieces_ahead(c, cut_shard(c->h, o->v[i + AHEAD_PIECES]), cut_local(c->h, o->v[i + AHEAD_PIECES]));
 }
 
 static errc cut_directly(struct cut *c, struct err *err)
@@ -286,7 +311,7 @@ static errc cut_directly(struct cut *c, struct err *err)
 	for (size_t i = 0; i < c->order.n; i++) {
 		uint32_t number = c->order.v[i];
 		const struct wpart *part = part_of(c, number);
-		series_prefetch(c, i, true);
+		ordered_ahead(c, i, true);
 		TRY(series_chunks(&c->series, part, part_ws(part, cut_local(c->h, number)), err));
 		TRY(series_add(c, number, c->series.chunks, c->series.n, err));
 	}
@@ -314,7 +339,7 @@ static errc spool_fill(struct cut *c, struct err *err)
 {
 	errc rc = OK;
 	struct head *h = c->h;
-	uint32_t at[HEAD_SHARDS_MAX] = {0};
+	uint32_t at[HEAD_SHARDS_MAX] = {0}, ahead = h->n_shards < AHEAD_PIECES / 2 ? AHEAD_PIECES / h->n_shards : 2;
 	uint64_t off[HEAD_SHARDS_MAX] = {0};
 	uint32_t *place = malloc(c->order.n_numbers * sizeof *place);
 	CHECK(place, ERR_NOMEM, "no memory to sort %zu series", c->order.n);
@@ -330,6 +355,8 @@ static errc spool_fill(struct cut *c, struct err *err)
 		const struct wpart *part = c->w->parts[pick].p;
 		uint32_t local = at[pick]++;
 		off[pick] = at[pick] < part->n ? first_off(part, at[pick]) : 0;
+		if (local + ahead < part->n)
+			pieces_ahead(c, pick, local + ahead);
 		if (ws_empty(part_ws(part, local)))
 			continue;
 		TRY(series_chunks(&c->series, part, part_ws(part, local), err));
@@ -347,7 +374,7 @@ static errc spool_drain(struct cut *c, struct err *err)
 	for (size_t i = 0; i < c->order.n; i++) {
 		struct chunk *chunks;
 		size_t n;
-		series_prefetch(c, i, false);
+		ordered_ahead(c, i, false);
 		TRY(head_cut_spool_get(c->spool, i, &chunks, &n, err));
 		TRY(series_add(c, c->order.v[i], chunks, n, err));
 	}

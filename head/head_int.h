@@ -235,6 +235,11 @@ void head_table_reserve_locked(struct head *h, struct shard *sh, uint64_t n);
 CHECKED errc head_series_load_locked(struct head *h, struct shard *sh, struct tenant *tn, struct hash128 x, struct span wire, const uint32_t *pairs,
 	uint32_t n, uint64_t ref, struct series **out, struct err *err);
 void head_series_remove_locked(struct head *h, struct shard *sh, struct tenant *tn, struct series *s);
+/* Asks for the memory that removing it will look at. */
+static inline __attribute__((always_inline)) void head_series_remove_soon_locked(const struct shard *sh, const struct series *s)
+{
+	__builtin_prefetch(&sh->slots[s->hash.lo & sh->mask]);
+}
 /* Best effort: without memory the next request of this spelling is decoded again. */
 void head_alias_add_locked(struct head *h, struct shard *sh, struct hash128 x, struct span wire, struct series *s, uint64_t ref);
 void head_alias_remove_locked(struct shard *sh, struct alias *a);

@@ -116,6 +116,7 @@ void head_window_leave(struct window *w)
 
 /* The series of this part forget the window; those that were in no other leave the table. Between two holds of the lock it pauses for several times as long, so that requests
  * notice nothing. */
+enum { RELEASE_AHEAD = 16 };
 static void part_release(struct window *w, struct shard *sh, struct wpart *part)
 {
 	struct head *h = w->head;
@@ -123,6 +124,10 @@ static void part_release(struct window *w, struct shard *sh, struct wpart *part)
 		pthread_mutex_lock(&sh->mu);
 		for (uint32_t k = 0; k < HEAD_SLICE && i < part->n; k++, i++) {
 			struct series *s = part_series(part, i);
+			if (i + RELEASE_AHEAD < part->n)
+				__builtin_prefetch(part_series(part, i + RELEASE_AHEAD));
+			if (i + RELEASE_AHEAD / 2 < part->n)
+				head_series_remove_soon_locked(sh, part_series(part, i + RELEASE_AHEAD / 2));
 			if (s->ws == part_ws(part, i))
 				s->ws = NULL;
 			ASSERT(s->n_windows > 0);
