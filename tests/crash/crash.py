@@ -165,6 +165,11 @@ class Run:
         self.ready.append(time.monotonic() - begin)
         self.from_snapshot += self.server.metric("varve_snapshot_loaded") > 0
 
+    def end(self):
+        """By SIGTERM, among all those others; what a sanitizer says of it is in the exit code."""
+        if (code := self.server.stop()) != 0:
+            raise AssertionError(f"SIGTERM ended it with {code}:\n{self.server.log_tail(30)}")
+
     def turn_zeros(self, on):
         self.created_zero = on
         self.server.flags["ingest.created-timestamp-zero"] = "true" if on else "false"
@@ -209,7 +214,7 @@ class Run:
                          f"{report.metadata} metadata; ready after "
                          f"{sorted(self.ready)[len(self.ready) // 2]:.2f} s (median), {max(self.ready):.2f} s (most)")
                 if n + 1 < self.kills:
-                    self.server.stop()  # an end by SIGTERM among all those others
+                    self.end()
                     self.turn_zeros(not self.created_zero)
                     self.server.start()
                     self.start_writers()
@@ -223,7 +228,7 @@ class Run:
         histograms = sum(1 for series in in_bucket.values() for points in series.values() for _, v in points if isinstance(v, tuple))
         if self.server.metric("varve_wal_frames_lost_total"):
             raise AssertionError("the log lost frames")
-        self.server.stop()
+        self.end()
         minio.stop()
         self.say(f"{self.kills} kills in {time.monotonic() - begin:.0f} s: {report.acked} samples acknowledged in {sum(w.sent for w in self.writers)} requests "
                  f"({sum(w.retried for w in self.writers)} attempts failed and were made again), {len(blocks)} blocks; 0 lost, 0 wrong, 0 phantoms, 0 duplicates, read through varve and from "

@@ -112,7 +112,7 @@ def test_blocks_do_not_depend_on_the_order(varve):
         assert mine == read[name], name
         files = [pathlib.Path(block) / "index", *sorted((pathlib.Path(block) / "chunks").iterdir())]
         found[name] = {str(f.relative_to(block)): f.read_bytes() for f in files}
-        server.stop()
+        assert server.stop() == 0
         if kills:
             print(f"{name}: killed before requests {kills}")
     n = sum(len(v) for v in read["in order"].values())
