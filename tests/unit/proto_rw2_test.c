@@ -399,12 +399,23 @@ static void every_spelling_agrees(void **state)
 	}
 }
 
+/* For sweeps over all its bytes, which cost the square of its size: those with tens of thousands of symbols are left to the others. */
+static struct buf small_body(struct rng *g, bool wild)
+{
+	for (;;) {
+		struct buf b = random_body(g, wild, 3);
+		if (b.n < 4096)
+			return b;
+		buf_free(&b);
+	}
+}
+
 static void every_truncation_agrees(void **state)
 {
 	(void)state;
 	struct rng g = {new_seed()};
 	for (unsigned i = 0; i < rounds(20, 400); i++) {
-		struct buf b = random_body(&g, i % 2, 3);
+		struct buf b = small_body(&g, i % 2);
 		for (size_t n = 0; n < b.n; n++)
 			compare(span_of(b.p, n));
 		buf_free(&b);
@@ -418,7 +429,7 @@ static void every_flipped_byte_agrees(void **state)
 	struct rng g = {new_seed()};
 	unsigned both = 0, neither = 0;
 	for (unsigned i = 0; i < rounds(20, 400); i++) {
-		struct buf b = random_body(&g, i % 2, 3);
+		struct buf b = small_body(&g, i % 2);
 		for (size_t at = 0; at < b.n; at++) {
 			uint8_t was = b.p[at];
 			for (unsigned k = 0; k < 4; k++) {
