@@ -30,7 +30,7 @@
 #include "base/limits.h"
 #include "block/block_write_int.h"
 
-enum { SPOOL_BYTES = 256 * 1024, PASS_POSTINGS = 2 * 1024 * 1024, PAIR_SLOTS_MIN = 1024 };
+enum { SPOOL_BYTES = 256 * 1024, PASS_POSTINGS = 2 * 1024 * 1024, PASS_POSTINGS_MIN = 64 * 1024, PAIR_SLOTS_MIN = 1024 };
 
 #define INDEX_MAGIC UINT32_C(0xbaaad700)
 #define NOT_IN_PASS UINT32_MAX
@@ -696,7 +696,9 @@ fail:
 static errc postings_write(struct index_writer *w, struct block_out *out, struct err *err)
 {
 	errc rc = OK;
-	size_t budget = index_writer_pass_postings ? index_writer_pass_postings : PASS_POSTINGS;
+	/* Four passes over a small index, so that its lists take no more memory than its series did; more over a large one. */
+	size_t quarter = w->n_postings / 4 < PASS_POSTINGS_MIN ? (size_t)PASS_POSTINGS_MIN : w->n_postings / 4;
+	size_t budget = index_writer_pass_postings ? index_writer_pass_postings : quarter < PASS_POSTINGS ? quarter : (size_t)PASS_POSTINGS;
 	if (budget < w->n_postings / 16)
 		budget = w->n_postings / 16;
 	if (budget > w->n_postings)

@@ -82,11 +82,14 @@ static struct window *next_due(struct head *h, enum why *why)
 		}
 		if (w->retry_at_ns > mono)
 			continue;
-		if (!pick && (w->frozen || w->cut_now)) {
+		if (*why != DUE_NOW && (w->frozen || w->cut_now)) {
 			pick = w;
 			*why = DUE_NOW;
 		}
-		if (!pick && due_by_time(h, w, now)) {
+		/* All tenants' windows are over at one time: one after the other, the one first that holds most. */
+		if (*why != DUE_NOW && due_by_time(h, w, now) &&
+			(!pick || atomic_load_explicit(&w->memory_bytes, memory_order_relaxed) >
+					  atomic_load_explicit(&pick->memory_bytes, memory_order_relaxed))) {
 			pick = w;
 			*why = DUE_TIME;
 		}
