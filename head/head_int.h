@@ -41,10 +41,13 @@ enum {
 	HEAD_RAW_SAMPLES = 240,	     /* a raw leaf is split above; as many as a chunk can have */
 	HEAD_RAW_LEAVES = 64,	     /* raw leaves of a series before the farthest one is sealed: 245 kB */
 	HEAD_RAW_LEAVES_TIGHT = 2,   /* the same above 60 % of the memory limit */
-	HEAD_SPILL_PIECES = 2,	     /* full pieces of an open chunk that leave for the chunk file together */
-	HEAD_FDS = 8,		     /* chunk files open at once */
-	HEAD_SLICE = 512,	     /* series handled under one hold of a shard's lock by background work */
-	HEAD_SELECT_BATCH = 64,	     /* series read at once by an iterator */
+	HEAD_INDEX_SERIES =
+		256, /* of a window's part, from which on postings follow by themselves; those of fewer are made in no time when asked for */
+	HEAD_SPILL_SERIES = 256, /* of a window's part, from which on open chunks leave memory before they are full */
+	HEAD_SPILL_PIECES = 2,	 /* full pieces of an open chunk that leave for the chunk file together */
+	HEAD_FDS = 8,		 /* chunk files open at once */
+	HEAD_SLICE = 512,	 /* series handled under one hold of a shard's lock by background work */
+	HEAD_SELECT_BATCH = 64,	 /* series read at once by an iterator */
 };
 
 static inline int64_t floor_to(int64_t t, int64_t range)
@@ -362,7 +365,7 @@ struct window {
 	_Atomic uint64_t first_segment;
 	_Atomic int64_t last_arrival_ms;
 	_Atomic uint64_t memory_bytes, n_samples;
-	_Atomic bool to_index; /* has series that the cutter's tick has not seen: head_window_index */
+	_Atomic bool to_index; /* is large and has series that the cutter's tick has not seen: head_window_index */
 	/* tenant->mu */
 	enum window_state state;
 	struct window *next_start; /* in the tenant's by_start */
@@ -415,7 +418,7 @@ void head_window_forget(struct window *w); /* the same at close: its series go w
 struct wseries *head_window_series_locked(struct window *w, struct shard *sh, uint32_t shard, struct series *s, struct err *err);
 /* Under the shard's lock: whether a sample of s at t, in front of one at `first`, falls into their window or another open one, and s has none at t or behind it. */
 bool head_window_zero_fits_locked(struct tenant *tn, uint32_t shard, const struct series *s, int64_t t, int64_t first);
-/* Postings follow the series that there are when it is called, a slice a lock hold: before a question, before the cut, and by the cutter's tick. So a new series costs the
+/* Postings follow the series that there are when it is called, a slice a lock hold: before a question, before the cut, and of large windows by the cutter's tick. So a new series costs the
  * request, and a start, no postings. */
 CHECKED errc head_window_index(struct window *w, uint32_t shard, struct err *err);
 /* How many series of a part have a pair. */

@@ -81,8 +81,10 @@ bool head_open_append(struct window *w, struct wpart *part, struct wseries *ws, 
 	ws->trailing = a.trailing;
 	ws->bits_left = a.bits_left;
 	ws->n_bytes = (uint16_t)a.n_bytes;
-	/* Series of a scrape grow together: they begin at different lengths, or all would be longest at one time. */
-	if (UNLIKELY(full >= 2) && full >= (chain_spilled(ws->chain) ? HEAD_SPILL_PIECES : 2 + ws->local % HEAD_SPILL_PIECES) && ws_may_chain(ws))
+	/* Series of a scrape grow together: they begin at different lengths, or all would be longest at one time. A small window's open chunks are less than the buffer
+	 * of its file. */
+	if (UNLIKELY(full >= 2) && full >= (chain_spilled(ws->chain) ? HEAD_SPILL_PIECES : 2 + ws->local % HEAD_SPILL_PIECES) &&
+		part->n >= HEAD_SPILL_SERIES && ws_may_chain(ws))
 		head_chain_spill_locked(w, part, ws, full_last, full);
 	return true;
 }

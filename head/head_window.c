@@ -297,7 +297,7 @@ struct wseries *head_window_series_locked(struct window *w, struct shard *sh, ui
 	s->n_windows++;
 	if (w->serial > s->newest_window)
 		s->newest_window = w->serial;
-	if (!atomic_load_explicit(&w->to_index, memory_order_relaxed))
+	if (p->n >= HEAD_INDEX_SERIES && !atomic_load_explicit(&w->to_index, memory_order_relaxed))
 		atomic_store_explicit(&w->to_index, true, memory_order_relaxed);
 	return ws;
 nomem:
