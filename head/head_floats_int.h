@@ -190,6 +190,7 @@ static inline bool ws_may_chain(const struct wseries *ws)
 {
 	return (ws->chain == 0 || ws_chained(ws)) && !ws->hist;
 }
+extern uint32_t head_spill_series; /* HEAD_SPILL_SERIES, but for tests of few series */
 void head_chain_spill_locked(struct window *w, struct wpart *part, struct wseries *ws, uint32_t last, uint32_t n);
 CHECKED errc head_chain_end_locked(struct window *w, struct wpart *part, struct wseries *ws, struct err *err);
 CHECKED errc head_chain_unfold_locked(struct window *w, struct shard *sh, struct wpart *part, struct wseries *ws, struct err *err);

@@ -8,6 +8,8 @@
  */
 #include "head/head_int.h"
 
+uint32_t head_spill_series = HEAD_SPILL_SERIES;
+
 enum { TAIL_BYTES = XOR_APPEND_MAX_BYTES + 12 };
 
 bool head_open_append(struct window *w, struct wpart *part, struct wseries *ws, uint32_t t, uint64_t v)
@@ -84,7 +86,7 @@ bool head_open_append(struct window *w, struct wpart *part, struct wseries *ws, 
 	/* Series of a scrape grow together: they begin at different lengths, or all would be longest at one time. A small window's open chunks are less than the buffer
 	 * of its file. */
 	if (UNLIKELY(full >= 2) && full >= (chain_spilled(ws->chain) ? HEAD_SPILL_PIECES : 2 + ws->local % HEAD_SPILL_PIECES) &&
-		part->n >= HEAD_SPILL_SERIES && ws_may_chain(ws))
+		part->n >= head_spill_series && ws_may_chain(ws))
 		head_chain_spill_locked(w, part, ws, full_last, full);
 	return true;
 }

@@ -126,6 +126,7 @@ static void prepare(void)
 	struct arena a;
 	struct span s;
 	log_setup(LOG_ERROR + 1, LOG_LOGFMT);
+	head_spill_series = 0;
 	struct sim *sim = sim_new(1);
 	sim_record(sim);
 	MUST(io_mkdirs("data", NULL) == OK && start(&wal, &head) == OK);

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <cmocka.h>
 #include "base/limits.h"
+#include "head/head_int.h"
 #include "tests/support/head_lab.h"
 
 enum { RANGE = 7200000, SERIES = 12 };
@@ -49,18 +50,18 @@ static void send_one(struct lab *l, uint32_t first, uint32_t end, int64_t t, uin
 	lab_batch_free(&b);
 }
 
-struct found {
+struct range_found {
 	size_t series, samples;
 };
 
 /* What a range gives; rc: of the read. */
-static errc read_range(struct lab *l, int64_t mint, int64_t maxt, bool skip_chunks, struct found *f, struct err *err)
+static errc read_range(struct lab *l, int64_t mint, int64_t maxt, bool skip_chunks, struct range_found *f, struct err *err)
 {
 	errc rc = OK;
 	struct arena a;
 	struct source **v;
 	size_t n;
-	*f = (struct found){0};
+	*f = (struct range_found){0};
 	arena_init(&a, 16 * MIB);
 	assert_int_equal(head_sources(l->head, span_cstr(lab_tenant(0)), mint, maxt, &a, &v, &n, err), OK);
 	for (size_t i = 0; i < n; i++) {
@@ -116,7 +117,7 @@ static void every_range_is_read(void **state)
 		t += 1000 + (int64_t)(lab_random(&r) % 9000);
 		send_one(&l, 0, SERIES, t, i, &r);
 		for (uint32_t k = 0; k < (i % 16 ? 0 : 8); k++) {
-			struct found f, names;
+			struct range_found f, names;
 			int64_t a = T0 + (int64_t)(lab_random(&r) % (uint64_t)(t + 1000 - T0));
 			int64_t b = k < 4 ? a + (int64_t)(lab_random(&r) % 20000) : a + (int64_t)(lab_random(&r) % (uint64_t)(t + 1000 - T0));
 			assert_int_equal(read_range(&l, a, b, false, &f, &err), OK);
@@ -226,7 +227,7 @@ static void damage_is_an_error(void **state)
 	(void)state;
 	struct lab l;
 	struct err err = {0};
-	struct found f;
+	struct range_found f;
 	uint64_t r = 3;
 	lab_open(&l, 3, RANGE, 4 * MIB);
 	l.n_series = 3;
@@ -264,6 +265,7 @@ static void damage_is_an_error(void **state)
 
 int main(void)
 {
+	head_spill_series = 0;
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(every_range_is_read),
 		cmocka_unit_test(unfolds_anywhere),

@@ -445,6 +445,7 @@ static void writers_readers_and_cuts(void **state)
 
 int main(void)
 {
+	head_spill_series = 0;
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(what_was_sent_comes_back),
 		cmocka_unit_test(any_order_gives_the_same_bytes),

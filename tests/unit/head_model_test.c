@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <cmocka.h>
 #include "base/limits.h"
+#include "head/head_int.h"
 #include "tests/support/head_lab.h"
 
 enum { RANGE = 600000 };
@@ -166,6 +167,7 @@ static void killed_and_replayed(void **state)
 
 int main(void)
 {
+	head_spill_series = 0;
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(verdicts_and_reads),
 		cmocka_unit_test(killed_and_replayed),

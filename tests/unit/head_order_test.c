@@ -247,6 +247,7 @@ static void one_late_sample_anywhere(void **state)
 
 int main(void)
 {
+	head_spill_series = 0;
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(any_order_gives_the_same_bytes),
 		cmocka_unit_test(one_late_sample_anywhere),

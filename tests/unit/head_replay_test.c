@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <cmocka.h>
 #include "base/limits.h"
+#include "head/head_int.h"
 #include "tests/support/head_lab.h"
 
 enum { RANGE = 600000 };
@@ -553,6 +554,7 @@ static void a_ref_that_only_samples_tell_of_is_not_given_again(void **state)
 
 int main(void)
 {
+	head_spill_series = 0;
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_log_bigger_than_memory),
 		cmocka_unit_test(what_is_a_block_already_is_not_cut_again),

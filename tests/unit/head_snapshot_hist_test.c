@@ -685,6 +685,7 @@ static void while_appending(void **state)
 
 int main(void)
 {
+	head_spill_series = 0;
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(snapshot_and_tail_are_the_whole_log),
 		cmocka_unit_test(power_cut_anywhere),

@@ -807,6 +807,7 @@ static void written_when_the_tail_is_long(void **state)
 
 int main(void)
 {
+	head_spill_series = 0;
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(snapshot_and_tail_are_the_whole_log),
 		cmocka_unit_test(many_series),
