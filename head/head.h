@@ -123,8 +123,9 @@ struct head_batch {
 	 * nothing under the new one with `done`. */
 	bool leans;
 	uint64_t refused_by[ERRID_COUNT]; /* out: refused samples and histograms by reason */
-	uint64_t duplicates;		  /* out: of all series together */
-	uint64_t tenant_series;		  /* out: the tenant's series afterwards */
+	/* out: sums over the series */
+	uint64_t stored, duplicate, hist_stored, hist_duplicate;
+	uint64_t tenant_series; /* out: the tenant's series afterwards */
 };
 
 /* Upper bound of the log records of a batch, for wal_reserve. Counts, so it may be above what any reservation gets. */

@@ -110,7 +110,7 @@ void head_append_close(struct head *h)
 	}
 }
 
-static bool grow(void *pp, size_t n, size_t size)
+bool head_append_grow(void *pp, size_t n, size_t size)
 {
 	void *old;
 	memcpy(&old, pp, sizeof old);
@@ -125,15 +125,16 @@ static errc ctx_room(struct append_ctx *c, size_t n_series, size_t n_samples, st
 {
 	if (n_series > c->cap_series) {
 		size_t n = n_series + n_series / 4;
-		if (!grow(&c->hashes, n, sizeof *c->hashes) || !grow(&c->order, n, sizeof *c->order) || !grow(&c->spare, n, sizeof *c->spare) ||
-			!grow(&c->missed, n, sizeof *c->missed) || !grow(&c->found, n, sizeof *c->found) || !grow(&c->defs, n, sizeof *c->defs))
+		if (!head_append_grow(&c->hashes, n, sizeof *c->hashes) || !head_append_grow(&c->order, n, sizeof *c->order) ||
+			!head_append_grow(&c->spare, n, sizeof *c->spare) || !head_append_grow(&c->missed, n, sizeof *c->missed) ||
+			!head_append_grow(&c->found, n, sizeof *c->found) || !head_append_grow(&c->defs, n, sizeof *c->defs))
 			return err_set(err, ERR_NOMEM, "no memory for %zu series of a request", n_series);
 		c->cap_series = n;
 	}
 	if (n_samples > c->cap_samples) {
 		size_t n = n_samples + n_samples / 4;
-		if (!grow(&c->samples, n, sizeof *c->samples) || !grow(&c->sorted, n, sizeof *c->sorted) || !grow(&c->meta, n, sizeof *c->meta) ||
-			!grow(&c->sorted_meta, n, sizeof *c->sorted_meta))
+		if (!head_append_grow(&c->samples, n, sizeof *c->samples) || !head_append_grow(&c->sorted, n, sizeof *c->sorted) ||
+			!head_append_grow(&c->meta, n, sizeof *c->meta) || !head_append_grow(&c->sorted_meta, n, sizeof *c->sorted_meta))
 			return err_set(err, ERR_NOMEM, "no memory for %zu samples of a request", n_samples);
 		c->cap_samples = n;
 	}
@@ -158,7 +159,7 @@ static errc win_add(struct append_ctx *c, int64_t t, struct err *err)
 	if (c->n_wins == c->cap_wins) {
 		uint32_t mask = c->win_mask * 2 + 1;
 		uint32_t *slots = calloc((size_t)mask + 1, sizeof *slots);
-		if (!slots || !grow(&c->wins, c->cap_wins * 2, sizeof *c->wins)) {
+		if (!slots || !head_append_grow(&c->wins, c->cap_wins * 2, sizeof *c->wins)) {
 			free(slots);
 			return err_set(err, ERR_NOMEM, "no memory for windows of a request");
 		}
@@ -355,7 +356,10 @@ static errc append_series_locked(
 		c->samples[at] = (struct wal_sample){.ref = ref, .t = t, .v = samples[k].v, .key = s->keys[s->key_no], .key_no = s->key_no};
 		c->meta[at] = (struct log_meta){.win = c->cur, .def = def};
 		c->n_logged++;
-		out->stored -= zero && k == 0; /* it is nobody's sample */
+		if (UNLIKELY(zero) && k == 0) { /* it is nobody's sample */
+			out->stored--;
+			c->n_zeros++;
+		}
 	}
 	if (UNLIKELY(out->n_hist > 0))
 		TRY(head_append_hists_locked(c, sh, shard, s, out, wire, young, def, err));
@@ -879,7 +883,7 @@ static void account(struct append_ctx *c)
 	}
 	atomic_fetch_add_explicit(&h->n_samples, c->n_logged + c->n_hists_logged, memory_order_relaxed);
 	metric_add(h->m.appended, c->n_logged + c->n_hists_logged);
-	metric_add(h->m.duplicate, c->n_dup);
+	metric_add(h->m.duplicate, c->n_dup + c->n_hist_dup);
 	metric_add(h->m.late, c->n_late);
 	metric_add(h->m.created, c->n_created);
 	for (int id = 0; id < ERRID_COUNT; id++)
@@ -910,7 +914,7 @@ errc head_append(struct head *h, const struct wal_ticket *ticket, struct head_ba
 	c->ticket = ticket;
 	c->batch = b;
 	c->cur = 0;
-	c->n_late = c->n_dup = c->n_created = 0;
+	c->n_late = c->n_dup = c->n_hist_dup = c->n_created = c->n_zeros = 0;
 	memset(c->refused, 0, ERRID_COUNT * sizeof *c->refused);
 	TRY(ctx_room(c, b->n_series, b->n_samples, err));
 	buf_clear(&c->group); /* a request before this one may have been short of memory */
@@ -923,7 +927,10 @@ errc head_append(struct head *h, const struct wal_ticket *ticket, struct head_ba
 	ASSERT(!records->failed && records->n - before <= ticket->bytes);
 	*n_logged = (uint32_t)(c->n_logged + c->n_hists_logged);
 	memcpy(b->refused_by, c->refused, sizeof b->refused_by);
-	b->duplicates = c->n_dup;
+	b->stored = c->n_logged - c->n_zeros;
+	b->duplicate = c->n_dup;
+	b->hist_stored = c->n_hists_logged;
+	b->hist_duplicate = c->n_hist_dup;
 	account(c);
 fail:
 	ctx_give(h, c);

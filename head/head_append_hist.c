@@ -6,17 +6,6 @@
 
 /* ---- before the locks ---- */
 
-static bool grow(void *pp, size_t n, size_t size)
-{
-	void *old;
-	memcpy(&old, pp, sizeof old);
-	void *p = realloc(old, n * size);
-	if (p)
-		memcpy(pp, &p, sizeof p);
-	/* cppcheck-suppress memleak ; *pp owns it */
-	return p != NULL;
-}
-
 errc head_append_hists_pack(struct append_ctx *c, struct err *err)
 {
 	errc rc = OK;
@@ -25,8 +14,9 @@ errc head_append_hists_pack(struct append_ctx *c, struct err *err)
 	buf_init(&buf, LIMIT_HISTOGRAM_MEMORY_BYTES);
 	if (b->n_hists > c->cap_hists) {
 		size_t n = b->n_hists + b->n_hists / 4;
-		CHECK(grow(&c->hists, n, sizeof *c->hists) && grow(&c->sorted_hists, n, sizeof *c->hists) &&
-				grow(&c->hist_meta, n, sizeof *c->hist_meta) && grow(&c->sorted_hist_meta, n, sizeof *c->hist_meta),
+		CHECK(head_append_grow(&c->hists, n, sizeof *c->hists) && head_append_grow(&c->sorted_hists, n, sizeof *c->hists) &&
+				head_append_grow(&c->hist_meta, n, sizeof *c->hist_meta) &&
+				head_append_grow(&c->sorted_hist_meta, n, sizeof *c->hist_meta),
 			ERR_NOMEM, "no memory for %zu histograms of a request", b->n_hists);
 		c->cap_hists = n;
 	}
@@ -107,7 +97,7 @@ errc head_append_hists_locked(struct append_ctx *c, struct shard *sh, uint32_t s
 			break;
 		case INSERT_DUPLICATE:
 			out->hist_duplicate++;
-			c->n_dup++;
+			c->n_hist_dup++;
 			c->batch->leans = true;
 			continue;
 		case INSERT_CONFLICT:

@@ -389,6 +389,12 @@ struct window {
 	} parts[];
 };
 
+/* What a chained series has in full chunks lies before this. */
+static inline int64_t ws_chain_before(const struct window *w, const struct wseries *ws)
+{
+	return w->start + (ws->n > 0 ? ws->start : ws->t + INT64_C(1));
+}
+
 /* The time of a series' newest sample in a window; it has one. */
 static inline int64_t head_ws_newest(const struct window *w, const struct wseries *ws)
 {
@@ -536,10 +542,12 @@ struct append_ctx {
 	struct tenant *tenant;
 	const struct wal_ticket *ticket;
 	struct head_batch *batch;
-	uint64_t n_late, n_dup, n_created;
+	uint64_t n_late, n_dup, n_hist_dup, n_created, n_zeros;
 	uint64_t *refused; /* by errid */
 };
 void head_append_close(struct head *h); /* frees the contexts */
+/* *pp: the address of a pointer. false: no memory, nothing was changed. */
+bool head_append_grow(void *pp, size_t n, size_t size);
 /* For head_append_hist.c. place: the window that takes t is c->cur then, and *ws the series in it. def: what the log must know of a young series, as an index. */
 enum errid head_append_bounds(const struct append_ctx *c, int64_t t);
 CHECKED errc head_append_place_locked(

@@ -135,28 +135,12 @@ static void durable(void *arg, errc rc, const struct err *err)
 
 static void count(struct ingest *in, const struct head_batch *b, const struct rw_request *rw, uint32_t n_logged, struct ingest_written *w)
 {
-	uint64_t stored = 0, duplicate = 0, hist_stored = 0, hist_duplicate = 0, refused = rw->n_hists - b->n_hists;
-	/* Floats alone, which most requests are, need no look at each series. */
-	const bool floats = rw->n_hists == 0 && !in->cfg.created_zero;
-	if (LIKELY(floats)) {
-		stored = n_logged;
-		duplicate = b->duplicates;
-		refused = ingest_refused(b);
-	}
-	for (size_t i = 0; i < b->n_series && !floats; i++) {
-		const struct head_series *s = &b->series[i];
-		stored += s->stored;
-		duplicate += s->duplicate;
-		hist_stored += s->hist_stored;
-		hist_duplicate += s->hist_duplicate;
-		refused += s->refused + s->hist_refused;
-	}
-	metric_add(in->stored, stored + hist_stored);
-	metric_add(in->duplicate, duplicate + hist_duplicate);
-	metric_add(in->refused, refused);
-	metric_add(in->zeros, n_logged - stored - hist_stored);
-	w->samples = stored + duplicate;
-	w->histograms = hist_stored + hist_duplicate;
+	metric_add(in->stored, b->stored + b->hist_stored);
+	metric_add(in->duplicate, b->duplicate + b->hist_duplicate);
+	metric_add(in->refused, ingest_refused(b) + rw->n_hists - b->n_hists);
+	metric_add(in->zeros, n_logged - b->stored - b->hist_stored);
+	w->samples = b->stored + b->duplicate;
+	w->histograms = b->hist_stored + b->hist_duplicate;
 }
 
 static errc reserve(struct ingest *in, size_t bytes, struct wal_ticket *ticket, struct err *err)
