@@ -125,7 +125,7 @@ errc head_chain_unfold_locked(struct window *w, struct shard *sh, struct wpart *
 	bool more;
 	ASSERT(ws_chained(ws));
 	plain.leaves = NULL;
-	TRY(head_chain_open(w, NULL, ws->chain, w->start + (ws->n > 0 ? ws->start : ws->t + INT64_C(1)), begun, &r, err));
+	TRY(head_chain_open(w, NULL, ws->chain, ws_chain_before(w, ws), begun, &r, err));
 	for (;;) {
 		TRY(head_chain_next(&r, sh->scratch_bytes, &c, &more, err));
 		if (!more)

@@ -22,7 +22,7 @@
 #include <stdio.h>
 #include "head/head_cut_int.h"
 
-enum { CHUNKFILE_FIRST_WRITE = 4096, PATH_BYTES = 4096 };
+enum { CHUNKFILE_FIRST_WRITE = 4096, PATH_BYTES = 4096, AT_LEN = 35 };
 
 static void path_of(const struct chunkfile *f, char *path)
 {
@@ -150,7 +150,7 @@ errc head_chunkfile_append(struct chunkfile *f, const struct chunkfile_record *r
 	put_le32(p + 29, r->before | (uint32_t)r->n << 16);
 	p[33] = r->enc;
 	p[34] = r->goes_on;
-	put_le32(p + 35, (uint32_t)r->data.n);
+	put_le32(p + AT_LEN, (uint32_t)r->data.n);
 	memcpy(p + CHUNKFILE_HEADER, r->data.p, r->data.n);
 	put_le32(p + n - 4, crc32c(0, p, n - 4));
 	*off = f->flushed + f->n;
@@ -282,7 +282,7 @@ fail:
 errc head_chunkfile_judge(const struct chunkfile *f, uint64_t off, uint32_t len, const uint8_t *record, struct err *err)
 {
 	size_t n = len + (size_t)CHUNKFILE_OVERHEAD;
-	if (get_le32(record + 35) != len || get_le32(record + n - 4) != crc32c(0, record, n - 4))
+	if (get_le32(record + AT_LEN) != len || get_le32(record + n - 4) != crc32c(0, record, n - 4))
 		return corrupt(f, off, err);
 	return OK;
 }
@@ -305,13 +305,13 @@ static errc record_bytes(struct chunkfile *f, struct cut_file *cut, uint64_t off
 	size_t got, more;
 	if (cut) {
 		TRY(head_cut_file_bytes(cut, off, CHUNKFILE_OVERHEAD, out, err));
-		uint32_t len = get_le32(*out + 35);
+		uint32_t len = get_le32(*out + AT_LEN);
 		if (len > HEAD_CHUNK_MAX_BYTES)
 			return corrupt(f, off, err);
 		return head_cut_file_bytes(cut, off, len + (size_t)CHUNKFILE_OVERHEAD, out, err);
 	}
 	TRY(bytes_at(f, off, CHUNKFILE_OVERHEAD, RECORD_GUESS, room, &got, err));
-	uint32_t len = get_le32(room + 35);
+	uint32_t len = get_le32(room + AT_LEN);
 	size_t n = len + (size_t)CHUNKFILE_OVERHEAD;
 	if (len > HEAD_CHUNK_MAX_BYTES)
 		return corrupt(f, off, err);
@@ -328,7 +328,7 @@ static errc record_at(struct chunkfile *f, struct cut_file *cut, uint64_t off, u
 	errc rc = OK;
 	const uint8_t *bytes = NULL;
 	TRY(record_bytes(f, cut, off, room, &bytes, err));
-	uint32_t len = get_le32(bytes + 35);
+	uint32_t len = get_le32(bytes + AT_LEN);
 	size_t n = len + (size_t)CHUNKFILE_OVERHEAD;
 	*r = (struct chunkfile_record){
 		.ref = get_le64(bytes),

@@ -87,20 +87,6 @@ static errc encoder_emit(void *arg, const struct chunk *c, uint32_t n, struct er
 	return chunk_add(arg, c->mint, c->maxt, c->enc, n, c->data, err);
 }
 
-static errc leaf_samples(struct cut_series *cs, const struct leaf *l, size_t *n, struct err *err)
-{
-	if (l->kind == LEAF_RAW)
-		return head_leaf_decode(cs->w, l, cs->samples, cs->record, n, err);
-	errc rc = OK;
-	struct chunkfile_chunk c;
-	TRY(head_chunkfile_chunk(&cs->w->file, cs->file, l->off, cs->record, &c, err));
-	TRY(xor_decode(span_of(cs->record, c.n_bytes), cs->samples, HEAD_RAW_SAMPLES + 1, n, err));
-	CHECK(*n == l->n && cs->samples[0].t == cs->w->start + l->mint && cs->samples[*n - 1].t == cs->w->start + l->maxt, ERR_CORRUPT,
-		"chunk file of window %s: the chunk at offset %llu is another one", ulid_text(cs->w->ulid).s, (unsigned long long)l->off);
-fail:
-	return rc;
-}
-
 /* What came in order, as it is. It is found from its end. */
 static errc chain_chunks_add(struct cut_series *cs, const struct wpart *part, const struct wseries *ws, struct err *err)
 {
@@ -108,9 +94,8 @@ static errc chain_chunks_add(struct cut_series *cs, const struct wpart *part, co
 	struct window *w = cs->w;
 	struct chain_reader r;
 	struct chunkfile_chunk c;
-	int64_t open_mint = w->start + (ws->n > 0 ? ws->start : ws->t + INT64_C(1));
 	bool more;
-	TRY(head_chain_open(w, cs->file, ws->chain, open_mint, cs->record + XOR_HEADER_BYTES, &r, err));
+	TRY(head_chain_open(w, cs->file, ws->chain, ws_chain_before(w, ws), cs->record + XOR_HEADER_BYTES, &r, err));
 	if (ws->n > 0) {
 		struct span open = span_of(cs->record, head_open_read_pieces(part, ws, cs->record));
 		TRY(chunk_add(cs, w->start + ws->start, w->start + ws->t, CHUNK_XOR, ws->n, open, err));
@@ -150,7 +135,7 @@ static errc series_chunks(struct cut_series *cs, const struct wpart *part, const
 		const struct leaf *l = &ws->leaves->v[i];
 		met = cs->app.n == 0 && !l->touched;
 		if (!met) {
-			TRY(leaf_samples(cs, l, &n, err));
+			TRY(head_leaf_decode(w, cs->file, l, cs->samples, cs->record, &n, err));
 			TRY(encode_anew(cs, n, !l->touched, &met, err));
 		}
 		if (met) {

@@ -210,8 +210,9 @@ CHECKED errc head_chain_next(struct chain_reader *r, uint8_t *out, struct chunkf
  * (replay) instead of refused. *late is set when t was not behind all others. */
 enum insert_verdict head_leaf_insert_locked(
 	struct window *w, struct shard *sh, struct wpart *part, struct wseries *ws, int64_t t, uint64_t v, bool winner, bool *late, struct err *err);
-/* The samples of a leaf into out (HEAD_RAW_SAMPLES + 1 entries). bytes: room for a chunk's record. */
-CHECKED errc head_leaf_decode(struct window *w, const struct leaf *l, struct chunk_sample *out, uint8_t *bytes, size_t *n, struct err *err);
+/* The samples of a leaf into out (HEAD_RAW_SAMPLES + 1 entries). bytes: room for a chunk (HEAD_CHUNK_MAX_BYTES). cut: as for head_chunkfile_chunk. */
+CHECKED errc head_leaf_decode(
+	struct window *w, struct cut_file *cut, const struct leaf *l, struct chunk_sample *out, uint8_t *bytes, size_t *n, struct err *err);
 
 /* Room for more leaves behind those that there are. */
 CHECKED errc head_leaves_room(struct wpart *part, struct wseries *ws, uint32_t more, struct err *err);

@@ -110,6 +110,7 @@ fail:
 /* The floats of a series, leaf by leaf. */
 struct cut_floats {
 	struct window *w;
+	struct cut_file *file;
 	const struct wpart *part;
 	const struct wseries *ws;
 	uint32_t leaf;
@@ -125,7 +126,7 @@ static errc cut_floats_at(struct cut_floats *c, bool *more, struct err *err)
 	while (c->at == c->n && c->leaf <= ws_leaves(c->ws)) {
 		c->at = c->n = 0;
 		if (c->leaf < ws_leaves(c->ws))
-			TRY(head_leaf_decode(c->w, &c->ws->leaves->v[c->leaf], c->v, c->bytes, &c->n, err));
+			TRY(head_leaf_decode(c->w, c->file, &c->ws->leaves->v[c->leaf], c->v, c->bytes, &c->n, err));
 		else if (c->ws->n > 0)
 			TRY(xor_decode(span_of(c->bytes, head_open_read_pieces(c->part, c->ws, c->bytes)), c->v, HEAD_RAW_SAMPLES + 1, &c->n, err));
 		c->leaf++;
@@ -145,6 +146,7 @@ errc head_hist_cut(
 	stream_init(&h.s, w);
 	CHECK(f, ERR_NOMEM, "no memory to cut a series");
 	f->w = w;
+	f->file = file;
 	f->part = part;
 	f->ws = ws;
 	f->leaf = 0;

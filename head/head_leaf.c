@@ -133,7 +133,8 @@ static enum insert_verdict append(struct window *w, struct shard *sh, struct wpa
 	return INSERT_STORED;
 }
 
-errc head_leaf_decode(struct window *w, const struct leaf *l, struct chunk_sample *out, uint8_t *bytes, size_t *n, struct err *err)
+errc head_leaf_decode(
+	struct window *w, struct cut_file *cut, const struct leaf *l, struct chunk_sample *out, uint8_t *bytes, size_t *n, struct err *err)
 {
 	if (l->kind == LEAF_RAW) {
 		memcpy(out, leaf_raw(l), l->n * sizeof *out);
@@ -142,7 +143,7 @@ errc head_leaf_decode(struct window *w, const struct leaf *l, struct chunk_sampl
 	}
 	errc rc = OK;
 	struct chunkfile_chunk c;
-	TRY(head_chunkfile_chunk(&w->file, NULL, l->off, bytes, &c, err));
+	TRY(head_chunkfile_chunk(&w->file, cut, l->off, bytes, &c, err));
 	TRY(xor_decode(span_of(bytes, c.n_bytes), out, HEAD_RAW_SAMPLES + 1, n, err));
 	CHECK(*n == l->n && out[0].t == leaf_mint(w, l) && out[*n - 1].t == leaf_maxt(w, l), ERR_CORRUPT,
 		"chunk file of window %s: the chunk at offset %llu is another one", ulid_text(w->ulid).s, (unsigned long long)l->off);
@@ -386,7 +387,7 @@ errc head_leaf_has_locked(
 		struct chain_reader r;
 		struct chunkfile_chunk c;
 		bool more = true;
-		TRY(head_chain_open(w, NULL, ws->chain, w->start + (ws->n > 0 ? ws->start : ws->t + INT64_C(1)), sh->scratch_bytes, &r, err));
+		TRY(head_chain_open(w, NULL, ws->chain, ws_chain_before(w, ws), sh->scratch_bytes, &r, err));
 		while (more && r.before > t)
 			TRY(head_chain_next(&r, sh->scratch_bytes, &c, &more, err));
 		if (!more || c.maxt < t)
@@ -401,7 +402,7 @@ errc head_leaf_has_locked(
 		if (l->kind == LEAF_RAW)
 			have = leaf_raw(l);
 		else
-			TRY(head_leaf_decode(w, l, sh->scratch, sh->scratch_bytes, &n, err));
+			TRY(head_leaf_decode(w, NULL, l, sh->scratch, sh->scratch_bytes, &n, err));
 	}
 	uint32_t at = lower(have, (uint32_t)n, t);
 	*has = at < n && have[at].t == t;
@@ -464,7 +465,7 @@ enum insert_verdict head_leaf_insert_locked(
 	const struct chunk_sample *have = sh->scratch;
 	if (l->kind == LEAF_RAW)
 		have = leaf_raw(l);
-	else if (head_leaf_decode(w, l, sh->scratch, sh->scratch_bytes, &n, err) != OK)
+	else if (head_leaf_decode(w, NULL, l, sh->scratch, sh->scratch_bytes, &n, err) != OK)
 		return INSERT_FAILED;
 	uint32_t at = lower(have, (uint32_t)n, t);
 	if (at < n && have[at].t == t) {

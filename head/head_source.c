@@ -173,7 +173,7 @@ struct read_chunk {
 	uint64_t off; /* UINT64_MAX: the bytes are there */
 };
 
-/* A series as it was under the lock: its chunks, the open one last; or a chain, of which what overlaps shows only when it is read. */
+/* A series as it was under the lock: its chunks, or of a chain the open one alone: what else overlaps shows only when the chain is read. */
 struct series_copy {
 	struct read_chunk *v;
 	size_t n, cap;
@@ -263,7 +263,7 @@ static errc copy_locked(struct head_iter *it, const struct wseries *ws, struct s
 	}
 	if (ws_chained(ws)) {
 		out->chain = ws->chain;
-		out->open_mint = w->start + (ws->n > 0 ? ws->start : ws->t + INT64_C(1));
+		out->open_mint = ws_chain_before(w, ws);
 	}
 	if (ws->n > 0 && overlaps(it, w->start + ws->start, w->start + ws->t)) {
 		struct read_chunk x = {.chunk = {.mint = w->start + ws->start, .maxt = w->start + ws->t, .enc = CHUNK_XOR}, .off = UINT64_MAX};
@@ -279,7 +279,7 @@ fail:
 	return rc;
 }
 
-/* The chain's chunks that overlap, in front of the open one. Without the lock: what a chain names stays as long as the window. */
+/* The chain's chunks that overlap, from the newest on; view sorts. Without the lock: what a chain names stays as long as the window. */
 static errc chain_read(struct head_iter *it, struct series_copy *c, struct err *err)
 {
 	errc rc = OK;
@@ -305,12 +305,6 @@ static errc chain_read(struct head_iter *it, struct series_copy *c, struct err *
 		TRY(copy_add(it, c, y, err));
 		if (it->skip_chunks)
 			break;
-	}
-	/* [open] newest ... oldest: turned round. */
-	for (size_t i = 0, k = c->n; i + 1 < k; i++) {
-		struct read_chunk y = c->v[i];
-		c->v[i] = c->v[--k];
-		c->v[k] = y;
 	}
 fail:
 	return rc;
@@ -353,10 +347,10 @@ static errc view(struct head_iter *it, const struct series *s, const struct seri
 			return no_memory(err);
 	}
 	out->n_chunks = c->n + n_hists;
-	if (n_hists > 0) {
+	if (n_hists > 0)
 		memcpy(out->chunks + c->n, hists, n_hists * sizeof *hists);
+	if (n_hists > 0 || c->chain)
 		qsort(out->chunks, out->n_chunks, sizeof *out->chunks, by_mint);
-	}
 fail:
 	return rc;
 }
