@@ -181,6 +181,11 @@ void io_memory_free(void *p, size_t n)
 	(void)munmap(p, n);
 }
 
+bool io_memory_drop(void *p, size_t n)
+{
+	return madvise(p, n, MADV_DONTNEED) == 0;
+}
+
 const struct io_ops io_posix = {
 	.open = posix_open,
 	.close = close,

@@ -110,6 +110,8 @@ void io_unmap(const void *p, size_t n);
 enum { IO_HUGE_BYTES = 2 << 20 };
 void *io_memory(size_t n);
 void io_memory_free(void *p, size_t n);
+/* Gives a part of it back, in whole pages: it stays there, reads as zeros, and costs again what is written. false: it is as it was. */
+bool io_memory_drop(void *p, size_t n);
 
 /* Takes the lock or says ERR_AGAIN when another process has it. Held until the descriptor is closed. */
 CHECKED errc io_lock(int fd, struct err *err);

@@ -135,6 +135,7 @@ errc head_open(const struct head_config *cfg, struct head **out, struct err *err
 		h->shards[i].scratch = malloc((HEAD_RAW_SAMPLES + 1) * sizeof *h->shards[i].scratch);
 		h->shards[i].scratch_bytes = malloc(HEAD_CHUNK_MAX_BYTES);
 		CHECK(h->shards[i].scratch && h->shards[i].scratch_bytes, ERR_NOMEM, "no memory for the head");
+		TRY(head_rows_init(&h->shards[i].rows, HEAD_SERIES_CLASSES + 1, &h->memory_bytes, err));
 		head_memory_add(h, (HEAD_RAW_SAMPLES + 1) * sizeof *h->shards[i].scratch + HEAD_CHUNK_MAX_BYTES);
 	}
 	TRY(head_symbols_init(&h->symbols, &h->memory_bytes, err));
@@ -197,6 +198,7 @@ void head_close(struct head *h)
 	head_full_free(h);
 	for (uint32_t i = 0; h->shards && i < h->n_shards; i++) {
 		head_pool_destroy(&h->shards[i].pool);
+		head_rows_destroy(&h->shards[i].rows);
 		head_table_free(h->shards[i].slots, h->shards[i].mask + 1, sizeof *h->shards[i].slots);
 		free(h->shards[i].scratch);
 		free(h->shards[i].scratch_bytes);

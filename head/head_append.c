@@ -425,10 +425,10 @@ static uint32_t shard_by_hash(const struct append_ctx *c, uint32_t i)
 	return head_shard_of(c->head, c->hashes[i]);
 }
 
-/* Once it is found. A struct of a series is never of another shard, whatever became of the series. */
+/* Once it is found. */
 static uint32_t shard_by_home(const struct append_ctx *c, uint32_t i)
 {
-	return c->found[i].series ? c->found[i].series->shard : 0;
+	return c->found[i].shard;
 }
 
 /* Put aside by pass 1 for pass 2. */
@@ -438,19 +438,28 @@ struct alias_seen {
 	uint32_t i, shard;
 };
 
+/* In the shard that is its home. */
+static void found_here(struct append_ctx *c, const struct shard *sh, uint32_t i, struct series *s)
+{
+	c->found[i] = (struct found){
+		.series = s,
+		.ref = atomic_load_explicit(&s->ref, memory_order_relaxed) & HEAD_REF_MASK,
+		.shard = (uint8_t)(sh - c->head->shards),
+	};
+}
+
 /* The slow way of one series: other spellings, and a slot whose 16 bits were another's. */
 static void find_one_locked(struct append_ctx *c, struct shard *sh, uint32_t i, struct alias_seen *aliases, uint32_t *n_aliases)
 {
 	uintptr_t p = head_table_find_locked(c->head, sh, c->hashes[i], c->tenant->idx, c->batch->series[i].wire);
-	c->found[i].series = NULL;
+	c->found[i] = (struct found){0};
 	if (p && !(p & 1)) {
-		struct series *s = (struct series *)p;
-		c->found[i] = (struct found){s, atomic_load_explicit(&s->ref, memory_order_relaxed)};
+		found_here(c, sh, i, (struct series *)p);
 		return;
 	}
 	struct alias *al = p ? (struct alias *)(p - 1) : NULL;
 	if (al && atomic_load_explicit(&al->series->ref, memory_order_relaxed) == al->ref) {
-		aliases[(*n_aliases)++] = (struct alias_seen){al->series, al->ref, i, al->series->shard};
+		aliases[(*n_aliases)++] = (struct alias_seen){al->series, al->ref, i, al->shard};
 		return;
 	}
 	if (al)
@@ -475,9 +484,9 @@ static void find_candidate(struct append_ctx *c, const struct shard *sh, uint32_
 static void find_verify_locked(struct append_ctx *c, struct shard *sh, uint32_t i, struct alias_seen *aliases, uint32_t *n_aliases)
 {
 #ifndef HEAD_VERIFY
-	struct found *f = &c->found[i];
+	const struct found *f = &c->found[i];
 	if (LIKELY(f->series && f->series->hash.lo == c->hashes[i].lo && f->series->hash.hi == c->hashes[i].hi)) {
-		f->ref = atomic_load_explicit(&f->series->ref, memory_order_relaxed);
+		found_here(c, sh, i, f->series);
 		return;
 	}
 #endif
@@ -519,7 +528,7 @@ static void find_spelled_verify_locked(struct append_ctx *c, struct shard *sh, u
 #ifndef HEAD_VERIFY
 	const struct alias *al = (const void *)c->found[i].series;
 	if (LIKELY(al && al->hash.lo == c->hashes[i].lo && al->hash.hi == c->hashes[i].hi)) {
-		c->found[i] = (struct found){al->series, al->ref};
+		c->found[i] = (struct found){al->series, al->ref, al->shard};
 		__builtin_prefetch(al->series);
 		return;
 	}
@@ -566,10 +575,18 @@ static void pass_find(struct append_ctx *c, const uint32_t *begin, struct alias_
 	}
 }
 
-static errc labels_of(struct append_ctx *c, uint32_t i, struct labels *l, struct err *why)
+/* canonical: its wire bytes are those that the head itself would write; of 1.0, where nearly all senders sort, that is found in one pass. */
+static errc labels_of(struct append_ctx *c, uint32_t i, struct labels *l, bool *canonical, struct err *why)
 {
-	return c->batch->symbols ? head_spelling_labels(c, i, l, why)
-				 : labels_from_wire(c->batch->series[i].wire, LIMIT_LABELS_DECODE, &c->parse, l, why);
+	struct span wire = c->batch->series[i].wire;
+	*canonical = false;
+	if (c->batch->symbols)
+		return head_spelling_labels(c, i, l, why);
+	l->v = arena_alloc(&c->parse, LIMIT_LABELS_PER_SERIES * sizeof *l->v);
+	if (!l->v)
+		return err_set(why, ERR_NOMEM, "no memory for labels");
+	*canonical = labels_from_canonical(wire, l->v, LIMIT_LABELS_PER_SERIES, &l->n);
+	return *canonical ? OK : labels_from_wire(wire, LIMIT_LABELS_DECODE, &c->parse, l, why);
 }
 
 /* A known spelling was decoded once and is well-formed. What is not known must be protobuf with names in UTF-8, or nothing of the request is stored:
@@ -582,7 +599,8 @@ static errc well_formed(struct append_ctx *c, struct err *err)
 		struct labels l;
 		struct err why = {0};
 		arena_reset(&c->parse);
-		errc rc = labels_of(c, i, &l, &why);
+		bool canonical;
+		errc rc = labels_of(c, i, &l, &canonical, &why);
 		if (rc == ERR_NOMEM)
 			return err_set(err, ERR_NOMEM, "%s", why.msg);
 		if (rc == ERR_LIMIT)
@@ -743,7 +761,8 @@ static errc append_unknown(struct append_ctx *c, uint32_t i, struct err *err)
 	inside += head_append_hists_inside(c, out);
 
 	arena_reset(&c->parse);
-	rc = labels_of(c, i, &l, &why);
+	bool canonical;
+	rc = labels_of(c, i, &l, &canonical, &why);
 	if (rc == ERR_NOMEM)
 		return err_set(err, ERR_NOMEM, "%s", why.msg);
 	if (rc != OK) {
@@ -753,7 +772,7 @@ static errc append_unknown(struct append_ctx *c, uint32_t i, struct err *err)
 	enum errid id = errid_of_fault(labels_normalize(&l, &h->cfg.labels, &which));
 	if (id == ERRID_NONE && l.n == 0)
 		id = ERRID_NO_METRIC_NAME;
-	if (id == ERRID_NONE && labels_wire_size(l) > HEAD_SERIES_WIRE_BYTES)
+	if (id == ERRID_NONE && (canonical ? out->wire.n : labels_wire_size(l)) > HEAD_SERIES_WIRE_BYTES)
 		id = ERRID_LABEL_VALUE_TOO_LONG;
 	if (id != ERRID_NONE) {
 		refuse_all(c, out, id);
@@ -767,12 +786,15 @@ static errc append_unknown(struct append_ctx *c, uint32_t i, struct err *err)
 		head_append_hists_refuse(c, out, ERRID_NONE);
 		return OK;
 	}
-	buf_clear(&c->wire);
-	labels_to_wire(l, &c->wire);
-	CHECK(!c->wire.failed, ERR_NOMEM, "no memory for the labels of a series");
-	struct span wire = arena_dup(&c->arena, span_of(c->wire.p, c->wire.n));
-	CHECK(wire.p, ERR_NOMEM, "no memory for the labels of a series");
-	bool canonical = !c->batch->symbols && span_eq(wire, out->wire);
+	struct span wire = out->wire;
+	if (!canonical) {
+		buf_clear(&c->wire);
+		labels_to_wire(l, &c->wire);
+		CHECK(!c->wire.failed, ERR_NOMEM, "no memory for the labels of a series");
+		wire = arena_dup(&c->arena, span_of(c->wire.p, c->wire.n));
+		CHECK(wire.p, ERR_NOMEM, "no memory for the labels of a series");
+		canonical = !c->batch->symbols && span_eq(wire, out->wire);
+	}
 	struct hash128 x = canonical ? c->hashes[i] : head_hash(h, c->tenant, wire);
 	uint32_t shard = head_shard_of(h, x);
 	sh = &h->shards[shard];

@@ -381,6 +381,24 @@ static void announce_replayed(struct head *h)
 	pthread_mutex_unlock(&h->windows_mu);
 }
 
+/* What series that are gone leave behind, once a good part of a shard's are. */
+static void give_back(struct head *h)
+{
+	bool any = false;
+	for (uint32_t i = 0; i < h->n_shards; i++) {
+		struct shard *sh = &h->shards[i];
+		if (!head_shard_due(sh))
+			continue;
+		for (uint64_t at = 0; head_alias_sweep(sh, &at);)
+			;
+		head_shard_give_back(h, sh);
+		any = true;
+	}
+	if (any)
+		for (uint32_t at = 0; head_symbols_give_back(&h->symbols, &at);)
+			;
+}
+
 static void destroy_dead(struct head *h)
 {
 	uint64_t freed = 0;
@@ -397,9 +415,7 @@ static void destroy_dead(struct head *h)
 	}
 	if (freed == 0)
 		return;
-	for (uint32_t i = 0; i < h->n_shards; i++)
-		for (uint64_t at = 0; head_alias_sweep(&h->shards[i], &at);)
-			;
+	give_back(h);
 	if (freed > 16 * MIB)
 		malloc_trim(0);
 }

@@ -1,4 +1,4 @@
-/* head/head_int.h - what the files of head/ share. Reading order: head_pool.c, head_symbols.c, head_series.c, head_chunkfile.c,
+/* head/head_int.h - what the files of head/ share. Reading order: head_pool.c, head_rows.c, head_symbols.c, head_series.c, head_chunkfile.c,
  * head_piece.c, head_open.c, head_chain.c, head_leaf.c, head_hist.c, head_hist_chunks.c, head_window.c, head_postings.c, head_tenant.c, head_spelling.c, head_append.c, head_append_hist.c, head_log.c, head_replay.c, head_replay_tables.c, head_replay_defs.c, head_replay_samples.c, head_replay_lanes.c, head_replay_load.c, head_cut.c, head_cut_order.c, head_cut_file.c, head_cut_spool.c, head_cutter.c, head_checkpoint.c,
  * head_snapshot.c, head_snapshot_write.c, head_snapshot_load.c, head_snapshot_pairs.c, head_snapshot_hist.c, head_source.c, head_usage.c, head_cardinality.c, head_full.c, head.c.
  *
@@ -88,6 +88,29 @@ void *head_pool_take(struct head_pool *p, size_t n);
 void *head_table_alloc(size_t n, size_t size);
 void head_table_free(void *v, size_t n, size_t size);
 
+/* ---- series and their aliases: objects in rows that go back to the system when nothing is in them (head_rows.c) ---- */
+
+struct row;
+struct row_block;
+struct head_rows {
+	struct row_block **blocks; /* by address */
+	struct row_block *newest;
+	uint32_t n_blocks, cap_blocks;
+	struct row **room; /* two lists of each class: rows that have objects and room, rows without objects */
+	uint32_t n_classes;
+	size_t held_bytes;
+	_Atomic uint64_t *total; /* follows held_bytes */
+};
+enum { HEAD_ROW_BYTES = 3 * 4096 };
+CHECKED errc head_rows_init(struct head_rows *rs, uint32_t n_classes, _Atomic uint64_t *total, struct err *err);
+void head_rows_destroy(struct head_rows *rs);
+/* An object of `bytes`, a multiple of 8 and always the same for a class; its content is what the last user left there, or zero. NULL: out of memory. */
+void *head_rows_take(struct head_rows *rs, uint32_t class, size_t bytes);
+/* Its second eight bytes are used while it is free, the rest stays. false: it is none of theirs. */
+bool head_rows_free(struct head_rows *rs, void *v);
+/* Gives rows without objects back, of one block: *at goes from 0 on; false: that was the last. Their memory stays readable, as zeros, and goes to the same class only. */
+bool head_rows_give_back(struct head_rows *rs, uint32_t *at);
+
 /* ---- label names and label pairs, shared by all tenants (head_symbols.c) ---- */
 
 struct symbol {
@@ -106,6 +129,13 @@ struct label_pair {
 _Static_assert(sizeof(struct label_pair) == 32, "nothing lost between them");
 enum { HEAD_SERIES_CLASSES = LIMIT_LABELS_PER_SERIES + 24 }; /* one for each usual number of labels, then growing ones */
 enum { PAIRS_PER_PAGE = 4096, PAIR_PAGES = 1 << 20 };
+/* What becomes of a page's ids. */
+struct pair_page {
+	uint16_t used, fresh; /* pairs in it; ids from here on were never used since its memory came */
+	uint16_t free;	      /* the first free id in it + 1, they are linked by rank; 0: none */
+	bool listed, away;    /* it has room and is in the list of such pages; its memory was given back */
+	uint32_t next;	      /* in that list: page + 1 */
+};
 enum { SYMBOLS_RECENT = 32 };
 struct symbols {
 	pthread_mutex_t mu;
@@ -114,8 +144,9 @@ struct symbols {
 	uint32_t n, mask;
 	uint64_t *pair_slots; /* hash << 32 | id + 1 */
 	uint32_t n_pairs, n_pair_slots;
-	uint32_t pairs_end, pair_free;	 /* next never used id; head of the free ids, UINT32_MAX = none */
+	uint32_t n_pages, room;		 /* pages that there are; the first one that has room + 1, 0: none */
 	struct label_pair **pages;	 /* PAIR_PAGES, never moved: a pair of a live series is read without the lock */
+	struct pair_page *page_states;	 /* of each */
 	uint32_t recent[SYMBOLS_RECENT]; /* the pair that stood in each place of the series before */
 	uint8_t secret[192];
 };
@@ -129,6 +160,8 @@ void head_pairs_unref(struct symbols *sy, const uint32_t *ids, uint32_t n);
 enum { HEAD_PAIRS_LOAD = 32 };
 CHECKED errc head_pairs_load(struct symbols *sy, const struct label *l, uint32_t *n, uint32_t *ids, struct err *err);
 void head_pairs_reserve(struct symbols *sy, uint64_t n);
+/* Gives memory back that nothing is in: page *at, which goes from 0 on; false: that was the last, and the tables fit what is left. */
+bool head_symbols_give_back(struct symbols *sy, uint32_t *at);
 /* The id of a pair that some live series has, or false. For queries. */
 bool head_pair_find(struct symbols *sy, struct span name, struct span value, uint32_t *id);
 
@@ -160,8 +193,8 @@ enum def_state { DEF_NONE, DEF_ONCE, DEF_TWICE, KEY_NONE, KEY_ONCE };
 
 #define CHECKPOINT_MARK UINT32_C(0x80000000)
 
-/* Structs are reused for other series but never unmapped, so that an alias can look whether `ref` is still the one it knew. What a known sample needs
- * is the first 64 bytes. */
+/* Structs are reused for series of as many labels and never unmapped, so that an alias can look whether `ref` is still the one it knew: of memory that was given back it
+ * is 0. What a known sample needs is the first 64 bytes. */
 struct series {
 	_Atomic uint64_t ref; /* never reused; 0: free, `ws` links the free ones */
 	struct wseries *ws;   /* in the window with serial ws_window, the one used last; NULL: none */
@@ -179,10 +212,14 @@ struct series {
 	uint32_t pairs[]; /* in name order */
 };
 
+/* Of refs, counted from 1, no more than these bits will ever be in use. */
+#define HEAD_REF_MASK ((UINT64_C(1) << 56) - 1)
+
 /* 32 bytes: every series that 2.0 writes has one. */
 struct alias {
 	struct series *series;
-	uint64_t ref; /* the series' when it was made: another one now, and the alias is stale */
+	uint64_t ref : 56;  /* the series' when it was made: another one now, and the alias is stale */
+	uint64_t shard : 8; /* the series' */
 	struct hash128 hash;
 #ifdef HEAD_VERIFY
 	struct span wire;
@@ -197,10 +234,12 @@ struct shard {
 	_Alignas(64) pthread_mutex_t mu;
 	table_slot *slots;
 	uint64_t n_slots_used, mask;
-	struct head_pool pool; /* series and aliases */
-	struct series *free_series[HEAD_SERIES_CLASSES];
+	struct head_pool pool;				 /* a small shard's series one by one, and what is too large for a row */
+	struct head_rows rows;				 /* series by class, behind them aliases */
+	struct series *free_series[HEAD_SERIES_CLASSES]; /* of the pool's */
 	uint64_t n_aliases;
 	uint64_t n_series;
+	uint64_t n_removed;	      /* series since aliases were swept and memory was given back */
 	struct chunk_sample *scratch; /* HEAD_RAW_SAMPLES + 1, for one decoded leaf */
 	uint8_t *scratch_bytes;
 };
@@ -246,6 +285,9 @@ static inline __attribute__((always_inline)) void head_series_remove_soon_locked
 /* Best effort: without memory the next request of this spelling is decoded again. */
 void head_alias_add_locked(struct head *h, struct shard *sh, struct hash128 x, struct span wire, struct series *s, uint64_t ref);
 void head_alias_remove_locked(struct shard *sh, struct alias *a);
+/* After series were removed: whether so many are gone that sweeping and giving back is due; it begins to count again. Then the shard's memory fits what is left, as far as it can. */
+bool head_shard_due(struct shard *sh);
+void head_shard_give_back(struct head *h, struct shard *sh);
 /* Looks at some slots from *at on and removes aliases of series that are gone; false at the end. One that a growing table carries past it stays until it is met, or
  * the next time. */
 bool head_alias_sweep(struct shard *sh, uint64_t *at);
@@ -504,10 +546,10 @@ struct append_window {
 	uint32_t n;    /* logged samples */
 	uint32_t n_hists;
 };
-/* A known spelling's series, as it was when it was looked up. */
+/* A known spelling's series, as it was when it was looked up. It may be gone since, and its memory too: nothing but `ref` is read before the shard's lock says that it is not. */
 struct found {
 	struct series *series;
-	uint64_t ref;
+	uint64_t ref : 56, shard : 8;
 };
 struct append_ctx {
 	struct append_ctx *next;

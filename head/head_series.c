@@ -229,26 +229,31 @@ static bool tenant_take(struct tenant *tn, uint64_t max_series)
 	return true;
 }
 
-enum { ROW_BYTES = 12288 };
+enum { FEW_SERIES = 256 };
 
-/* A series of the class, from those that are free. They are made in rows, so that little is lost to the pool's sizes; single ones while the shard has few. */
+/* A series of the class. While a shard has few they come one by one: a row of each class would be more than all of them. */
 static struct series *series_take(struct shard *sh, uint8_t shard, uint32_t c, size_t bytes)
 {
-	if (!sh->free_series[c]) {
-		size_t n = sh->n_series >= 256 && bytes < ROW_BYTES ? ROW_BYTES / bytes : 1;
-		uint8_t *row = n > 1 ? head_pool_take(&sh->pool, n * bytes) : head_pool_alloc(&sh->pool, bytes);
-		for (size_t k = n; row && k-- > 0;) {
-			struct series *s = (struct series *)(void *)(row + k * bytes);
-			atomic_init(&s->ref, 0);
-			s->shard = shard; /* for good: read without this shard's lock */
-			s->ws = (struct wseries *)(void *)sh->free_series[c];
-			sh->free_series[c] = s;
-		}
-	}
 	struct series *s = sh->free_series[c];
 	if (s)
 		sh->free_series[c] = (struct series *)(void *)s->ws;
+	else if (bytes <= HEAD_ROW_BYTES / 2 && sh->n_series >= FEW_SERIES)
+		s = head_rows_take(&sh->rows, c, bytes);
+	else if ((s = head_pool_alloc(&sh->pool, bytes)))
+		atomic_init(&s->ref, 0);
+	if (s) {
+		s->ws = NULL;
+		s->shard = shard;
+	}
 	return s;
+}
+
+static void series_give(struct shard *sh, uint32_t c, struct series *s)
+{
+	if (head_rows_free(&sh->rows, s))
+		return;
+	s->ws = (struct wseries *)(void *)sh->free_series[c];
+	sh->free_series[c] = s;
 }
 
 errc head_series_new_locked(struct head *h, struct shard *sh, struct tenant *tn, struct hash128 x, struct labels l, uint64_t max_series,
@@ -264,7 +269,6 @@ errc head_series_new_locked(struct head *h, struct shard *sh, struct tenant *tn,
 		atomic_fetch_sub_explicit(&tn->n_series, 1, memory_order_relaxed);
 		return err_set(err, ERR_NOMEM, "no memory for a new series");
 	}
-	s->ws = NULL;
 	s->hash = x;
 	if (head_pairs_ref(&h->symbols, l, s->pairs, err) != OK)
 		goto nomem;
@@ -292,8 +296,7 @@ errc head_series_new_locked(struct head *h, struct shard *sh, struct tenant *tn,
 	return OK;
 nomem:
 	atomic_fetch_sub_explicit(&tn->n_series, 1, memory_order_relaxed);
-	s->ws = (struct wseries *)(void *)sh->free_series[c];
-	sh->free_series[c] = s;
+	series_give(sh, c, s);
 	return err_set(err, ERR_NOMEM, "no memory for a new series");
 }
 
@@ -310,12 +313,10 @@ errc head_series_load_locked(struct head *h, struct shard *sh, struct tenant *tn
 	if (!s)
 		return err_set(err, ERR_NOMEM, "no memory for a series");
 	if (!table_add(h, sh, x, (uintptr_t)s)) {
-		s->ws = (struct wseries *)(void *)sh->free_series[c];
-		sh->free_series[c] = s;
+		series_give(sh, c, s);
 		return err_set(err, ERR_NOMEM, "no memory for a series");
 	}
 	atomic_store_explicit(&s->ref, ref, memory_order_relaxed);
-	s->ws = NULL;
 	s->hash = x;
 	s->keys[0] = s->keys[1] = 0;
 	s->def_pos = 0;
@@ -345,12 +346,24 @@ void head_series_remove_locked(struct head *h, struct shard *sh, struct tenant *
 	atomic_store_explicit(&s->ref, 0, memory_order_relaxed);
 	size_t bytes;
 	uint32_t c = series_class(s->n_pairs, &bytes);
-	s->ws = (struct wseries *)(void *)sh->free_series[c];
-	sh->free_series[c] = s;
+	series_give(sh, c, s);
 	sh->n_series--;
+	sh->n_removed++;
 	atomic_fetch_sub_explicit(&h->n_series, 1, memory_order_relaxed);
 	atomic_fetch_sub_explicit(&tn->n_series, 1, memory_order_relaxed);
 	atomic_fetch_sub_explicit(&tn->series_bytes, bytes + sizeof(table_slot), memory_order_relaxed);
+}
+
+static struct alias *alias_take(struct shard *sh)
+{
+	return sh->n_series + sh->n_aliases < FEW_SERIES ? head_pool_alloc(&sh->pool, sizeof(struct alias))
+							 : head_rows_take(&sh->rows, HEAD_SERIES_CLASSES, sizeof(struct alias));
+}
+
+static void alias_give(struct shard *sh, struct alias *a)
+{
+	if (!head_rows_free(&sh->rows, a))
+		head_pool_free(&sh->pool, a, sizeof *a);
 }
 
 void head_alias_add_locked(struct head *h, struct shard *sh, struct hash128 x, struct span wire, struct series *s, uint64_t ref)
@@ -358,25 +371,27 @@ void head_alias_add_locked(struct head *h, struct shard *sh, struct hash128 x, s
 	uintptr_t p = head_table_find_locked(h, sh, x, s->tenant, wire);
 	if (p) { /* of a series that is gone, or another request was faster */
 		ASSERT(p & 1);
-		((struct alias *)(p - 1))->series = s;
-		((struct alias *)(p - 1))->ref = ref;
+		struct alias *a = (struct alias *)(p - 1);
+		a->series = s;
+		a->ref = ref & HEAD_REF_MASK;
+		a->shard = s->shard;
 		return;
 	}
-	struct alias *a = head_pool_alloc(&sh->pool, sizeof *a);
+	struct alias *a = alias_take(sh);
 	if (!a)
 		return;
-	*a = (struct alias){.series = s, .ref = ref, .hash = x};
+	*a = (struct alias){.series = s, .ref = ref & HEAD_REF_MASK, .shard = s->shard, .hash = x};
 #ifdef HEAD_VERIFY
 	char *copy = head_pool_alloc(&sh->pool, wire.n);
 	if (!copy) {
-		head_pool_free(&sh->pool, a, sizeof *a);
+		alias_give(sh, a);
 		return;
 	}
 	memcpy(copy, wire.p, wire.n);
 	a->wire = span_of(copy, wire.n);
 #endif
 	if (!table_add(h, sh, x, (uintptr_t)a | 1)) {
-		head_pool_free(&sh->pool, a, sizeof *a);
+		alias_give(sh, a);
 		return;
 	}
 	sh->n_aliases++;
@@ -385,7 +400,7 @@ void head_alias_add_locked(struct head *h, struct shard *sh, struct hash128 x, s
 void head_alias_remove_locked(struct shard *sh, struct alias *a)
 {
 	table_remove(sh, a->hash, (uintptr_t)a | 1);
-	head_pool_free(&sh->pool, a, sizeof *a);
+	alias_give(sh, a);
 	sh->n_aliases--;
 }
 
@@ -404,4 +419,31 @@ bool head_alias_sweep(struct shard *sh, uint64_t *at)
 	bool more = any && *at <= sh->mask;
 	pthread_mutex_unlock(&sh->mu);
 	return more;
+}
+
+bool head_shard_due(struct shard *sh)
+{
+	pthread_mutex_lock(&sh->mu);
+	bool due = sh->n_removed > sh->n_series / 4;
+	if (due)
+		sh->n_removed = 0;
+	pthread_mutex_unlock(&sh->mu);
+	return due;
+}
+
+void head_shard_give_back(struct head *h, struct shard *sh)
+{
+	bool more = true;
+	for (uint32_t at = 0; more;) {
+		pthread_mutex_lock(&sh->mu);
+		more = head_rows_give_back(&sh->rows, &at);
+		pthread_mutex_unlock(&sh->mu);
+	}
+	pthread_mutex_lock(&sh->mu);
+	uint64_t mask = SLOTS_MIN - 1;
+	while (sh->n_slots_used > (mask + 1) / 2)
+		mask = mask * 2 + 1;
+	if (sh->slots && mask < sh->mask / 2)
+		(void)!table_resize(h, sh, mask);
+	pthread_mutex_unlock(&sh->mu);
 }

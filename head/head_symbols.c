@@ -6,7 +6,8 @@
  * freed when the last series that has it goes.
  *
  * Pages of pairs never move: a pair of a live series is read without the lock, because whoever sees the series saw it under its shard's
- * lock, after the pair was made.
+ * lock, after the pair was made. Ids are taken page by page, and a page of which no id is in use goes back to the system when asked: it stays readable, as pairs without
+ * references.
  */
 #include <xxhash.h>
 #include "head/head_int.h"
@@ -27,14 +28,15 @@ static uint32_t pair_hash_of(uint32_t name, uint32_t value)
 
 errc head_symbols_init(struct symbols *sy, _Atomic uint64_t *total, struct err *err)
 {
-	*sy = (struct symbols){.mask = SYMBOLS_MIN_SLOTS - 1, .n_pair_slots = SYMBOLS_MIN_SLOTS, .pair_free = UINT32_MAX};
+	*sy = (struct symbols){.mask = SYMBOLS_MIN_SLOTS - 1, .n_pair_slots = SYMBOLS_MIN_SLOTS};
 	head_pool_init(&sy->pool, total, NULL);
 	pthread_mutex_init(&sy->mu, NULL);
 	io_random(sy->secret, sizeof sy->secret);
 	sy->slots = calloc(SYMBOLS_MIN_SLOTS, sizeof *sy->slots);
 	sy->pair_slots = calloc(SYMBOLS_MIN_SLOTS, sizeof *sy->pair_slots);
-	sy->pages = calloc(PAIR_PAGES, sizeof *sy->pages); /* 8 MiB of address space, touched as pages come */
-	if (!sy->slots || !sy->pair_slots || !sy->pages)
+	sy->pages = calloc(PAIR_PAGES, sizeof *sy->pages); /* address space, touched as pages come */
+	sy->page_states = calloc(PAIR_PAGES, sizeof *sy->page_states);
+	if (!sy->slots || !sy->pair_slots || !sy->pages || !sy->page_states)
 		return err_set(err, ERR_NOMEM, "symbol tables");
 	atomic_fetch_add(total, SYMBOLS_MIN_SLOTS * (sizeof *sy->slots + sizeof *sy->pair_slots));
 	return OK;
@@ -42,9 +44,10 @@ errc head_symbols_init(struct symbols *sy, _Atomic uint64_t *total, struct err *
 
 void head_symbols_destroy(struct symbols *sy)
 {
-	for (uint32_t i = 0; sy->pages && i < PAIR_PAGES && sy->pages[i]; i++)
-		free(sy->pages[i]);
+	for (uint32_t i = 0; i < sy->n_pages; i++)
+		io_memory_free(sy->pages[i], PAIRS_PER_PAGE * sizeof(struct label_pair));
 	free(sy->pages);
+	free(sy->page_states);
 	head_table_free(sy->slots, (size_t)sy->mask + 1, sizeof *sy->slots);
 	head_table_free(sy->pair_slots, sy->n_pair_slots, sizeof *sy->pair_slots);
 	head_pool_destroy(&sy->pool);
@@ -65,9 +68,8 @@ static struct symbol *symbol_at(uint64_t slot)
 	return (struct symbol *)(uintptr_t)(slot & ((UINT64_C(1) << ADDRESS_BITS) - 1));
 }
 
-static bool symbols_grow(struct symbols *sy)
+static bool symbols_resize(struct symbols *sy, uint32_t mask)
 {
-	uint32_t mask = sy->mask * 2 + 1;
 	uint64_t *slots = head_table_alloc((size_t)mask + 1, sizeof *slots);
 	if (!slots)
 		return false;
@@ -79,7 +81,7 @@ static bool symbols_grow(struct symbols *sy)
 			j = (j + 1) & mask;
 		slots[j] = sy->slots[i];
 	}
-	atomic_fetch_add(sy->pool.total, ((size_t)mask - sy->mask) * sizeof *slots);
+	atomic_fetch_add(sy->pool.total, ((size_t)mask - sy->mask) * sizeof *slots); /* modulo 2^64 when it shrinks */
 	head_table_free(sy->slots, (size_t)sy->mask + 1, sizeof *sy->slots);
 	sy->slots = slots;
 	sy->mask = mask;
@@ -105,7 +107,7 @@ static struct symbol *symbol_ref(struct symbols *sy, struct span s, uint32_t has
 		y->refs++;
 		return y;
 	}
-	if (sy->n + 1 > sy->mask / 4 * 3 && !symbols_grow(sy))
+	if (sy->n + 1 > sy->mask / 4 * 3 && !symbols_resize(sy, sy->mask * 2 + 1))
 		return NULL;
 	y = head_pool_alloc(&sy->pool, sizeof *y + s.n);
 	if (!y)
@@ -158,7 +160,7 @@ static bool pairs_resize(struct symbols *sy, uint32_t n)
 	for (uint32_t i = 0; i < had; i++)
 		if (sy->pair_slots[i])
 			pair_slot_put(slots, n, sy->pair_slots[i]);
-	atomic_fetch_add(sy->pool.total, (n - had) * sizeof *slots);
+	atomic_fetch_add(sy->pool.total, ((size_t)n - had) * sizeof *slots);
 	head_table_free(sy->pair_slots, had, sizeof *slots);
 	sy->pair_slots = slots;
 	sy->n_pair_slots = n;
@@ -192,31 +194,54 @@ static bool pair_find(struct symbols *sy, struct span name, struct span value, u
 	return false;
 }
 
+static void page_list(struct symbols *sy, uint32_t page)
+{
+	struct pair_page *pg = &sy->page_states[page];
+	pg->next = sy->room;
+	pg->listed = true;
+	sy->room = page + 1;
+}
+
+static bool page_new(struct symbols *sy)
+{
+	if (sy->n_pages >= PAIR_PAGES || !(sy->pages[sy->n_pages] = io_memory(PAIRS_PER_PAGE * sizeof(struct label_pair))))
+		return false;
+	atomic_fetch_add(sy->pool.total, PAIRS_PER_PAGE * sizeof(struct label_pair));
+	page_list(sy, sy->n_pages++);
+	return true;
+}
+
 /* An id that no pair has. */
 static bool id_take(struct symbols *sy, uint32_t *id)
 {
-	*id = sy->pair_free;
-	if (*id != UINT32_MAX) {
-		sy->pair_free = head_pair(sy, *id)->rank;
-		return true;
-	}
-	uint32_t page = sy->pairs_end / PAIRS_PER_PAGE;
-	if (page >= PAIR_PAGES)
+	if (!sy->room && !page_new(sy))
 		return false;
-	if (!sy->pages[page]) {
-		sy->pages[page] = calloc(PAIRS_PER_PAGE, sizeof *sy->pages[page]);
-		if (!sy->pages[page])
-			return false;
-		atomic_fetch_add(sy->pool.total, PAIRS_PER_PAGE * sizeof *sy->pages[page]);
+	uint32_t page = sy->room - 1;
+	struct pair_page *pg = &sy->page_states[page];
+	uint32_t at = pg->free ? pg->free - 1U : pg->fresh++;
+	*id = page * PAIRS_PER_PAGE + at;
+	if (pg->free)
+		pg->free = (uint16_t)head_pair(sy, *id)->rank;
+	if (pg->used == 0 && pg->away) {
+		pg->away = false;
+		atomic_fetch_add(sy->pool.total, PAIRS_PER_PAGE * sizeof(struct label_pair));
 	}
-	*id = sy->pairs_end++;
+	if (++pg->used == PAIRS_PER_PAGE) {
+		sy->room = pg->next;
+		pg->listed = false;
+	}
 	return true;
 }
 
 static void id_give(struct symbols *sy, uint32_t id)
 {
-	*head_pair(sy, id) = (struct label_pair){.rank = sy->pair_free};
-	sy->pair_free = id;
+	uint32_t page = id / PAIRS_PER_PAGE;
+	struct pair_page *pg = &sy->page_states[page];
+	*head_pair(sy, id) = (struct label_pair){.rank = pg->free};
+	pg->free = (uint16_t)(id % PAIRS_PER_PAGE + 1);
+	pg->used--;
+	if (!pg->listed)
+		page_list(sy, page);
 }
 
 /* False: no memory. */
@@ -283,39 +308,59 @@ static void pair_unref(struct symbols *sy, uint32_t id)
 	id_give(sy, id);
 }
 
+/* What a label of a series may be, before it is looked up. */
+struct pair_wanted {
+	uint32_t hn, hv; /* of its name and value; not made when it is as before */
+	bool before;
+};
+
 /* Series that come one after the other share most of their labels: the pair that stood in the same place last time is compared before anything is
  * hashed, and its name often serves when its value does not. An id of a pair that went away since has no references, one that was used again has
- * other strings. */
-static bool pair_any(struct symbols *sy, uint32_t place, struct label l, uint32_t *id)
+ * other strings. What must be looked up is asked of memory at once. */
+static struct pair_wanted pair_want(struct symbols *sy, uint32_t place, struct label l)
 {
 	const struct symbol *name = NULL;
-	struct label_pair *p = place < SYMBOLS_RECENT && sy->recent[place] < sy->pairs_end ? head_pair(sy, sy->recent[place]) : NULL;
+	struct label_pair *p = sy->recent[place] / PAIRS_PER_PAGE < sy->n_pages ? head_pair(sy, sy->recent[place]) : NULL;
 	if (p && p->refs > 0 && p->name->n == l.name.n && memcmp(p->name->s, l.name.p, l.name.n) == 0) {
 		name = p->name;
-		if (p->n == l.value.n && memcmp(head_pair_value(p).p, l.value.p, l.value.n) == 0) {
-			p->refs++;
-			*id = sy->recent[place];
-			return true;
-		}
+		if (p->n == l.value.n && memcmp(head_pair_value(p).p, l.value.p, l.value.n) == 0)
+			return (struct pair_wanted){.before = true};
 	}
-	if (!pair_ref(sy, l, name ? name->hash : hash_of(sy, l.name), hash_of(sy, l.value), id))
-		return false;
-	if (place < SYMBOLS_RECENT)
-		sy->recent[place] = *id;
+	struct pair_wanted w = {name ? name->hash : hash_of(sy, l.name), hash_of(sy, l.value), false};
+	__builtin_prefetch(&sy->pair_slots[head_place(pair_hash_of(w.hn, w.hv), sy->n_pair_slots)], 1);
+	return w;
+}
+
+static bool pairs_any(struct symbols *sy, struct labels l, uint32_t *ids, uint32_t *n)
+{
+	struct pair_wanted w[SYMBOLS_RECENT];
+	uint32_t some = l.n < SYMBOLS_RECENT ? l.n : SYMBOLS_RECENT;
+	for (uint32_t i = 0; i < some; i++)
+		w[i] = pair_want(sy, i, l.v[i]);
+	for (*n = 0; *n < some; ++*n) {
+		uint32_t i = *n;
+		ids[i] = sy->recent[i];
+		if (w[i].before)
+			head_pair(sy, ids[i])->refs++;
+		else if (!pair_ref(sy, l.v[i], w[i].hn, w[i].hv, &ids[i]))
+			return false;
+		sy->recent[i] = ids[i];
+	}
+	for (; *n < l.n; ++*n)
+		if (!pair_ref(sy, l.v[*n], hash_of(sy, l.v[*n].name), hash_of(sy, l.v[*n].value), &ids[*n]))
+			return false;
 	return true;
 }
 
 errc head_pairs_ref(struct symbols *sy, struct labels l, uint32_t *ids, struct err *err)
 {
+	uint32_t n;
 	pthread_mutex_lock(&sy->mu);
-	uint32_t i = 0;
-	while (i < l.n && pair_any(sy, i, l.v[i], &ids[i]))
-		i++;
-	if (i < l.n)
-		for (uint32_t j = 0; j < i; j++)
-			pair_unref(sy, ids[j]);
+	bool all = pairs_any(sy, l, ids, &n);
+	for (uint32_t i = 0; !all && i < n; i++)
+		pair_unref(sy, ids[i]);
 	pthread_mutex_unlock(&sy->mu);
-	return i == l.n ? OK : err_set(err, ERR_NOMEM, "no memory for the labels of a new series");
+	return all ? OK : err_set(err, ERR_NOMEM, "no memory for the labels of a new series");
 }
 
 errc head_pairs_load(struct symbols *sy, const struct label *l, uint32_t *n, uint32_t *ids, struct err *err)
@@ -353,6 +398,37 @@ void head_pairs_unref(struct symbols *sy, const uint32_t *ids, uint32_t n)
 	for (uint32_t i = 0; i < n; i++)
 		pair_unref(sy, ids[i]);
 	pthread_mutex_unlock(&sy->mu);
+}
+
+bool head_symbols_give_back(struct symbols *sy, uint32_t *at)
+{
+	pthread_mutex_lock(&sy->mu);
+	bool more = false;
+	while (*at < sy->n_pages && !more) {
+		struct pair_page *pg = &sy->page_states[*at];
+		more = pg->used == 0 && !pg->away && io_memory_drop(sy->pages[*at], PAIRS_PER_PAGE * sizeof(struct label_pair));
+		if (more) {
+			pg->away = true;
+			pg->free = pg->fresh = 0;
+			atomic_fetch_sub(sy->pool.total, PAIRS_PER_PAGE * sizeof(struct label_pair));
+		}
+		++*at;
+	}
+	if (!more) {
+		uint32_t n = sy->n_pair_slots, mask = sy->mask;
+		while (n > 2 * SYMBOLS_MIN_SLOTS && sy->n_pairs < n / 4)
+			n /= 2;
+		if (n < sy->n_pair_slots)
+			(void)!pairs_resize(sy, n);
+		while (mask >= 2 * SYMBOLS_MIN_SLOTS && sy->n < mask / 4)
+			mask /= 2;
+		if (mask < sy->mask)
+			(void)!symbols_resize(sy, mask);
+		if (sy->n == 0)
+			head_pool_destroy(&sy->pool);
+	}
+	pthread_mutex_unlock(&sy->mu);
+	return more;
 }
 
 bool head_pair_find(struct symbols *sy, struct span name, struct span value, uint32_t *id)
