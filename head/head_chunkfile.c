@@ -22,7 +22,7 @@
 #include <stdio.h>
 #include "head/head_cut_int.h"
 
-enum { CHUNKFILE_FIRST_WRITE = 4096, PATH_BYTES = 4096, AT_LEN = 35 };
+enum { CHUNKFILE_FIRST_WRITE = 4096, PATH_BYTES = 4096, AT_PREVIOUS = 24, AT_LEN = 35 };
 
 static void path_of(const struct chunkfile *f, char *path)
 {
@@ -279,6 +279,16 @@ fail:
 	return rc;
 }
 
+uint32_t head_chunkfile_record_len(const uint8_t *record)
+{
+	return get_le32(record + AT_LEN);
+}
+
+uint64_t head_chunkfile_record_previous(const uint8_t *record)
+{
+	return get_le32(record + AT_PREVIOUS) | (uint64_t)record[AT_PREVIOUS + 4] << 32;
+}
+
 errc head_chunkfile_judge(const struct chunkfile *f, uint64_t off, uint32_t len, const uint8_t *record, struct err *err)
 {
 	size_t n = len + (size_t)CHUNKFILE_OVERHEAD;
@@ -334,7 +344,7 @@ static errc record_at(struct chunkfile *f, struct cut_file *cut, uint64_t off, u
 		.ref = get_le64(bytes),
 		.mint = (int64_t)get_le64(bytes + 8),
 		.maxt = (int64_t)get_le64(bytes + 16),
-		.previous = get_le32(bytes + 24) | (uint64_t)bytes[28] << 32,
+		.previous = head_chunkfile_record_previous(bytes),
 		.before = (uint16_t)get_le32(bytes + 29),
 		.n = (uint16_t)(get_le32(bytes + 29) >> 16),
 		.enc = bytes[33],

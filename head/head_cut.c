@@ -1,7 +1,8 @@
 /* head/head_cut.c - a frozen window becomes a block.
  *
  *     series in the order of labels (head_cut_order.c) ─────────────▶ each: leaves ─▶ chunks ─▶ block writer          a small chunk file, or none
- *     series in the order they came ─▶ each: leaves ─▶ chunks ─▶ spool (head_cut_spool.c) ─▶ block writer             a large one: see head_cut_file.c
+ *     records of chains as they are in the chunk file (head_cut_walk.c) ─▶ spool (head_cut_spool.c) ─▶ block writer   a large one
+ *     series that have leaves, in the order they came ─▶ chunks ─────────────┘
  *
  * The block's chunks are a function of the sorted samples alone: what the cutting rule makes of them in time order. Leaves that are not
  * touched (head_leaf.c) are that already and are copied, byte for byte. From a touched leaf on the samples are fed to the rule anew, until it begins a
@@ -304,12 +305,10 @@ fail:
 	return rc;
 }
 
-/* Where in the chunk file a series begins; where a chain ends: series that came together come one after the other there, too. */
+/* Where in the chunk file a series begins: series that came together mostly come one after the other there, too. */
 static uint64_t first_off(const struct wpart *p, uint32_t local)
 {
 	const struct wseries *ws = part_ws(p, local);
-	if (ws_chained(ws))
-		return chain_off(ws->chain);
 	for (uint32_t i = 0; i < ws_leaves(ws); i++)
 		if (ws->leaves->v[i].kind == LEAF_FILE)
 			return ws->leaves->v[i].off;
@@ -319,8 +318,14 @@ static uint64_t first_off(const struct wpart *p, uint32_t local)
 	return 0;
 }
 
-/* All series into the spool, as they came: the parts side by side, the one first whose next series is first in the file. */
-static errc spool_fill(struct cut *c, struct err *err)
+/* Chunks made of leaves go through the spool; a chain does by its records, and who has an open chunk alone needs none. */
+static bool by_chunks(const struct wseries *ws)
+{
+	return ws_leaves(ws) > 0 || ws->hist;
+}
+
+/* Series that have leaves into the spool, as they came: the parts side by side, the one first whose next series is first in the file. */
+static errc leaves_spool(struct cut *c, struct err *err)
 {
 	errc rc = OK;
 	struct head *h = c->h;
@@ -342,7 +347,7 @@ static errc spool_fill(struct cut *c, struct err *err)
 		off[pick] = at[pick] < part->n ? first_off(part, at[pick]) : 0;
 		if (local + ahead < part->n)
 			pieces_ahead(c, pick, local + ahead);
-		if (ws_empty(part_ws(part, local)))
+		if (!by_chunks(part_ws(part, local)))
 			continue;
 		TRY(series_chunks(&c->series, part, part_ws(part, local), err));
 		TRY(head_cut_spool_put(c->spool, place[cut_number(h, pick, local)], c->series.chunks, c->series.n, err));
@@ -353,17 +358,65 @@ fail:
 	return rc;
 }
 
+static errc record_spool(void *arg, uint32_t place, uint64_t off, struct span record, struct err *err)
+{
+	errc rc = OK;
+	struct cut *c = arg;
+	struct chunk as_chunk = {.data = record};
+	TRY(head_cut_spool_put_record(c->spool, place, off, record, err));
+	TRY(pace(c, &as_chunk, 1, err));
+fail:
+	return rc;
+}
+
+static errc spool_fill(struct cut *c, struct err *err)
+{
+	errc rc = OK;
+	struct cut_walk *walk = NULL;
+	bool leaves = false;
+	TRY(head_cut_walk_open(c->w, (uint32_t)c->order.n, &walk, err));
+	for (size_t i = 0; i < c->order.n; i++) {
+		ordered_ahead(c, i, true);
+		uint32_t number = c->order.v[i];
+		const struct wseries *ws = part_ws(part_of(c, number), cut_local(c->h, number));
+		if (ws_chained(ws))
+			TRY(head_cut_walk_add(walk, (uint32_t)i, chain_off(ws->chain), err));
+		leaves |= by_chunks(ws);
+	}
+	TRY(head_cut_walk(walk, record_spool, c, err));
+	if (leaves)
+		TRY(leaves_spool(c, err));
+fail:
+	head_cut_walk_close(walk);
+	return rc;
+}
+
 static errc spool_drain(struct cut *c, struct err *err)
 {
 	errc rc = OK;
 	for (size_t i = 0; i < c->order.n; i++) {
+		uint32_t number = c->order.v[i];
+		const struct wpart *part = part_of(c, number);
+		const struct wseries *ws = part_ws(part, cut_local(c->h, number));
 		struct chunk *chunks;
+		struct chain_record *records;
 		size_t n;
-		ordered_ahead(c, i, false);
-		TRY(head_cut_spool_get(c->spool, i, &chunks, &n, err));
-		TRY(series_add(c, c->order.v[i], chunks, n, err));
+		ordered_ahead(c, i, true);
+		if (by_chunks(ws)) {
+			TRY(head_cut_spool_get(c->spool, i, &chunks, &n, err));
+		} else {
+			if (ws_chained(ws)) {
+				TRY(head_cut_spool_records(c->spool, i, &records, &n, err));
+				head_cut_file_serve(c->series.file, records, n);
+			}
+			TRY(series_chunks(&c->series, part, ws, err));
+			chunks = c->series.chunks;
+			n = c->series.n;
+		}
+		TRY(series_add(c, number, chunks, n, err));
 	}
 fail:
+	head_cut_file_serve(c->series.file, NULL, 0);
 	return rc;
 }
 

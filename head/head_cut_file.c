@@ -25,6 +25,8 @@ struct cut_file {
 	struct chunkfile_pin pin; /* held all the time: a thread of low priority takes no lock that requests wait for */
 	uint8_t *record;
 	size_t cap_record;
+	const struct chain_record *served;
+	size_t n_served, at_served; /* the one asked for last */
 };
 
 errc head_cut_file_open(struct chunkfile *f, struct cut_file **out, struct err *err)
@@ -99,10 +101,31 @@ static struct file_piece *piece_read(struct cut_file *r, uint64_t no)
 	return p;
 }
 
+void head_cut_file_serve(struct cut_file *r, const struct chain_record *v, size_t n)
+{
+	r->served = v;
+	r->n_served = n;
+	r->at_served = 0;
+}
+
+/* NULL: it is not among them. */
+static const uint8_t *served(struct cut_file *r, uint64_t off, size_t n)
+{
+	for (; r->at_served < r->n_served; r->at_served++) {
+		const struct chain_record *x = &r->served[r->at_served];
+		if (x->off == off)
+			return n <= x->bytes.n ? (const uint8_t *)x->bytes.p : NULL;
+	}
+	return NULL;
+}
+
 errc head_cut_file_bytes(struct cut_file *r, uint64_t off, size_t n, const uint8_t **out, struct err *err)
 {
 	uint64_t no = off / PIECE_BYTES, last = (off + n - 1) / PIECE_BYTES;
 	bool in_file = off + n <= r->pin.flushed;
+	*out = served(r, off, n);
+	if (*out)
+		return OK;
 	if (r->cap_record < n) {
 		uint8_t *p = realloc(r->record, n);
 		if (!p)

@@ -1,20 +1,21 @@
 /* head/head_cut_spool.c - a window's chunks from the order in which its series came to the order of their labels.
  *
- *     put(place, chunks) ─▶ bucket of places ─▶ 32 KiB buffer ─▶ <ULID>.cut, extent by extent        get(place): its bucket is read whole
+ *     put(place, ...) ─▶ bucket of places ─▶ 32 KiB buffer ─▶ <ULID>.cut, extent by extent        get(place): its bucket is read whole
  *
  * Reading a chunk file in the order of labels is a random read for each chunk. So what a cut makes of a series goes into the bucket that its place belongs to, and
  * bucket after bucket comes back: every byte is written and read once more, in large pieces. There are as many buckets as make the buffers of all of them as large
  * as one bucket: memory grows with the square root of the window.
  *
  *   in a bucket, one behind the other: u32 place in the bucket, u32 chunks, u32 crc32c of what follows; of each chunk i64 mint, i64 maxt, u32 encoding, u32 bytes;
- *   then the chunks' bytes
+ *   then the chunks' bytes. Or of a record of the chunk file: u32 place, u32 length + 2^31, u64 its offset there, its bytes, which have a checksum
  *
  * The file is never synced, and goes with the cut; head_open empties its directory.
  */
 #include <stdio.h>
 #include "head/head_cut_int.h"
 
-enum { BUFFER_BYTES = 32 * 1024, BUCKETS_MIN = 2, BUCKETS_MAX = 1024, RECORD_HEADER = 12, CHUNK_HEADER = 24, NO_EXTENT = -1 };
+enum { BUFFER_BYTES = 32 * 1024, BUCKETS_MIN = 2, BUCKETS_MAX = 1024, RECORD_HEADER = 12, CHUNK_HEADER = 24, RAW_HEADER = 16, PLACES_AHEAD = 4 };
+#define RAW (UINT32_C(1) << 31)
 
 uint64_t head_cut_direct_bytes;
 size_t head_cut_spool_buffer_bytes;
@@ -39,9 +40,13 @@ struct cut_spool {
 	uint32_t loaded; /* UINT32_MAX: none */
 	uint8_t *bytes;
 	size_t cap_bytes;
-	uint64_t *at; /* of each place of it: where its record is, + 1 */
+	uint32_t *begin; /* each + 1: of each place of it, its first one in at */
+	uint32_t *at;	 /* where what was put is, by place, else as it was put */
+	size_t cap_at;
 	struct chunk *chunks;
 	size_t cap_chunks;
+	struct chain_record *records;
+	size_t cap_records;
 };
 
 static uint32_t buckets_for(uint64_t bytes, size_t extent_bytes)
@@ -65,10 +70,10 @@ errc head_cut_spool_open(struct window *w, size_t n_series, uint64_t bytes, stru
 	s->n_buckets = buckets_for(bytes, s->extent_bytes);
 	s->each = (n_series + s->n_buckets - 1) / s->n_buckets;
 	s->buckets = calloc(s->n_buckets, sizeof *s->buckets);
-	s->at = malloc(s->each * sizeof *s->at);
+	s->begin = malloc((s->each + 1) * sizeof *s->begin);
 	if (asprintf(&s->path, "%s/%s.cut", w->head->cfg.chunk_dir, ulid_text(w->ulid).s) < 0)
 		s->path = NULL;
-	CHECK(s->buckets && s->at && s->path, ERR_NOMEM, "no memory for the spool of a cut");
+	CHECK(s->buckets && s->begin && s->path, ERR_NOMEM, "no memory for the spool of a cut");
 	TRY(io_open(s->path, IO_READ | IO_WRITE | IO_CREATE | IO_TRUNC, &s->fd, err));
 	*out = s;
 	return OK;
@@ -92,8 +97,10 @@ void head_cut_spool_close(struct cut_spool *s)
 	free(s->path);
 	free(s->next);
 	free(s->bytes);
+	free(s->begin);
 	free(s->at);
 	free(s->chunks);
+	free(s->records);
 	free(s);
 }
 
@@ -182,6 +189,21 @@ fail:
 	return rc;
 }
 
+errc head_cut_spool_put_record(struct cut_spool *s, size_t place, uint64_t off, struct span record, struct err *err)
+{
+	errc rc = OK;
+	uint8_t head[RAW_HEADER];
+	struct bucket *b = &s->buckets[place / s->each];
+	ASSERT(record.n < RAW);
+	put_le32(head, (uint32_t)(place % s->each));
+	put_le32(head + 4, (uint32_t)record.n | RAW);
+	put_le64(head + 8, off);
+	TRY(bucket_put(s, b, head, sizeof head, err));
+	TRY(bucket_put(s, b, record.p, record.n, err));
+fail:
+	return rc;
+}
+
 /* ---- out ---- */
 
 /* The bytes of bucket b, together. Its buffer goes. */
@@ -207,22 +229,60 @@ fail:
 	return rc;
 }
 
-/* The head of the record at r->p, which is checked; r behind it. */
-static bool record_next(struct rd *r, uint32_t *place, uint32_t *n)
+/* The head of what is at r->p, which is checked but for a record of the chunk file; r behind it. */
+static bool record_next(struct rd *r, uint32_t *place, bool *raw)
 {
 	uint64_t bytes = 0;
 	*place = rd_le32(r);
-	*n = rd_le32(r);
+	uint32_t n = rd_le32(r);
+	*raw = n & RAW;
+	if (*raw)
+		return rd_bytes(r, 8 + (uint64_t)(n & ~RAW)).p != NULL && r->ok;
 	uint32_t crc = rd_le32(r);
-	if (!r->ok || rd_left(r) / CHUNK_HEADER < *n)
+	if (!r->ok || rd_left(r) / CHUNK_HEADER < n)
 		return false;
-	for (uint32_t i = 0; i < *n; i++)
+	for (uint32_t i = 0; i < n; i++)
 		bytes += get_le32(r->p + (size_t)i * CHUNK_HEADER + 20);
-	bytes += (uint64_t)*n * CHUNK_HEADER;
+	bytes += (uint64_t)n * CHUNK_HEADER;
 	if (rd_left(r) < bytes || crc32c(0, r->p, bytes) != crc)
 		return false;
 	r->p += bytes;
 	return true;
+}
+
+/* What is in the bucket, by place. */
+static errc bucket_index(struct cut_spool *s, const struct bucket *b, struct err *err)
+{
+	errc rc = OK;
+	struct rd r = rd_of(s->bytes, b->bytes);
+	uint32_t place;
+	bool raw;
+	memset(s->begin, 0, (s->each + 1) * sizeof *s->begin);
+	while (rd_left(&r) > 0) {
+		CHECK(record_next(&r, &place, &raw) && place < s->each && (raw || s->begin[place + 1] == 0), ERR_CORRUPT,
+			"%s: what was written is not what is read", s->path);
+		s->begin[place + 1]++;
+	}
+	for (size_t i = 0; i < s->each; i++)
+		s->begin[i + 1] += s->begin[i];
+	if (s->cap_at < s->begin[s->each]) {
+		free(s->at);
+		s->cap_at = 0;
+		s->at = malloc(s->begin[s->each] * sizeof *s->at);
+		CHECK(s->at, ERR_NOMEM, "no memory for the series of a cut");
+		s->cap_at = s->begin[s->each];
+	}
+	/* Each place's count up, then back to where it began. */
+	r = rd_of(s->bytes, b->bytes);
+	while (rd_left(&r) > 0) {
+		uint32_t off = (uint32_t)(r.p - s->bytes);
+		(void)record_next(&r, &place, &raw);
+		s->at[s->begin[place]++] = off;
+	}
+	memmove(s->begin + 1, s->begin, s->each * sizeof *s->begin);
+	s->begin[0] = 0;
+fail:
+	return rc;
 }
 
 static errc bucket_load(struct cut_spool *s, uint32_t no, struct err *err)
@@ -230,17 +290,51 @@ static errc bucket_load(struct cut_spool *s, uint32_t no, struct err *err)
 	errc rc = OK;
 	struct bucket *b = &s->buckets[no];
 	s->loaded = UINT32_MAX;
+	CHECK(b->bytes < UINT32_MAX, ERR_LIMIT, "%s: %llu bytes of %zu series", s->path, (unsigned long long)b->bytes, s->each);
 	TRY(bucket_read(s, b, err));
-	memset(s->at, 0, s->each * sizeof *s->at);
-	struct rd r = rd_of(s->bytes, b->bytes);
-	while (rd_left(&r) > 0) {
-		uint64_t off = (uint64_t)(r.p - s->bytes);
-		uint32_t place, n;
-		CHECK(record_next(&r, &place, &n) && place < s->each && !s->at[place], ERR_CORRUPT, "%s: what was written is not what is read",
-			s->path);
-		s->at[place] = off + 1;
-	}
+	TRY(bucket_index(s, b, err));
 	s->loaded = no;
+fail:
+	return rc;
+}
+
+/* Where the place's are in at: *from to *to. Those of places that follow soon are asked of memory. */
+static errc place_find(struct cut_spool *s, size_t place, uint32_t *from, uint32_t *to, struct err *err)
+{
+	errc rc = OK;
+	ASSERT(place < s->n_places);
+	if (place / s->each != s->loaded)
+		TRY(bucket_load(s, (uint32_t)(place / s->each), err));
+	size_t i = place % s->each, ahead = i + PLACES_AHEAD;
+	*from = s->begin[i];
+	*to = s->begin[i + 1];
+	for (uint32_t k = ahead < s->each ? s->begin[ahead] : 1, end = ahead < s->each ? s->begin[ahead + 1] : 0; k < end; k++) {
+		__builtin_prefetch(s->bytes + s->at[k]);
+		__builtin_prefetch(s->bytes + s->at[k] + 64);
+	}
+fail:
+	return rc;
+}
+
+errc head_cut_spool_records(struct cut_spool *s, size_t place, struct chain_record **v, size_t *n, struct err *err)
+{
+	errc rc = OK;
+	uint32_t from, to;
+	*n = 0;
+	TRY(place_find(s, place, &from, &to, err));
+	if (s->cap_records < to - from) {
+		size_t cap = (to - from) * 2UL;
+		struct chain_record *w = realloc(s->records, cap * sizeof *w);
+		CHECK(w, ERR_NOMEM, "no memory for the records of a series");
+		s->records = w;
+		s->cap_records = cap;
+	}
+	for (uint32_t k = from; k < to; k++) {
+		const uint8_t *p = s->bytes + s->at[k];
+		ASSERT(get_le32(p + 4) & RAW);
+		s->records[(*n)++] = (struct chain_record){get_le64(p + 8), span_of(p + RAW_HEADER, get_le32(p + 4) & ~RAW)};
+	}
+	*v = s->records;
 fail:
 	return rc;
 }
@@ -248,14 +342,14 @@ fail:
 errc head_cut_spool_get(struct cut_spool *s, size_t place, struct chunk **chunks, size_t *n, struct err *err)
 {
 	errc rc = OK;
+	uint32_t from, to;
 	*n = 0;
-	ASSERT(place < s->n_places);
-	if (place / s->each != s->loaded)
-		TRY(bucket_load(s, (uint32_t)(place / s->each), err));
-	if (!s->at[place % s->each])
+	TRY(place_find(s, place, &from, &to, err));
+	if (from == to)
 		return OK;
-	const uint8_t *p = s->bytes + s->at[place % s->each] - 1;
+	const uint8_t *p = s->bytes + s->at[from];
 	uint32_t count = get_le32(p + 4);
+	ASSERT(to == from + 1 && !(count & RAW));
 	if (s->cap_chunks < count) {
 		struct chunk *v = realloc(s->chunks, count * sizeof *v);
 		CHECK(v, ERR_NOMEM, "no memory for the chunks of a series");

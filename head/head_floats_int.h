@@ -47,6 +47,9 @@ CHECKED errc head_chunkfile_read(struct chunkfile *f, uint64_t off, uint32_t len
 /* The parts of it: n bytes that are all in the file, or all in the buffer behind it; whether they are the record at off. */
 CHECKED errc head_chunkfile_bytes_read(struct chunkfile *f, uint64_t off, size_t n, uint8_t *out, struct err *err);
 CHECKED errc head_chunkfile_judge(const struct chunkfile *f, uint64_t off, uint32_t len, const uint8_t *record, struct err *err);
+/* Of a record's bytes. */
+uint32_t head_chunkfile_record_len(const uint8_t *record); /* of the payload */
+uint64_t head_chunkfile_record_previous(const uint8_t *record);
 /* A descriptor for the time until unpin; -1: nothing is in the file yet. flushed: where the buffer begins. */
 struct chunkfile_pin {
 	int fd, slot;
