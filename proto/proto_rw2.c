@@ -233,7 +233,7 @@ static inline enum fast series_fast(struct rw2 *w, struct span message, struct r
 	const uint8_t *p = (const uint8_t *)message.p, *end = p + message.n, *body_end = (const uint8_t *)w->d.body.p + w->d.body.n;
 	const struct span *symbols = out->symbols;
 	const size_t n_symbols = out->n_symbols;
-	if (UNLIKELY(message.n < 4 || p[0] != TAG_REFS))
+	if (UNLIKELY(message.n < 4 || p[0] != TAG_REFS || n_symbols == 0)) /* without symbols even what is left out refers to none */
 		return FAST_OTHER;
 	size_t n = p[1];
 	p += 2;
