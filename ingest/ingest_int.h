@@ -111,15 +111,6 @@ CHECKED errc ingest_hists(const struct rw_request *rw, const struct ingest_verdi
 /* Why a series is refused for something that is no sample; *hist: its first histogram that is, when it is one. */
 enum errid ingest_series_fault(const struct ingest_verdicts *v, const struct rw_request *rw, enum rw_version version, size_t i, size_t *hist);
 
-/* A write between its verdict and its answer; lives in the request's arena. */
-struct ingest_pending {
-	struct http_request *r;
-	enum rw_version version;
-	struct ingest_written written;
-	struct span refusal; /* the 400's body, composed before the log is waited for; empty: everything was stored */
-	enum errid refusal_id;
-};
-
 /* Samples and histograms of a batch that the head refused. */
 uint64_t ingest_refused(const struct head_batch *b);
 /* Composes the answer of a partly or wholly refused request: counts per reason, the first offending series, the limit that it met
@@ -145,3 +136,43 @@ CHECKED errc ingest_annotate(struct ingest *in, const struct wal_ticket *ticket,
 uint64_t ingest_exemplars_written(const struct ingest_annotations *x);
 /* 2.0 refuses what is out of order or of no series, where 1.0 only counts it: the words, and *id. Empty when nothing was. */
 struct span ingest_exemplar_refusal(const struct ingest_annotations *x, struct arena *arena, enum errid *id);
+
+/* ---- a decoded request into log and head (ingest_store.c) ---- */
+
+/* Judged once, where the client's request came in. */
+struct ingest_bounds {
+	int64_t min_t, max_t, now_ms;
+	uint64_t max_series; /* of the tenant */
+};
+
+/* Lives, with all that it points at, until done or an error of ingest_store. */
+struct ingest_store {
+	struct ingest *in;
+	struct arena *arena;
+	struct rw_request *rw;
+	enum rw_version version;
+	/* The verdicts are there and stand: what the answer says is made now. Before the log is waited for. */
+	void (*judged)(struct ingest_store *st);
+	/* Behind judged, mostly on the log's thread: all that the verdicts rely on is durable; or it is not, and nothing is known. */
+	void (*done)(struct ingest_store *st, errc rc, const struct err *err);
+	/* out, for judged and later */
+	struct head_batch b;
+	struct ingest_verdicts verdicts;
+	struct ingest_annotations notes;
+	struct ingest_written written;
+};
+/* Makes st->b from the request. */
+CHECKED errc ingest_batch(struct ingest_store *st, struct span tenant, const struct ingest_bounds *bounds, struct err *err);
+/* Reserve, verdict, log. On OK st is no longer the caller's. Else neither callback is called, and the error says why nothing, or not all, was stored. */
+CHECKED errc ingest_store(struct ingest_store *st, struct err *err);
+
+/* ---- a write of a client (ingest_write.c) ---- */
+
+/* Between its verdict and its answer; lives in the request's arena. */
+struct ingest_pending {
+	struct ingest_store store; /* first */
+	struct http_request *r;
+	struct tenant_limits limits; /* as they were when it came */
+	struct span refusal;	     /* the 400's body, composed before the log is waited for; empty: everything was stored */
+	enum errid refusal_id;
+};

@@ -1,8 +1,4 @@
-/* ingest/ingest_write.c - one write request, from its headers to its answer.
- *
- * The order is decision 4's: room in the log is reserved before the head decides, only what it accepted is logged, and the answer waits until
- * everything that its verdict relied on is durable. So a request that holds only duplicates logs nothing and still waits for them.
- */
+/* ingest/ingest_write.c - one write request of a client, from its headers to its answer. What is stored in between: ingest_store.c. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,35 +6,6 @@
 #include "base/limits.h"
 #include "base/log.h"
 #include "ingest/ingest_int.h"
-
-/* The head reads the decoder's samples where they are. */
-_Static_assert(sizeof(struct head_sample) == sizeof(struct rw_sample), "one layout");
-_Static_assert(offsetof(struct head_sample, v) == offsetof(struct rw_sample, v), "one layout");
-
-static struct buf buffer_take(struct ingest *in, size_t max)
-{
-	struct buf b = {0};
-	pthread_mutex_lock(&in->buffers_mu);
-	if (in->n_buffers > 0)
-		b = in->buffers[--in->n_buffers];
-	pthread_mutex_unlock(&in->buffers_mu);
-	b.n = 0;
-	b.failed = false;
-	b.max = max;
-	return b;
-}
-
-static void buffer_give(struct ingest *in, struct buf b)
-{
-	pthread_mutex_lock(&in->buffers_mu);
-	/* That of a giant request, or of one full of new series, is not kept: it would stay resident for nothing. Of others little is touched. */
-	if (in->n_buffers < INGEST_BUFFERS_KEPT && b.cap <= 4 * MIB && b.n <= MIB / 4) {
-		in->buffers[in->n_buffers++] = b;
-		b.p = NULL;
-	}
-	pthread_mutex_unlock(&in->buffers_mu);
-	free(b.p);
-}
 
 static bool gate_open(struct ingest *in, struct http_request *r, enum rw_version version)
 {
@@ -87,39 +54,29 @@ fail:
 	return rc;
 }
 
-static errc batch_of(
-	struct ingest *in, struct http_request *r, const struct rw_request *rw, const struct admission *a, struct head_batch *b, struct err *err)
+/* Composed before the log is waited for: the answer is the log's thread to give. */
+static void judged(struct ingest_store *st)
 {
-	int64_t now = io_now_ms();
-	*b = (struct head_batch){
-		.tenant = a->tenant,
-		.symbols = rw->symbols,
-		.n_symbols = rw->n_symbols,
-		.series = arena_alloc(http_arena(r), rw->n_series * sizeof *b->series),
-		.n_series = rw->n_series,
-		.samples = (const struct head_sample *)(const void *)rw->samples,
-		.n_samples = rw->n_samples,
-		.min_t = in->cfg.oldest_ms > 0 ? now - in->cfg.oldest_ms : INT64_MIN,
-		.max_t = in->cfg.future_ms < INT64_MAX - now ? now + in->cfg.future_ms : INT64_MAX,
-		.now_ms = now,
-		.max_series = a->limits.v[TENANT_HEAD_SERIES],
-	};
-	if (!b->series)
-		return err_id(err, ERRID_OVERLOADED, ERR_NOMEM, "no memory for %zu series", rw->n_series);
-	for (size_t i = 0; i < rw->n_series; i++) {
-		const struct rw_series *s = &rw->series[i];
-		b->series[i] =
-			(struct head_series){.wire = s->wire, .refs = s->refs, .n_labels = s->n_labels, .first = s->first_sample, .n = s->n_samples};
+	struct ingest_pending *w = (struct ingest_pending *)st;
+	struct ingest *in = st->in;
+	w->refusal = ingest_refusal(in, &st->b, st->rw, st->version, &st->verdicts, &w->limits, st->arena, &w->refusal_id);
+	if (w->refusal.n == 0 && st->version == RW_2)
+		w->refusal = ingest_exemplar_refusal(&st->notes, st->arena, &w->refusal_id);
+	if (w->refusal.n > 0) {
+		metric_add(in->requests_partial, 1);
+		if (w->refusal_id == ERRID_TENANT_SERIES)
+			ingest_limits_refused_series(in->limits);
+		log_debug("samples refused", LSTR("client", http_client(w->r)), LSPAN("tenant", st->b.tenant), LSPAN("answer", w->refusal));
 	}
-	return in->cfg.created_zero ? ingest_zeros(rw, b, http_arena(r), err) : OK;
+	http_defer(w->r);
 }
 
 /* From the log's syncer thread: durable, or not. */
-static void durable(void *arg, errc rc, const struct err *err)
+static void durable(struct ingest_store *st, errc rc, const struct err *err)
 {
-	struct ingest_pending *w = arg;
-	if (w->version == RW_2)
-		ingest_written_headers(w->r, rc == OK ? &w->written : &(struct ingest_written){0});
+	const struct ingest_pending *w = (const struct ingest_pending *)st;
+	if (st->version == RW_2)
+		ingest_written_headers(w->r, rc == OK ? &st->written : &(struct ingest_written){0});
 	if (rc == ERR_NOSPACE)
 		http_error(w->r, ERRID_DISK_FULL, "the log could not be written: %s", err ? err->msg : "disk full");
 	else if (rc != OK)
@@ -133,87 +90,27 @@ static void durable(void *arg, errc rc, const struct err *err)
 		http_answer(w->r, 204, NULL, (struct span){"", 0});
 }
 
-static void count(struct ingest *in, const struct head_batch *b, const struct rw_request *rw, uint32_t n_logged, struct ingest_written *w)
-{
-	metric_add(in->stored, b->stored + b->hist_stored);
-	metric_add(in->duplicate, b->duplicate + b->hist_duplicate);
-	metric_add(in->refused, ingest_refused(b) + rw->n_hists - b->n_hists);
-	metric_add(in->zeros, n_logged - b->stored - b->hist_stored);
-	w->samples = b->stored + b->duplicate;
-	w->histograms = b->hist_stored + b->hist_duplicate;
-}
-
-static errc reserve(struct ingest *in, size_t bytes, struct wal_ticket *ticket, struct err *err)
-{
-	errc rc = wal_reserve(in->cfg.wal, bytes, ticket, err);
-	if (rc != OK)
-		err->id = errid_text(rc == ERR_NOSPACE ? ERRID_DISK_FULL
-				     : rc == ERR_IO    ? ERRID_STORAGE_FAILED
-				     : rc == ERR_LIMIT ? ERRID_TOO_MANY_SAMPLES
-						       : ERRID_OVERLOADED);
-	return rc;
-}
-
-/* Reserve, verdict, log. On OK the answer is the log's to give and r is no longer ours. */
-static errc store(struct ingest *in, struct http_request *r, enum rw_version version, struct rw_request *rw, const struct admission *a,
-	struct head_batch *b, struct err *err)
+/* On OK the answer is the log's to give and r is no longer ours. */
+static errc store(
+	struct ingest *in, struct http_request *r, enum rw_version version, struct rw_request *rw, const struct admission *a, struct err *err)
 {
 	errc rc = OK;
+	int64_t now = io_now_ms();
 	struct ingest_pending *w = arena_calloc(http_arena(r), 1, sizeof *w);
 	if (!w)
 		return err_id(err, ERRID_OVERLOADED, ERR_NOMEM, "no memory");
-	struct ingest_verdicts verdicts;
-	struct ingest_annotations notes;
-	rc = ingest_judge(rw, version, http_arena(r), &verdicts, err);
-	if (rc == OK)
-		rc = ingest_hists(rw, &verdicts, b, http_arena(r), err);
-	if (rc == OK)
-		rc = ingest_annotations_of(rw, b, http_arena(r), &notes, err);
-	if (rc != OK)
-		return rc;
-	size_t bound = head_batch_bound(in->cfg.head, b) + head_annotations_bound(in->cfg.head, &notes.a);
-	struct wal_ticket ticket;
-	rc = reserve(in, bound, &ticket, err);
-	if (rc != OK)
-		return rc;
-	struct buf records = buffer_take(in, bound);
-	uint32_t n_logged = 0;
-	rc = head_append(in->cfg.head, &ticket, b, &records, &n_logged, err);
-	if (rc == OK)
-		rc = ingest_annotate(in, &ticket, b, &notes, &records, err);
-	if (rc != OK) {
-		/* Out of memory half-way: what the head took must reach the log all the same; the client tries again and meets duplicates. */
-		wal_commit(in->cfg.wal, &ticket, span_of(records.p, records.n), n_logged, NULL, NULL);
-		if (!err->id)
-			err->id = errid_text(ERRID_OVERLOADED);
-		goto fail;
-	}
+	w->store = (struct ingest_store){.in = in, .arena = http_arena(r), .rw = rw, .version = version, .judged = judged, .done = durable};
 	w->r = r;
-	w->version = version;
-	count(in, b, rw, n_logged, &w->written);
-	w->written.exemplars = ingest_exemplars_written(&notes);
-	w->refusal = ingest_refusal(in, b, rw, version, &verdicts, &a->limits, http_arena(r), &w->refusal_id);
-	if (w->refusal.n == 0 && version == RW_2)
-		w->refusal = ingest_exemplar_refusal(&notes, http_arena(r), &w->refusal_id);
-	if (w->refusal.n > 0) {
-		metric_add(in->requests_partial, 1);
-		if (w->refusal_id == ERRID_TENANT_SERIES)
-			ingest_limits_refused_series(in->limits);
-		log_debug("samples refused", LSTR("client", http_client(r)), LSPAN("tenant", b->tenant), LSPAN("answer", w->refusal));
-	}
-	if (b->leans || notes.a.leans) {
-		/* A duplicate's original may wait under a younger ticket than ours: only one drawn now is behind all that the verdict saw. */
-		wal_commit(in->cfg.wal, &ticket, span_of(records.p, records.n), n_logged, NULL, NULL);
-		rc = reserve(in, 0, &ticket, err);
-		if (rc != OK)
-			goto fail;
-		records.n = 0;
-		n_logged = 0;
-	}
-	http_defer(r);
-	wal_commit(in->cfg.wal, &ticket, span_of(records.p, records.n), n_logged, durable, w);
+	w->limits = a->limits;
+	const struct ingest_bounds bounds = {
+		.min_t = in->cfg.oldest_ms > 0 ? now - in->cfg.oldest_ms : INT64_MIN,
+		.max_t = in->cfg.future_ms < INT64_MAX - now ? now + in->cfg.future_ms : INT64_MAX,
+		.now_ms = now,
+		.max_series = a->limits.v[TENANT_HEAD_SERIES],
+	};
+	TRY(ingest_batch(&w->store, a->tenant, &bounds, err));
+	TRY(ingest_store(&w->store, err));
 fail:
-	buffer_give(in, records);
 	return rc;
 }
 
@@ -223,8 +120,7 @@ void ingest_write(void *arg, struct http_request *r)
 	struct err err = {0};
 	errc rc = OK;
 	struct span tenant;
-	struct rw_request rw = {0};
-	struct head_batch b;
+	struct rw_request *rw;
 	struct admission a = {.retry_s = 0};
 	enum rw_version version;
 	rc = rw_negotiate(http_header(r, "Content-Type"), http_header(r, "Content-Encoding"), &version, &err);
@@ -234,9 +130,13 @@ void ingest_write(void *arg, struct http_request *r)
 	TRY(rc);
 	TRY(http_tenant(r, &tenant, &err));
 	ingest_admit(in->limits, tenant, &a);
-	TRY(decode(in, r, version, &a, &rw, &err));
-	TRY(batch_of(in, r, &rw, &a, &b, &err));
-	TRY(store(in, r, version, &rw, &a, &b, &err));
+	rw = arena_calloc(http_arena(r), 1, sizeof *rw); /* until it is answered */
+	if (!rw) {
+		rc = err_id(&err, ERRID_OVERLOADED, ERR_NOMEM, "no memory");
+		goto fail;
+	}
+	TRY(decode(in, r, version, &a, rw, &err));
+	TRY(store(in, r, version, rw, &a, &err));
 	ingest_admit_end(&a, true);
 	return;
 fail:
