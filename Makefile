@@ -228,7 +228,7 @@ e2e: $(TOOL_BIN) $(B)/varve $(call ready,$(TEST_READY))
 N         ?= 200
 SEED      ?=
 BUCKET    ?= directory
-.PHONY: crash power bench bench-flat bench-sync bench-profile bench-cut bench-docs demo
+.PHONY: crash power bench bench-flat bench-sync bench-pause bench-profile bench-cut bench-docs demo
 STATES    ?= 2400
 power: $(B)/varve $(TOOL_BIN) $(call ready,$(TEST_READY))
 	@$(TEST_ENV) $(PYTHON) tests/crash/power.py --states $(STATES) $(if $(SEED),--seed $(SEED))
@@ -242,6 +242,8 @@ bench-flat: $(BENCH_READY)
 	@$(TEST_ENV) $(PYTHON) tests/bench/bench_flat.py
 bench-sync: $(BENCH_READY)
 	@$(TEST_ENV) $(PYTHON) tests/bench/bench_sync.py
+bench-pause: $(BENCH_READY)
+	@$(TEST_ENV) $(PYTHON) tests/bench/bench_pause.py
 bench-profile: $(BENCH_READY)
 	@$(TEST_ENV) BENCH_RUNS=1 $(PYTHON) tests/bench/bench_profile.py
 bench-cut: $(B)/bench/head_cut_bench
@@ -290,7 +292,7 @@ help:
 	@echo "make crash N=200 SEED=7   kill -9 under load, N times, nothing acknowledged may be lost"
 	@echo "make power STATES=2400    the same for power cuts: what a lost disk cache leaves of a recorded run"
 	@echo "make bench                side by side with Prometheus and VictoriaMetrics; BENCH_SCALE=small for a look, BENCH_RUNS=5; one in C: make bench/NAME"
-	@echo "make bench-flat           what a sample costs with more series, connections, tenants, churn;  make bench-sync  what fdatasync costs;  make bench-cut  a block"
+	@echo "make bench-flat           what a sample costs with more series, connections, tenants, churn;  make bench-sync  what fdatasync costs;  make bench-pause  what requests notice of a cut;  make bench-cut  a block"
 	@echo "make bench-docs           the last results of these into docs/performance.md"
 	@echo "make demo BUCKET=minio    the main job on the terminal, in a minute; BUCKET=directory is the default"
 	@echo "make format clean distclean"

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes the last results of `make bench`, `make bench-flat`, `make bench-sync` and `make bench-profile` into docs/performance.md, between its markers.
+"""Writes the last results of `make bench`, `make bench-flat`, `make bench-sync`, `make bench-pause` and `make bench-profile` into docs/performance.md, between its markers.
 
     make bench-docs                         build/results/bench*.json into the page; what was not run stays as it is
     tests/bench/bench_docs.py --small FILE  also of a small run, into another file: for looking at
@@ -68,6 +68,12 @@ def page_sync(r):
                f"{show(half['goal'])} ms: {'met' if half['met'] else '**not met**'}."]
 
 
+def page_pause(r):
+    return [f"{r['windows']} windows of {r['series']:,} series each are cut while requests come at half of what the server can take: their p99 is {show(r['cutting_ms'])} ms, and {show(r['quiet_ms'])} ms "
+            f"without a cut: {r['ratio']:.2f}x, goal ≤ {r['goals']['p99']:g}x, {'met' if r['met']['p99'] else '**not met**'}. Resident memory meanwhile: {r['memory'] - 1:+.1%}, "
+            f"goal ≤ {r['goals']['memory'] - 1:+.0%}, {'met' if r['met']['memory'] else '**not met**'}."]
+
+
 def page_profile(r):
     rows = [[row["stage"], show(row["ns"], 1), show(row["floor"], 1) if row["floor"] is not None else ""] for row in r["rows"]]
     return markdown(["stage", "ns a sample", "floor"], rows + [["all", show(r["all"], 1), show(r["floor"], 1)]])
@@ -88,7 +94,7 @@ def main():
         return 0 if sys.argv[1] in ("-h", "--help") else 1
     text = PAGE.read_text("utf-8")
     written = []
-    for name, page in (("bench", page_bench), ("bench-flat", page_flat), ("bench-sync", page_sync), ("bench-profile", page_profile)):
+    for name, page in (("bench", page_bench), ("bench-flat", page_flat), ("bench-sync", page_sync), ("bench-pause", page_pause), ("bench-profile", page_profile)):
         path = lib.RESULTS / f"{name}.json"
         if not path.exists():
             continue
@@ -99,7 +105,7 @@ def main():
         text = put(text, name, [f"{r['date']}, varve at {r['commit']}; {r['machine']}; median of {r['runs']} interleaved run{'s' if r['runs'] > 1 else ''}.", ""] + page(r))
         written.append(name)
     if not written:
-        raise SystemExit(f"nothing to write: {lib.RESULTS} has no result of make bench, make bench-flat, make bench-sync or make bench-profile")
+        raise SystemExit(f"nothing to write: {lib.RESULTS} has no result of make bench, make bench-flat, make bench-sync, make bench-pause or make bench-profile")
     out = pathlib.Path(sys.argv[2]) if small else PAGE
     out.write_text(text, "utf-8")
     print(f"{out}: {', '.join(written)}")
