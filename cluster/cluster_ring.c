@@ -349,7 +349,7 @@ uint32_t ring_nodes(const struct ring *r, const uint16_t **nodes)
 	return r->n_nodes;
 }
 
-uint32_t ring_zone(const struct ring *r, uint32_t k)
+struct span ring_az(const struct ring *r, uint32_t k)
 {
-	return r->zones[k];
+	return r->conf->zones[r->zones[k]];
 }

@@ -75,8 +75,8 @@ const struct ring_info *ring_info(const struct ring *r);
 uint32_t ring_index(const struct ring *r); /* of its ring in the set */
 /* The numbers of its nodes, of a sub-ring those that were drawn. Borrowed from r. */
 uint32_t ring_nodes(const struct ring *r, const uint16_t **nodes);
-/* The zone of its k-th node, from 0; the zones of a ring are numbered in the order in which the file names them. */
-uint32_t ring_zone(const struct ring *r, uint32_t k);
+/* The zone of its k-th node; empty: none. */
+struct span ring_az(const struct ring *r, uint32_t k);
 
 /* external_labels of the first ring that names the tenant (a pattern names nobody), sorted; borrowed from s. */
 struct labels ring_external_labels(const struct ring_set *s, struct span tenant);
