@@ -111,7 +111,8 @@ static inline void ring_hash_add(struct ring_hash *h, struct span name, struct s
 	h->n += (uint32_t)(name.n + value.n + 2);
 }
 
-/* The set's factor of node numbers, replica 0 first, all different. O(1). */
+/* The set's factor of node numbers, replica 0 first. O(1). All different; but for hashmod and a hash less than the factor below 2^64, whose sum wraps: there, as
+ * in Thanos, two replicas may be one node (a sender has to look for such a hash; who counts replicas counts nodes). */
 void ring_owners(const struct ring *r, uint64_t hash, uint32_t *nodes);
 
 /* ---- how much each has, and what a change moves: exact, by the arcs of the ring and not by samples ---- */
