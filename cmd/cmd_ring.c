@@ -397,7 +397,7 @@ static errc diff_ring(struct ring_tool *t, const struct ring *was, const struct 
 	if (was)
 		buf_printf(b,
 			": %u nodes, were %u: %u more, %u gone\n"
-			"%.3f %% of the replicas move to a node that did not have the series; no fewer than %.3f %% can, for equal shares\n"
+			"%.3f %% of the replicas move to a node that did not have the series; with equal shares at least %.3f %% would\n"
 			"the fullest node has %.3f of the mean, it had %.3f\n",
 			n, n_old, change.added, change.removed, 100 * change.moved, 100 * change.ideal, bal.max_over_mean, old_bal.max_over_mean);
 	else

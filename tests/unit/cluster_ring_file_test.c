@@ -26,6 +26,7 @@ static int versions(void)
 
 struct fixture {
 	const char *dir, *path;
+	char own[256];
 	struct ring_file *rf;
 	atomic_int changes, bad_changes;
 	atomic_bool stop;
@@ -81,7 +82,8 @@ static void write_all(const char *path, const char *text, size_t n)
 static struct fixture *set_up(struct fixture *f, const char *path, void (*changed)(void *, struct ring_set *, struct ring_set *))
 {
 	*f = (struct fixture){.dir = tmp_dir()};
-	f->path = path ? path : strdup(tmp_path("%s/rings.json", f->dir));
+	snprintf(f->own, sizeof f->own, "%s/rings.json", f->dir);
+	f->path = path ? path : f->own;
 	struct ring_file_config cfg = {.path = f->path, .options = {.replication_factor = 3}, .on_change = changed, .arg = f};
 	struct err err = {0};
 	log_setup(LOG_ERROR, LOG_LOGFMT);
