@@ -204,6 +204,9 @@ errc ring_shards_new(struct ring *whole, struct ring_shards **out, struct err *e
 	sh->keep = ((keep < LIMIT_RING_SHARDS_KEPT ? keep : LIMIT_RING_SHARDS_KEPT) + PARTS - 1) / PARTS;
 	for (int i = 0; i < PARTS; i++)
 		pthread_mutex_init(&sh->parts[i].mu, NULL);
+	/* What the generator works out once is worked out here, and not in somebody's request. */
+	struct go_random random;
+	go_random_seed(&random, 0);
 	*out = sh;
 	return OK;
 }

@@ -21,7 +21,7 @@ enum { IN_FORCE_MS = 1000 };
 
 static int versions(void)
 {
-	return getenv("VARVE_FULL") ? 40 : 8;
+	return getenv("VARVE_FULL") ? 50 : 10;
 }
 
 struct fixture {
@@ -120,7 +120,7 @@ static void every_way_of_replacing_it_is_noticed(void **unused)
 	int v = 1;
 	for (int i = 0; i < versions(); i++, v++) {
 		size_t n = version(v, text, sizeof text);
-		switch (i % 4) {
+		switch (i % 5) {
 		case 0: /* rename */
 			write_all(tmp_path("%s/new", f->dir), text, n);
 			assert_int_equal(rename(tmp_path("%s/new", f->dir), f->path), 0);
@@ -134,6 +134,16 @@ static void every_way_of_replacing_it_is_noticed(void **unused)
 				fwrite(text + at, 1, n - at < 61 ? n - at : 61, out);
 				fflush(out);
 				usleep(at == 183 ? 250000 : 3000);
+			}
+			fclose(out);
+			break;
+		}
+		case 3: { /* over the old one, in two pieces: in between there is a ring of both */
+			FILE *out = fopen(f->path, "r+");
+			for (int half = 0; half < 2; half++) {
+				fwrite(text + (half ? n / 2 : 0), 1, half ? n - n / 2 : n / 2, out);
+				fflush(out);
+				usleep(half ? 0 : 60000);
 			}
 			fclose(out);
 			break;
