@@ -138,12 +138,13 @@ static void every_way_of_replacing_it_is_noticed(void **unused)
 			fclose(out);
 			break;
 		}
-		case 3: { /* over the old one, in two pieces: in between there is a ring of both */
+		case 3: {	       /* over the old one, in two pieces: in between there is a ring of both */
+			usleep(50000); /* the last tick was just now: one falls into the gap */
 			FILE *out = fopen(f->path, "r+");
 			for (int half = 0; half < 2; half++) {
 				fwrite(text + (half ? n / 2 : 0), 1, half ? n - n / 2 : n / 2, out);
 				fflush(out);
-				usleep(half ? 0 : 60000);
+				usleep(half ? 0 : 85000);
 			}
 			fclose(out);
 			break;
