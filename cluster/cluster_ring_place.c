@@ -44,7 +44,7 @@ void ring_hash_begin(struct ring_hash *h, struct span tenant)
 	h->streaming = false;
 }
 
-/* The buffer's rest behind the tenant, which must stand there for the next series, collects what is short; the state is told when it is full. */
+/* From here on it streams; the buffer keeps the tenant for the next series. */
 void ring_hash_add_long(struct ring_hash *h, struct span name, struct span value)
 {
 	XXH64_state_t *state = (XXH64_state_t *)h->state;

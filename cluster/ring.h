@@ -67,7 +67,7 @@ const struct ring_info *ring_set_info(const struct ring_set *s, uint32_t i);
 struct ring *ring_set_ring(struct ring_set *s, uint32_t i);
 
 /* The ring of a tenant, or its sub-ring of it; *out is NULL when no ring serves the tenant. Counted: ring_unref. A sub-ring that was not asked for lately is
- * made first (half a millisecond). ERR_NOMEM. */
+ * made first (half a millisecond). ERR_NOMEM; ERR_INVALID: a name above LIMIT_RING_NAME_BYTES, which no valid tenant has. */
 CHECKED errc ring_for_tenant(struct ring_set *s, struct span tenant, struct ring **out, struct err *err);
 void ring_unref(struct ring *r); /* NULL is fine */
 struct ring_set *ring_set_of(const struct ring *r);
@@ -84,11 +84,11 @@ struct labels ring_external_labels(const struct ring_set *s, struct span tenant)
 /* ---- where a series goes ---- */
 
 /* XXH64 over tenant ff (name ff value ff)*, labels as the sender wrote them: neither sorted nor judged. No allocation; a series of up to a kibibyte is put
- * together on the way and hashed in one go, a longer one streams. ring_hash_end leaves it at the tenant, ready for the next series. */
+ * together on the way and hashed in one go, a longer one is hashed label by label. ring_hash_end leaves it at the tenant, ready for the next series. */
 enum { RING_HASH_BYTES = 1024, RING_HASH_STATE_BYTES = 96 };
 struct ring_hash {
-	uint32_t n, tenant_bytes; /* n: in buf; when streaming: not yet in state */
-	bool streaming;
+	uint32_t n, tenant_bytes; /* in buf: all, and of them the tenant's with its ff */
+	bool streaming;		  /* the state has it all, and goes on */
 	uint64_t state[RING_HASH_STATE_BYTES / 8];
 	char buf[RING_HASH_BYTES];
 };
