@@ -103,6 +103,8 @@ struct ring_set {
 	_Atomic uint32_t refs;
 	struct arena arena;
 	uint32_t factor;
+	enum ring_algorithm algorithm; /* of rings that name none */
+	struct span json;
 	uint64_t epoch;
 	struct ring_node *nodes;
 	uint32_t n_nodes;

@@ -193,7 +193,10 @@ errc ring_set_parse(const char *name, struct span json, const struct ring_option
 	s->factor = opt->replication_factor;
 	CHECK(s->factor >= 1 && s->factor <= LIMIT_RING_FACTOR, ERR_INVALID, "a replication factor of %u, it must be between 1 and %d", s->factor,
 		LIMIT_RING_FACTOR);
+	s->algorithm = opt->algorithm;
 	TRY(ring_set_read(s, name, json, opt, err));
+	s->json = arena_dup(&s->arena, json);
+	CHECK(s->json.p, ERR_NOMEM, "%s: no memory", name);
 	TRY(index_tenants(s, err));
 	TRY(make_epoch(s, err));
 	TRY(make_rings(s, err));
@@ -244,6 +247,16 @@ uint64_t ring_set_epoch(const struct ring_set *s)
 uint32_t ring_set_factor(const struct ring_set *s)
 {
 	return s->factor;
+}
+
+struct span ring_set_json(const struct ring_set *s)
+{
+	return s->json;
+}
+
+struct ring_options ring_set_options(const struct ring_set *s)
+{
+	return (struct ring_options){s->algorithm, s->factor};
 }
 
 uint32_t ring_set_n_nodes(const struct ring_set *s)

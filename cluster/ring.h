@@ -38,6 +38,9 @@ void ring_set_unref(struct ring_set *s);	   /* NULL is fine */
 /* The hash of what the rings say and of the factor; docs/cluster.md has its bytes. Never 0. */
 uint64_t ring_set_epoch(const struct ring_set *s);
 uint32_t ring_set_factor(const struct ring_set *s);
+/* The text and the options that it was made of: to show it, and to remember it over a restart. */
+struct span ring_set_json(const struct ring_set *s);
+struct ring_options ring_set_options(const struct ring_set *s);
 
 struct ring_node {
 	struct span address; /* as the file has it; NUL-terminated as well */
@@ -67,7 +70,7 @@ const struct ring_info *ring_set_info(const struct ring_set *s, uint32_t i);
 struct ring *ring_set_ring(struct ring_set *s, uint32_t i);
 
 /* The ring of a tenant, or its sub-ring of it; *out is NULL when no ring serves the tenant. Counted: ring_unref. A sub-ring that was not asked for lately is
- * made first (half a millisecond). ERR_NOMEM; ERR_INVALID: a name above LIMIT_RING_NAME_BYTES, which no valid tenant has. */
+ * made first (less than a millisecond). ERR_NOMEM; ERR_INVALID: a name above LIMIT_RING_NAME_BYTES, which no valid tenant has. */
 CHECKED errc ring_for_tenant(struct ring_set *s, struct span tenant, struct ring **out, struct err *err);
 void ring_unref(struct ring *r); /* NULL is fine */
 struct ring_set *ring_set_of(const struct ring *r);

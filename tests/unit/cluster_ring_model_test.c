@@ -552,6 +552,11 @@ static void epochs_are_of_the_content(void **unused)
 	size_t n = 0;
 	struct ring_set *a = parse_text(same[0], 1), *b = parse_text(same[1], 1), *two = parse_text("[{\"endpoints\":[\"a:1\",\"b:1\"]}]", 2);
 	assert_true(ring_set_epoch(a) == ring_set_epoch(b));
+	struct ring_options opt = ring_set_options(b);
+	struct ring_set *again;
+	assert_int_equal(ring_set_parse("again", ring_set_json(b), &opt, &again, NULL), OK);
+	assert_true(ring_set_epoch(again) == ring_set_epoch(b));
+	ring_set_unref(again);
 	/* It goes over the wire: another number is another protocol. */
 	assert_int_equal(ring_set_epoch(two), UINT64_C(0x8f31ce047718ffd2));
 	epochs[n++] = ring_set_epoch(a);
