@@ -303,7 +303,8 @@ fail:
 
 void ring_flush(struct ring_tool *t)
 {
-	fwrite(t->out.p, 1, t->out.n, stdout);
+	if (t->out.n > 0)
+		fwrite(t->out.p, 1, t->out.n, stdout);
 	buf_clear(&t->out);
 }
 
