@@ -22,7 +22,7 @@ empty     :=
 comma     := ,
 B         ?= build$(if $(SANITIZE),/san-$(subst $(comma),-,$(SANITIZE)))$(if $(findstring clang,$(CC)),/clang)
 
-FOLDERS   := base proto net wal block head bucket shipper ingest query
+FOLDERS   := base proto net wal block head bucket shipper cluster ingest query
 # What each folder may stand on, in link order (docs/architecture.md has the table, tools/check_includes.py holds it).
 NEED_base    := base
 NEED_proto   := proto base
@@ -32,10 +32,11 @@ NEED_block   := block base
 NEED_head    := head wal block base
 NEED_bucket  := bucket net block base
 NEED_shipper := shipper bucket net block base
-NEED_ingest  := ingest head wal block proto net base
-NEED_query   := query head wal bucket block proto net base
-NEED_cmd     := cmd query ingest shipper bucket head wal block proto net base
-NEED_all     := query ingest shipper bucket head wal block proto net base
+NEED_cluster := cluster wal net proto base
+NEED_ingest  := ingest cluster head wal block proto net base
+NEED_query   := query cluster head wal bucket block proto net base
+NEED_cmd     := cmd query ingest cluster shipper bucket head wal block proto net base
+NEED_all     := query ingest cluster shipper bucket head wal block proto net base
 
 WARN      := -Wall -Wextra -Wconversion -Werror -Wformat=2 -Wvla -Wshadow -Wstrict-prototypes -Wmissing-prototypes
 HARDEN    := -fstack-protector-strong -fPIE $(if $(SANITIZE),,-U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2)

@@ -258,6 +258,28 @@ struct metric *metric_histogram_with(const char *name, const char *help, const d
 	return metric_register(name, help, HISTOGRAM, &(struct pair){label, value}, 1, bounds, n_bounds);
 }
 
+/* Nobody has a pointer to its one member, so that may go. */
+void metric_info(const char *name, const char *help, const char *label, const char *value)
+{
+	char labels[LABELS_TEXT_BYTES];
+	size_t at;
+	if (!labels_render(&(struct pair){label, value}, 1, labels, sizeof labels))
+		return;
+	pthread_mutex_lock(&reg.mu);
+	if (family_find_locked(name, &at) && reg.v[at].n == 1) {
+		struct metric *m = metric_new(GAUGE, labels, NULL, 0);
+		if (m) {
+			free(reg.v[at].v[0]);
+			reg.v[at].v[0] = m;
+		}
+	} else {
+		member_locked(name, help, GAUGE, labels, NULL, 0);
+	}
+	if (family_find_locked(name, &at) && reg.v[at].n == 1)
+		metric_set(reg.v[at].v[0], 1);
+	pthread_mutex_unlock(&reg.mu);
+}
+
 /* ---- updating: any thread, no lock ---- */
 
 static void bits_add(_Atomic uint64_t *bits, double v)

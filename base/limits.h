@@ -107,3 +107,19 @@
 #define LIMIT_CACHE_DIR_BYTES (2 * GIB)	    /* --cache.dir-size */
 #define LIMIT_CONFIG_BYTES (8 * MIB)	    /* any YAML file: a limits file with a paragraph for each of 50,000 tenants */
 #define LIMIT_YAML_DEPTH 32		    /* levels of nesting in a YAML file: real ones have five, the reader recurses */
+
+/* -- ring ----------------------------------------------------------------------------------------------------------- */
+#define LIMIT_RING_FILE_BYTES (8 * MIB) /* a hashring file: a ConfigMap is at most 1 MiB */
+#define LIMIT_RING_VALUES 400000	/* JSON values in it; bounds the tree to 32 MiB */
+#define LIMIT_RING_JSON_DEPTH 16	/* levels of nesting: real files have five, the reader recurses */
+#define LIMIT_RING_JSON_MEMBERS 1000	/* of one object, each compared with those before it */
+#define LIMIT_RINGS 1024		/* rings of one file: each has tables of its own */
+#define LIMIT_RING_ENDPOINTS 2000	/* of all rings of a file: 2 M sections, 50 MiB with factor 3 */
+#define LIMIT_RING_ADDRESS_BYTES 300	/* a DNS name has 253 */
+#define LIMIT_RING_NAME_BYTES 256	/* names of rings, zones; patterns of tenants */
+#define LIMIT_RING_TENANTS 200000	/* names and patterns of all rings */
+#define LIMIT_RING_PATTERNS 1000	/* globs of all rings: a request's tenant is held against them one by one */
+#define LIMIT_RING_FACTOR 16		/* --replication-factor: copies of a sample; beyond 5 nobody goes */
+#define LIMIT_RING_SHARDS_BYTES                                                                                                                      \
+	(24 * MIB)		     /* of one ring's sub-rings that are kept, 200 tenants with shards of 6; made again in less than a millisecond */
+#define LIMIT_RING_SHARDS_KEPT 10000 /* what cache_size of a file may ask for beyond that */

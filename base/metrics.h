@@ -27,6 +27,9 @@ struct metric *metric_histogram_with(const char *name, const char *help, const d
 extern const double metric_latency_bounds[]; /* 0.5 ms ... 30 s */
 extern const size_t metric_latency_bounds_n;
 
+/* Something that is said in a label and is one thing at a time: <name>{<label>="<value>"} 1 from now on, and no more what was said before. */
+void metric_info(const char *name, const char *help, const char *label, const char *value);
+
 void metric_add(struct metric *m, uint64_t n);	   /* counters */
 void metric_set(struct metric *m, double v);	   /* gauges */
 void metric_gauge_add(struct metric *m, double v); /* gauges, may be negative */

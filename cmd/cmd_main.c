@@ -10,6 +10,7 @@ static const struct {
 	{"wal", cmd_wal},
 	{"bucket", cmd_bucket},
 	{"bench", cmd_bench},
+	{"ring", cmd_ring},
 	{"server", cmd_server},
 };
 

@@ -164,6 +164,18 @@ static void families_are_sorted_and_process_is_among_them(void **state)
 
 static int collected;
 
+/* One thing at a time: what was said before is gone. */
+static void an_info_is_its_last_word(void **state)
+{
+	(void)state;
+	metric_info("varve_test_info", "what is so", "what", "a \"b\"");
+	assert_family(
+		"varve_test_info", "# HELP varve_test_info what is so\n# TYPE varve_test_info gauge\nvarve_test_info{what=\"a \\\"b\\\"\"} 1\n");
+	for (char word[] = "a"; word[0] <= 'z'; word[0]++)
+		metric_info("varve_test_info", "what is so", "what", word);
+	assert_family("varve_test_info", "# HELP varve_test_info what is so\n# TYPE varve_test_info gauge\nvarve_test_info{what=\"z\"} 1\n");
+}
+
 static void refresh(void *arg)
 {
 	collected++;
@@ -246,6 +258,7 @@ int main(void)
 		cmocka_unit_test(histograms_are_cumulative),
 		cmocka_unit_test(same_name_same_metric),
 		cmocka_unit_test(families_are_sorted_and_process_is_among_them),
+		cmocka_unit_test(an_info_is_its_last_word),
 		cmocka_unit_test(collectors_may_register),
 		cmocka_unit_test(updates_of_threads_all_count),
 		cmocka_unit_test(no_memory_gives_a_sink),
