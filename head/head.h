@@ -166,11 +166,12 @@ struct head_exemplars {
 	bool known;		  /* head_append has stored or met a sample of it; else it is looked for */
 	const struct exemplar *v; /* labels as they came */
 	uint32_t n;
+	uint32_t written; /* out: of them are there now */
 };
 
 struct head_annotations {
 	struct span tenant; /* checked by tenant_valid */
-	const struct head_exemplars *series;
+	struct head_exemplars *series;
 	size_t n_series;
 	const struct metadata *metadata;
 	size_t n_metadata;

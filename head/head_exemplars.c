@@ -294,7 +294,7 @@ static void writer_put(struct exemplar_writer *w, struct span series, uint32_t *
 }
 
 /* The exemplars of one series that is known. */
-static errc series_append(struct exemplar_ring *r, struct decoded *d, const struct head_exemplars *s, uint64_t ticket, struct head_annotations *a,
+static errc series_append(struct exemplar_ring *r, struct decoded *d, struct head_exemplars *s, uint64_t ticket, struct head_annotations *a,
 	struct exemplar_writer *w, struct err *err)
 {
 	errc rc = OK;
@@ -325,10 +325,12 @@ static errc series_append(struct exemplar_ring *r, struct decoded *d, const stru
 		switch (v) {
 		case RING_STORED:
 			a->exemplars_by[EXEMPLAR_STORED]++;
+			s->written++;
 			writer_put(w, d->wire, &place, &x);
 			break;
 		case RING_DUPLICATE:
 			a->exemplars_by[EXEMPLAR_DUPLICATE]++;
+			s->written++;
 			break;
 		case RING_LATE:
 			a->exemplars_by[EXEMPLAR_OUT_OF_ORDER]++;
@@ -360,7 +362,7 @@ errc exemplars_append(struct head *h, const struct wal_ticket *ticket, struct he
 	arena_init(&d->arena, LIMIT_INGEST_BODY_BYTES * LIMIT_INGEST_DECODED_FACTOR);
 	buf_init(&d->buf, 2 * HEAD_SERIES_WIRE_BYTES);
 	for (size_t i = 0; i < a->n_series; i++) {
-		const struct head_exemplars *s = &a->series[i];
+		struct head_exemplars *s = &a->series[i];
 		bool known = tn != NULL;
 		arena_reset(&d->arena);
 		if (known)

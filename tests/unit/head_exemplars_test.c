@@ -333,7 +333,7 @@ static void not_from_the_future(void **state)
 	struct buf wire;
 	buf_init(&wire, 4096);
 	lab_wire(1, 0, &wire);
-	const struct head_exemplars s = {.wire = span_of(wire.p, wire.n), .v = x, .n = 4};
+	struct head_exemplars s = {.wire = span_of(wire.p, wire.n), .v = x, .n = 4};
 	struct head_annotations a = {.tenant = span_cstr(lab_tenant(0)), .series = &s, .n_series = 1, .max_t = T0 + 10};
 	buf_init(&records, MIB);
 	assert_int_equal(wal_reserve(l.wal, head_annotations_bound(l.head, &a), &t, &err), OK);
