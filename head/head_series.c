@@ -205,7 +205,7 @@ static void table_remove(struct shard *sh, struct hash128 x, uintptr_t p)
 	sh->n_slots_used--;
 }
 
-/* Usual numbers of labels have a class each, so that nothing is lost to rounding; the rest share size classes. */
+/* Usual numbers of labels have a class each, so that nothing is lost to rounding; the rest have one for each of the pool's sizes. All objects of a class are of one size. */
 static uint32_t series_class(uint32_t n_pairs, size_t *bytes)
 {
 	*bytes = (sizeof(struct series) + n_pairs * sizeof(uint32_t) + 7) / 8 * 8;
@@ -213,8 +213,9 @@ static uint32_t series_class(uint32_t n_pairs, size_t *bytes)
 		return n_pairs;
 	*bytes = head_pool_round(*bytes);
 	uint32_t c = LIMIT_LABELS_PER_SERIES + 1;
-	for (size_t n = 256; n < *bytes && c < HEAD_SERIES_CLASSES - 1; c++)
-		n = n / 2 * 3;
+	for (size_t n = 256; n < *bytes; n = head_pool_round(n + 1))
+		c++;
+	ASSERT(c < HEAD_SERIES_CLASSES);
 	return c;
 }
 

@@ -159,6 +159,51 @@ static void nothing_is_left_of_series_that_went(void **state)
 	lab_free(&l);
 }
 
+/* As many labels as --ingest.max-labels may allow: each number has room for its own, also in memory that another one left. */
+static void any_number_of_labels(void **state)
+{
+	(void)state;
+	struct lab l;
+	struct err err = {0};
+	struct tenant *tn;
+	enum { KINDS = LIMIT_LABELS_DECODE, COPIES = 2, FEW = 600 };
+	static struct label v[KINDS];
+	static char names[KINDS][16];
+	static struct series *made[FEW + COPIES * KINDS];
+	static uint32_t labels[FEW + COPIES * KINDS];
+	for (uint32_t i = 0; i < KINDS; i++) {
+		snprintf(names[i], sizeof names[i], "n%04u", i);
+		v[i] = (struct label){span_cstr(names[i]), SPAN("v")};
+	}
+	open_lab(&l, 4);
+	struct shard *sh = &l.head->shards[0];
+	assert_int_equal(head_tenant_get(l.head, span_cstr(lab_tenant(0)), &tn, &err), OK);
+	uint64_t r = 7;
+	for (int turn = 0; turn < 3; turn++) {
+		for (uint32_t k = 0; k < FEW + COPIES * KINDS; k++) {
+			struct hash128 x = {lab_random(&r) >> l.head->shard_shift >> 1, lab_random(&r)};
+			labels[k] = k < FEW ? 1 : 1 + (uint32_t)(lab_random(&r) % KINDS);
+			pthread_mutex_lock(&sh->mu);
+			errc rc = head_series_new_locked(l.head, sh, tn, x, (struct labels){v, labels[k]}, 0, &made[k], &err);
+			pthread_mutex_unlock(&sh->mu);
+			assert_int_equal(rc, OK);
+		}
+		for (uint32_t k = 0; k < FEW + COPIES * KINDS; k++) {
+			assert_int_equal(made[k]->n_pairs, labels[k]);
+			for (uint32_t i = 0; i < labels[k]; i++)
+				assert_true(span_eq(head_pair_label(head_pair(&l.head->symbols, made[k]->pairs[i])).name, v[i].name));
+		}
+		pthread_mutex_lock(&sh->mu);
+		for (uint32_t k = 0; k < FEW + COPIES * KINDS; k++)
+			head_series_remove_locked(l.head, sh, tn, made[k]);
+		pthread_mutex_unlock(&sh->mu);
+		if (turn == 1)
+			head_shard_give_back(l.head, sh);
+	}
+	lab_stop(&l);
+	lab_free(&l);
+}
+
 /* Of series that came one after the other some stay: what the others took goes. */
 static void some_stay(void **state)
 {
@@ -257,6 +302,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(rows_keep_what_is_in_them),
 		cmocka_unit_test(nothing_is_left_of_series_that_went),
+		cmocka_unit_test(any_number_of_labels),
 		cmocka_unit_test(some_stay),
 		cmocka_unit_test(beside_senders),
 	};
