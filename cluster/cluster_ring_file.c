@@ -5,13 +5,12 @@
  * ten times a second is 20 microseconds of a core a second. The content is read when the stat differs, while its time stamp is so young that a second write
  * could have the same one, and every five seconds whatever the stat says; it is compared by its hash.
  *
- * The current set is handed out as in ingest/ingest_limits.c: a reader announces itself in one of two counters, takes the pointer, counts on the set, and
- * leaves. Who replaces it exchanges the pointer and waits until each counter was seen at 0 before it lets go of the old set. New readers are sent to the
- * other counter meanwhile, so the wait ends: it is a microsecond, and the reloader's alone.
+ * The current set is handed out by base/handover.h: a reader counts on it before it leaves.
  */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include "base/handover.h"
 #include "base/io.h"
 #include "base/log.h"
 #include "base/metrics.h"
@@ -22,11 +21,7 @@ enum { TICK_MS = 100, YOUNG_MS = 2500, READ_ANYWAY_TICKS = 50, NAMES_LOGGED = 10
 
 struct ring_file {
 	struct ring_file_config cfg;
-	_Atomic(struct ring_set *) now;
-	_Atomic uint32_t turn; /* which counter readers take */
-	struct {
-		_Alignas(64) _Atomic uint64_t n;
-	} readers[2];
+	struct handover now; /* struct ring_set */
 
 	pthread_mutex_t mu; /* guards what follows, and is held while rings are replaced */
 	struct io_stat stat;
@@ -47,25 +42,12 @@ struct ring_file {
 
 struct ring_set *ring_file_current(struct ring_file *rf)
 {
-	uint32_t turn = atomic_load(&rf->turn) & 1;
-	atomic_fetch_add(&rf->readers[turn].n, 1);
-	struct ring_set *s = atomic_load(&rf->now);
+	uint32_t turn;
+	struct ring_set *s = handover_begin(&rf->now, &turn);
 	if (s)
 		ring_set_ref(s);
-	atomic_fetch_sub(&rf->readers[turn].n, 1);
+	handover_end(&rf->now, turn);
 	return s;
-}
-
-/* The set that was in force; nobody who does not count on it has it any more. */
-static struct ring_set *swap(struct ring_file *rf, struct ring_set *s)
-{
-	struct ring_set *was = atomic_exchange(&rf->now, s);
-	for (int k = 0; k < 2; k++) {
-		uint32_t turn = atomic_fetch_add(&rf->turn, 1) & 1;
-		while (atomic_load(&rf->readers[turn].n) > 0)
-			io_sleep_ms(1);
-	}
-	return was;
 }
 
 /* ---- what is said of a change ---- */
@@ -130,7 +112,7 @@ static void say(struct ring_set *was, struct ring_set *now)
 
 static errc take_locked(struct ring_file *rf, const char *name, struct span json, struct err *err)
 {
-	struct ring_set *s = NULL, *was = atomic_load(&rf->now);
+	struct ring_set *s = NULL, *was = atomic_load(&rf->now.now);
 	errc rc = ring_set_parse(name, json, &rf->cfg.options, &s, err);
 	if (rc != OK)
 		return rc;
@@ -138,7 +120,7 @@ static errc take_locked(struct ring_file *rf, const char *name, struct span json
 		ring_set_unref(s);
 		return OK;
 	}
-	was = swap(rf, s);
+	was = handover_swap(&rf->now, s);
 	rf->status.epoch = s->epoch;
 	rf->status.sequence++;
 	rf->status.since_ms = io_now_ms();
@@ -331,7 +313,7 @@ void ring_file_close(struct ring_file *rf)
 		pthread_mutex_unlock(&rf->stop_mu);
 		pthread_join(rf->thread, NULL);
 	}
-	ring_set_unref(atomic_load(&rf->now));
+	ring_set_unref(atomic_load(&rf->now.now));
 	pthread_cond_destroy(&rf->wake);
 	pthread_mutex_destroy(&rf->stop_mu);
 	pthread_mutex_destroy(&rf->mu);

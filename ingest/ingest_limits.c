@@ -1,10 +1,6 @@
 /* ingest/ingest_limits.c - what a tenant may do: the limits in force, and the rate that is left.
  *
- *     file ─▶ limits_parse ─▶ struct limits, constant ─▶ one atomic pointer ◀─ every request copies its tenant's six numbers
- *
- * Reading takes no lock. A reader announces itself in one of two counters, loads the pointer, copies, and leaves. Who replaces the limits exchanges the
- * pointer, then waits until each counter was seen at 0: whoever holds the old limits stood in one of them when the pointer was exchanged. New readers
- * are sent to the other counter meanwhile, so the wait ends. It is a microsecond, and the reloader's alone.
+ *     file ─▶ limits_parse ─▶ struct limits, constant ─▶ one pointer (base/handover.h) ◀─ every request copies its tenant's six numbers
  *
  * The rate is a token bucket: it fills with samples_per_second up to samples_burst; a request passes while there is something in it and takes all its
  * samples, on credit if need be. So whether a request passes is known before its body is looked at (the refusal of a flood costs what the kernel took to
@@ -16,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <xxhash.h>
+#include "base/handover.h"
 #include "base/io.h"
 #include "base/limits.h"
 #include "base/log.h"
@@ -47,12 +44,8 @@ struct rate_shard {
 };
 
 struct ingest_limits {
-	const char *file; /* borrowed; NULL: no limits */
-	_Atomic(struct limits *) now;
-	_Atomic uint32_t turn; /* which counter readers take */
-	struct {
-		_Alignas(64) _Atomic uint64_t n;
-	} readers[2];
+	const char *file;    /* borrowed; NULL: no limits */
+	struct handover now; /* struct limits */
 
 	/* write.global.max_concurrency */
 	_Alignas(64) _Atomic uint64_t max_concurrency, running, waiting;
@@ -71,37 +64,19 @@ struct ingest_limits {
 
 /* ---- the pointer ---- */
 
-static const struct limits *read_begin(struct ingest_limits *il, uint32_t *turn)
-{
-	*turn = atomic_load(&il->turn) & 1;
-	atomic_fetch_add(&il->readers[*turn].n, 1);
-	return atomic_load(&il->now);
-}
-
-static void read_end(struct ingest_limits *il, uint32_t turn)
-{
-	atomic_fetch_sub(&il->readers[turn].n, 1);
-}
-
 struct tenant_limits ingest_limits_now(struct ingest_limits *il, struct span tenant)
 {
 	uint32_t turn;
 	if (!il->file)
 		return (struct tenant_limits){.own = 0};
-	struct tenant_limits l = *limits_of(read_begin(il, &turn), tenant);
-	read_end(il, turn);
+	struct tenant_limits l = *limits_of(handover_begin(&il->now, &turn), tenant);
+	handover_end(&il->now, turn);
 	return l;
 }
 
 static void swap_locked(struct ingest_limits *il, struct limits *l)
 {
-	struct limits *old = atomic_exchange(&il->now, l);
-	for (int k = 0; k < 2; k++) {
-		uint32_t turn = atomic_fetch_add(&il->turn, 1) & 1;
-		while (atomic_load(&il->readers[turn].n) > 0)
-			io_sleep_ms(1);
-	}
-	limits_free(old);
+	limits_free(handover_swap(&il->now, l));
 	pthread_mutex_lock(&il->gate_mu);
 	atomic_store(&il->max_concurrency, l->max_concurrency);
 	pthread_cond_broadcast(&il->gate_cv);
@@ -496,7 +471,7 @@ void ingest_limits_close(struct ingest_limits *il)
 {
 	if (!il)
 		return;
-	limits_free(atomic_load(&il->now));
+	limits_free(atomic_load(&il->now.now));
 	for (int i = 0; i < RATE_SHARDS; i++) {
 		struct rate_shard *sh = &il->shards[i];
 		for (uint32_t k = 0; k < sh->cap; k++)
