@@ -92,16 +92,20 @@ static struct fixture *set_up(struct fixture *f, const char *path, void (*change
 	return f;
 }
 
+/* In force, and told to everybody: the status waits for the thread that brings it. */
 static void wait_for_version(struct fixture *f, int v)
 {
+	struct ring_file_status st;
 	int64_t until = io_mono_ms() + IN_FORCE_MS;
 	for (;;) {
 		struct ring_set *s = ring_file_current(f->rf);
 		int now = s ? version_of(s) : 0;
 		ring_set_unref(s);
 		assert_int_not_equal(now, -1);
-		if (now == v)
+		if (now == v) {
+			ring_file_status(f->rf, &st);
 			return;
+		}
 		if (io_mono_ms() > until)
 			fail_msg("version %d is in force, %d stands in the file for %d ms", now, v, IN_FORCE_MS);
 		io_sleep_ms(5);
