@@ -376,8 +376,9 @@ static errc spool_fill(struct cut *c, struct err *err)
 	bool leaves = false;
 	TRY(head_cut_walk_open(c->w, (uint32_t)c->order.n, &walk, err));
 	for (size_t i = 0; i < c->order.n; i++) {
-		ordered_ahead(c, i, true);
 		uint32_t number = c->order.v[i];
+		if (i + AHEAD_FAR < c->order.n)
+			__builtin_prefetch(part_ws(part_of(c, c->order.v[i + AHEAD_FAR]), cut_local(c->h, c->order.v[i + AHEAD_FAR])));
 		const struct wseries *ws = part_ws(part_of(c, number), cut_local(c->h, number));
 		if (ws_chained(ws))
 			TRY(head_cut_walk_add(walk, (uint32_t)i, chain_off(ws->chain), err));

@@ -316,19 +316,24 @@ fail:
 	return rc;
 }
 
+/* *pp: the address of an array that is to hold n. */
+static errc room(void *pp, size_t *cap, size_t n, size_t size, struct err *err)
+{
+	if (n <= *cap)
+		return OK;
+	if (!head_append_grow(pp, n + n / 2, size))
+		return err_set(err, ERR_NOMEM, "no memory for the chunks of a series");
+	*cap = n + n / 2;
+	return OK;
+}
+
 errc head_cut_spool_records(struct cut_spool *s, size_t place, struct chain_record **v, size_t *n, struct err *err)
 {
 	errc rc = OK;
 	uint32_t from, to;
 	*n = 0;
 	TRY(place_find(s, place, &from, &to, err));
-	if (s->cap_records < to - from) {
-		size_t cap = (to - from) * 2UL;
-		struct chain_record *w = realloc(s->records, cap * sizeof *w);
-		CHECK(w, ERR_NOMEM, "no memory for the records of a series");
-		s->records = w;
-		s->cap_records = cap;
-	}
+	TRY(room(&s->records, &s->cap_records, to - from, sizeof *s->records, err));
 	for (uint32_t k = from; k < to; k++) {
 		const uint8_t *p = s->bytes + s->at[k];
 		ASSERT(get_le32(p + 4) & RAW);
@@ -350,12 +355,7 @@ errc head_cut_spool_get(struct cut_spool *s, size_t place, struct chunk **chunks
 	const uint8_t *p = s->bytes + s->at[from];
 	uint32_t count = get_le32(p + 4);
 	ASSERT(to == from + 1 && !(count & RAW));
-	if (s->cap_chunks < count) {
-		struct chunk *v = realloc(s->chunks, count * sizeof *v);
-		CHECK(v, ERR_NOMEM, "no memory for the chunks of a series");
-		s->chunks = v;
-		s->cap_chunks = count;
-	}
+	TRY(room(&s->chunks, &s->cap_chunks, count, sizeof *s->chunks, err));
 	p += RECORD_HEADER;
 	const uint8_t *data = p + (size_t)count * CHUNK_HEADER;
 	for (uint32_t i = 0; i < count; i++, p += CHUNK_HEADER) {
