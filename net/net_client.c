@@ -2,15 +2,10 @@
  *
  * A call takes a lane (an easy handle in a multi handle of its own) and drives it itself: curl_multi_poll can be woken, so that cancelling is
  * immediate, and the idle time-out is counted in milliseconds. Lanes are kept up to max_idle_connections; the last used is used first, so that the
- * others' connections can age.
- *
- * What a caller of a bucket or peer must be able to rely on: no redirect is followed (credentials would go with it), no proxy, netrc or cookie from
- * the environment, no answer above its limit, no header of the request in any message, and no query string either (it may be presigned).
+ * others' connections can age. What holds for every call of either client stands in net_curl.c.
  */
-#include <curl/curl.h>
-#include <signal.h>
 #include <stdlib.h>
-#include "net/net_int.h"
+#include "net/net_curl_int.h"
 
 enum { CURL_BUFFER_BYTES = 128 * 1024 };
 
@@ -24,7 +19,6 @@ struct lane {
 
 struct http_client {
 	struct http_client_config cfg;
-	char *ca_file, *cert_file, *key_file, *server_name;
 	pthread_mutex_t mu;
 	struct lane *idle;
 	uint32_t n_idle;
@@ -43,7 +37,7 @@ struct exchange {
 	bool headers_whole;
 	errc rc; /* of our own callbacks; libcurl's error is only a consequence then */
 	struct err err;
-	char place[160]; /* "PUT http://host:port/path", without query */
+	char place[NET_PLACE_BYTES];
 };
 
 /* ---- lanes ---- */
@@ -158,56 +152,16 @@ static size_t take_body(char *p, size_t size, size_t n, void *arg)
 		x->rc = call->write(call->arg, p, bytes, &x->err);
 		return x->rc ? 0 : bytes;
 	}
-	curl_off_t declared = -1;
-	curl_easy_getinfo(x->lane->easy, CURLINFO_CONTENT_LENGTH_DOWNLOAD_T, &declared);
-	if (call->answer.n + bytes > call->max_answer_bytes || (declared >= 0 && (uint64_t)declared > call->max_answer_bytes)) {
-		x->rc = err_set(&x->err, ERR_LIMIT, "the answer has more than %zu bytes", call->max_answer_bytes);
-		return 0;
-	}
-	buf_put(&call->answer, p, bytes);
-	if (call->answer.failed) {
-		x->rc = err_set(&x->err, ERR_NOMEM, "no memory for an answer of %zu bytes", call->answer.n + bytes);
-		return 0;
-	}
-	return bytes;
+	x->rc = net_curl_answer(&call->answer, x->lane->easy, p, bytes, &x->err);
+	return x->rc ? 0 : bytes;
 }
 
 static size_t take_header(char *p, size_t size, size_t n, void *arg)
 {
 	struct exchange *x = arg;
-	struct buf *out = &x->call->answer_headers;
-	size_t bytes = size * n;
 	x->moved_ns = io_mono_ns();
-	struct span line = span_of(p, bytes);
-	while (line.n && (line.p[line.n - 1] == '\r' || line.p[line.n - 1] == '\n'))
-		line.n--;
-	if (span_has_prefix(line, SPAN("HTTP/"))) {
-		buf_clear(out); /* what came before belonged to an interim answer */
-		x->headers_whole = false;
-		return bytes;
-	}
-	x->headers_whole |= line.n == 0;
-	const char *colon = line.n ? memchr(line.p, ':', line.n) : NULL;
-	if (!colon)
-		return bytes;
-	struct span name = span_of(line.p, (size_t)(colon - line.p)), value = span_of(colon + 1, line.n - (size_t)(colon - line.p) - 1);
-	while (value.n && (*value.p == ' ' || *value.p == '\t'))
-		value = span_of(value.p + 1, value.n - 1);
-	while (value.n && (value.p[value.n - 1] == ' ' || value.p[value.n - 1] == '\t'))
-		value.n--;
-	for (size_t i = 0; i < name.n; i++)
-		buf_u8(out, (uint8_t)(name.p[i] >= 'A' && name.p[i] <= 'Z' ? name.p[i] | 0x20 : name.p[i]));
-	buf_put(out, ": ", 2);
-	buf_span(out, value);
-	buf_u8(out, '\n');
-	if (out->failed) {
-		if (out->n + bytes + 2 > out->max)
-			x->rc = err_set(&x->err, ERR_LIMIT, "the answer's headers have more than %zu bytes", out->max);
-		else
-			x->rc = err_set(&x->err, ERR_NOMEM, "no memory for the answer's headers");
-		return 0;
-	}
-	return bytes;
+	x->rc = net_curl_header(&x->call->answer_headers, p, size * n, &x->headers_whole, &x->err);
+	return x->rc ? 0 : size * n;
 }
 
 static int moved(void *arg, curl_off_t dl_total, curl_off_t dl_now, curl_off_t ul_total, curl_off_t ul_now)
@@ -224,24 +178,13 @@ static int moved(void *arg, curl_off_t dl_total, curl_off_t dl_now, curl_off_t u
 
 /* ---- one call ---- */
 
-static void set_place(struct exchange *x)
-{
-	const char *url = x->call->url, *end = url + strcspn(url, "?#");
-	const char *host = strstr(url, "://");
-	host = host && host < end ? host + 3 : url;
-	size_t authority = strcspn(host, "/?#");
-	const char *at = memrchr(host, '@', authority);
-	const char *from = at ? at + 1 : host;
-	snprintf(x->place, sizeof x->place, "%s %.*s%.*s", x->call->method, (int)(host - url), url, (int)(end - from > 110 ? 110 : end - from), from);
-}
-
 /* Connect to the URL's host, but speak to it (SNI, certificate) as server_name. */
 static errc set_server_name(struct exchange *x, struct curl_slist **connect_to, struct curl_slist **headers, struct err *err)
 {
 	errc rc = OK;
 	CURLU *u = curl_url();
 	char *host = NULL, *port = NULL, *full = NULL, text[640];
-	const char *name = x->client->server_name;
+	const char *name = x->client->cfg.server_name;
 	CHECK(u, ERR_NOMEM, "no memory for a URL");
 	CHECK(curl_url_set(u, CURLUPART_URL, x->call->url, CURLU_PATH_AS_IS) == CURLUE_OK && curl_url_get(u, CURLUPART_HOST, &host, 0) == CURLUE_OK &&
 			curl_url_get(u, CURLUPART_PORT, &port, CURLU_DEFAULT_PORT) == CURLUE_OK,
@@ -265,37 +208,14 @@ fail:
 	return rc;
 }
 
-/* Options that hold for every call; numbers must be long for libcurl's varargs. */
 static bool set_fixed(struct exchange *x)
 {
 	CURL *e = x->lane->easy;
-	const struct http_client *c = x->client;
-	const struct http_client_config *cfg = &c->cfg;
-	bool bad = false;
-	x->lane->text[0] = 0;
-	bad |= curl_easy_setopt(e, CURLOPT_ERRORBUFFER, x->lane->text) != 0;
-	bad |= curl_easy_setopt(e, CURLOPT_NOSIGNAL, 1L) != 0;
-	bad |= curl_easy_setopt(e, CURLOPT_QUICK_EXIT, 1L) != 0; /* cancelling does not wait for a name to be resolved */
-	bad |= curl_easy_setopt(e, CURLOPT_PROTOCOLS_STR, "http,https") != 0;
-	bad |= curl_easy_setopt(e, CURLOPT_FOLLOWLOCATION, 0L) != 0;
-	bad |= curl_easy_setopt(e, CURLOPT_PROXY, "") != 0;
-	bad |= curl_easy_setopt(e, CURLOPT_NETRC, (long)CURL_NETRC_IGNORED) != 0;
-	bad |= curl_easy_setopt(e, CURLOPT_PATH_AS_IS, 1L) != 0;
-	bad |= curl_easy_setopt(e, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1) != 0;
-	bad |= curl_easy_setopt(e, CURLOPT_TCP_KEEPALIVE, 1L) != 0;
+	const struct http_client_config *cfg = &x->client->cfg;
+	bool bad = !net_curl_set_fixed(e, cfg, x->lane->text);
 	bad |= curl_easy_setopt(e, CURLOPT_BUFFERSIZE, (long)CURL_BUFFER_BYTES) != 0;
 	bad |= curl_easy_setopt(e, CURLOPT_UPLOAD_BUFFERSIZE, (long)CURL_BUFFER_BYTES) != 0;
-	bad |= curl_easy_setopt(e, CURLOPT_CONNECTTIMEOUT_MS, (long)(cfg->connect_timeout_ms > 0 ? cfg->connect_timeout_ms : 10000)) != 0;
 	bad |= curl_easy_setopt(e, CURLOPT_TIMEOUT_MS, (long)(cfg->total_timeout_ms > 0 ? cfg->total_timeout_ms : 0)) != 0;
-	bad |= curl_easy_setopt(e, CURLOPT_SSL_VERIFYPEER, cfg->insecure_skip_verify ? 0L : 1L) != 0;
-	bad |= curl_easy_setopt(e, CURLOPT_SSL_VERIFYHOST, cfg->insecure_skip_verify ? 0L : 2L) != 0;
-	bad |= curl_easy_setopt(e, CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_2) != 0;
-	if (c->ca_file)
-		bad |= curl_easy_setopt(e, CURLOPT_CAINFO, c->ca_file) != 0;
-	if (c->cert_file)
-		bad |= curl_easy_setopt(e, CURLOPT_SSLCERT, c->cert_file) != 0;
-	if (c->key_file)
-		bad |= curl_easy_setopt(e, CURLOPT_SSLKEY, c->key_file) != 0;
 	bad |= curl_easy_setopt(e, CURLOPT_HEADERFUNCTION, take_header) != 0;
 	bad |= curl_easy_setopt(e, CURLOPT_HEADERDATA, x) != 0;
 	bad |= curl_easy_setopt(e, CURLOPT_WRITEFUNCTION, take_body) != 0;
@@ -345,28 +265,6 @@ static errc set_headers(const struct http_call *call, struct curl_slist **out, s
 	return list ? OK : err_set(err, ERR_NOMEM, "no memory for headers");
 }
 
-static errc code_of(CURL *easy, CURLcode code)
-{
-	long port = 0;
-	switch (code) {
-	case CURLE_OPERATION_TIMEDOUT:
-		return ERR_TIMEOUT;
-	case CURLE_OUT_OF_MEMORY:
-		return ERR_NOMEM;
-	case CURLE_UNSUPPORTED_PROTOCOL:
-		/* the URL's, or what an answer's first line says */
-		curl_easy_getinfo(easy, CURLINFO_PRIMARY_PORT, &port);
-		return port ? ERR_NET : ERR_INVALID;
-	case CURLE_URL_MALFORMAT:
-	case CURLE_BAD_FUNCTION_ARGUMENT:
-	case CURLE_SSL_CERTPROBLEM:
-	case CURLE_SSL_CACERT_BADFILE:
-		return ERR_INVALID;
-	default:
-		return ERR_NET;
-	}
-}
-
 static errc run(struct exchange *x, struct err *err)
 {
 	errc rc = OK;
@@ -398,9 +296,8 @@ static errc run(struct exchange *x, struct err *err)
 		if (err)
 			err->id = x->err.id;
 	} else if (code != CURLE_OK) {
-		rc = err_set(err, code_of(l->easy, code), "%s: %s", x->place, l->text[0] ? l->text : curl_easy_strerror(code));
+		rc = err_set(err, net_curl_code(l->easy, code), "%s: %s", x->place, l->text[0] ? l->text : curl_easy_strerror(code));
 	} else if (!x->headers_whole) {
-		/* libcurl takes an answer that ends within its headers for one without a body */
 		rc = err_set(err, ERR_NET, "%s: the answer broke off within its headers", x->place);
 	}
 fail:
@@ -414,7 +311,7 @@ errc http_call(struct http_client *c, struct http_call *call, struct err *err)
 	errc rc = OK;
 	struct exchange x = {.client = c, .call = call};
 	struct curl_slist *headers = NULL, *connect_to = NULL;
-	set_place(&x);
+	net_curl_place(x.place, call->method, call->url);
 	buf_free(&call->answer);
 	buf_free(&call->answer_headers);
 	buf_init(&call->answer, call->max_answer_bytes);
@@ -425,7 +322,7 @@ errc http_call(struct http_client *c, struct http_call *call, struct err *err)
 	CHECK(x.lane, ERR_NOMEM, "%s: no memory for a connection", x.place);
 	TRY(set_headers(call, &headers, err));
 	CHECK(set_fixed(&x) && set_method(&x), ERR_INVALID, "%s: libcurl refuses the request", x.place);
-	if (c->server_name) {
+	if (c->cfg.server_name) {
 		rc = set_server_name(&x, &connect_to, &headers, err);
 		if (rc) {
 			err_wrap(err, "%s", x.place);
@@ -448,36 +345,10 @@ fail:
 
 struct span http_call_header(const struct http_call *call, const char *name)
 {
-	struct span rest = span_of(call->answer_headers.p, call->answer_headers.n), want = span_cstr(name);
-	while (rest.n) {
-		const char *nl = memchr(rest.p, '\n', rest.n);
-		struct span line = span_of(rest.p, nl ? (size_t)(nl - rest.p) : rest.n);
-		if (line.n >= want.n + 2 && span_has_prefix(line, want) && line.p[want.n] == ':')
-			return span_of(line.p + want.n + 2, line.n - want.n - 2);
-		size_t used = nl ? line.n + 1 : line.n;
-		rest = span_of(rest.p + used, rest.n - used);
-	}
-	return (struct span){0};
+	return net_curl_header_value(&call->answer_headers, name);
 }
 
 /* ---- the client ---- */
-
-static pthread_once_t curl_once = PTHREAD_ONCE_INIT;
-static CURLcode curl_ready;
-
-static void curl_start(void)
-{
-	/* without signals in libcurl (CURLOPT_NOSIGNAL) a TLS write to a connection that is gone would end the process */
-	struct sigaction now;
-	if (sigaction(SIGPIPE, NULL, &now) == 0 && now.sa_handler == SIG_DFL)
-		signal(SIGPIPE, SIG_IGN);
-	curl_ready = curl_global_init(CURL_GLOBAL_DEFAULT);
-}
-
-static bool copy(char **out, const char *s)
-{
-	return !s || !*s || (*out = strdup(s));
-}
 
 errc http_client_open(const struct http_client_config *cfg, struct http_client **out, struct err *err)
 {
@@ -485,13 +356,8 @@ errc http_client_open(const struct http_client_config *cfg, struct http_client *
 	struct http_client *c = calloc(1, sizeof *c);
 	if (!c)
 		return err_set(err, ERR_NOMEM, "no memory for an HTTP client");
-	pthread_once(&curl_once, curl_start);
 	pthread_mutex_init(&c->mu, NULL);
-	c->cfg = *cfg;
-	CHECK(curl_ready == CURLE_OK, ERR_IO, "libcurl: %s", curl_easy_strerror(curl_ready));
-	CHECK(copy(&c->ca_file, cfg->ca_file) && copy(&c->cert_file, cfg->cert_file) && copy(&c->key_file, cfg->key_file) &&
-			copy(&c->server_name, cfg->server_name),
-		ERR_NOMEM, "no memory for an HTTP client");
+	TRY(net_curl_open(&c->cfg, cfg, err));
 	*out = c;
 	return OK;
 fail:
@@ -519,9 +385,6 @@ void http_client_close(struct http_client *c)
 		lane_free(l);
 	}
 	pthread_mutex_destroy(&c->mu);
-	free(c->ca_file);
-	free(c->cert_file);
-	free(c->key_file);
-	free(c->server_name);
+	net_curl_close(&c->cfg);
 	free(c);
 }
