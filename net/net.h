@@ -1,4 +1,4 @@
-/* net/net.h - HTTP: the server that clients and peers talk to, and the client for buckets and peers.
+/* net/net.h - HTTP: the server that clients and peers talk to, and two clients: one that waits, for buckets, and one that does not, for peers.
  *
  * Server: libmicrohttpd with an epoll thread pool behind this header. A request reaches its handler when its body is complete (or the route
  * takes none); the handler answers at once, or later from any thread (the connection sleeps meanwhile: that is how a write waits for
@@ -138,3 +138,42 @@ struct http_call {
 CHECKED errc http_call(struct http_client *c, struct http_call *call, struct err *err);
 /* Value of a header of the answer; p == NULL when absent. `name` in lower case. */
 struct span http_call_header(const struct http_call *call, const char *name);
+
+/* ---- the client that does not wait ----
+ *
+ * One thread drives any number of calls at once over kept-alive connections, so that a peer that is slow or silent costs no thread and no other call:
+ *
+ *     any thread ─ http_send ─▶ inbox ─▶ sender's thread: host (waiting ─▶ running, max_connections_per_host) ─▶ done(rc, status, answer)
+ *
+ * A call ends by its deadline, whatever its peer, the connection or the name service do. Names are resolved beside the calls; after a call could not
+ * reach its host the name is asked anew while the address that is known stays in use, so that a name service that is down costs nobody a peer that is up.
+ * A call that was sent on a kept connection which its peer had closed is sent again, once, on a fresh one, if nothing of an answer has come: a request
+ * may arrive twice. Nothing else is tried again: that is the caller's. */
+struct http_sender;
+struct http_sender_config {
+	struct http_client_config client; /* all but idle_timeout_ms and total_timeout_ms; max_idle_connections over all hosts, 0 = LIMIT_HTTP_KEPT */
+	uint32_t max_connections_per_host; /* calls beyond wait their turn, until their deadlines; 0 = LIMIT_HTTP_CONNECTIONS_PER_HOST */
+};
+CHECKED errc http_sender_open(const struct http_sender_config *cfg, struct http_sender **out, struct err *err);
+/* For stopping, any thread: running calls end at once with ERR_CANCELED, later http_sends are refused with it. */
+void http_sender_cancel(struct http_sender *s);
+/* Cancels, waits until the done of every call has returned, frees. Not from a done; nobody calls http_send any more when it returns. */
+void http_sender_close(struct http_sender *s);
+
+struct http_send {
+	const char *method, *url;
+	const char *const *headers; /* "Name: value"; all texts are copied */
+	size_t n_headers;
+	struct span body;	  /* borrowed until done */
+	int64_t deadline_mono_ns; /* of io_mono_ns; 0: none */
+	size_t max_answer_bytes;
+	/* On the sender's thread, exactly once, never from inside http_send; it must not block: all calls wait for it. It may http_send. OK whenever an
+	 * answer came whole, whatever its status; answer and err are borrowed for the call. ERR_TIMEOUT: the deadline, or no connection in time. ERR_NET:
+	 * not reached or broken off. ERR_INVALID: the URL, or certificate files. ERR_LIMIT: answer too long. ERR_CANCELED. Messages as those of http_call. */
+	void (*done)(void *arg, errc rc, int status, struct span answer, const struct err *err);
+	void *arg;
+};
+/* Any thread. ERR_NOMEM, ERR_CANCELED: nothing was begun, done is not called. */
+CHECKED errc http_send(struct http_sender *s, const struct http_send *call, struct err *err);
+/* Only inside done: a header of the answer, its name in lower case; p == NULL when absent. */
+struct span http_send_header(const struct http_sender *s, const char *name);

@@ -23,3 +23,21 @@ struct span net_curl_header_value(const struct buf *headers, const char *name); 
 
 /* A piece of the answer's body; ERR_LIMIT as soon as more than answer->max bytes came or are announced. */
 CHECKED errc net_curl_answer(struct buf *answer, CURL *easy, const char *p, size_t n, struct err *err);
+
+/* ---- names: net_resolve.c ---- */
+enum { NET_NAME_ADDRESSES = 8 };
+struct net_name {
+	struct net_name *next;
+	void *of; /* the asker's */
+	size_t n_addresses;
+	char addresses[NET_NAME_ADDRESSES][48]; /* "10.0.0.1" or "[::1]" */
+	const char *why;			/* static; when there is none */
+	char name[];
+};
+struct net_resolver;
+/* wake(arg) is called on a resolver's thread when an answer lies ready, and never after net_resolver_close has returned. */
+CHECKED errc net_resolver_open(void (*wake)(void *arg), void *arg, struct net_resolver **out, struct err *err);
+void net_resolver_close(struct net_resolver *r); /* at once, whatever is being asked */
+/* Copies the name. Each question that was taken gets an answer. ERR_NOMEM. */
+CHECKED errc net_resolver_ask(struct net_resolver *r, const char *name, void *of, struct err *err);
+struct net_name *net_resolver_take(struct net_resolver *r); /* all answers that lie ready, linked by next; free() each */
