@@ -85,7 +85,7 @@ static void list_add(struct flight *f, size_t *n, const char *text)
 	++*n;
 }
 
-/* Copies the call's texts: method, URL as libcurl is to see it, headers. */
+/* Copies the call's texts. */
 static bool flight_fill(struct flight *f, const struct http_send *call, const char *server_name)
 {
 	const struct span none = SPAN("");
@@ -95,7 +95,7 @@ static bool flight_fill(struct flight *f, const struct http_send *call, const ch
 	bool renamed = server_name && sender_url_split(call->url, &before, &name, &behind);
 	if (renamed)
 		host = span_of(before.p + before.n, (size_t)(behind.p - before.p) - before.n + strcspn(behind.p, "/?#"));
-	size_t need = strlen(call->method) + 1 + url.n + 1 + (renamed ? strlen(server_name) + sizeof "Host: " + host.n : 0);
+	size_t need = strlen(call->method) + 1 + url.n + 1 + (renamed ? url.n + strlen(server_name) + 1 + sizeof "Host: " + host.n : 0);
 	for (size_t i = 0; i < call->n_headers; i++)
 		need += strlen(call->headers[i]) + 1;
 	if (need > f->text_cap) {
@@ -118,7 +118,8 @@ static bool flight_fill(struct flight *f, const struct http_send *call, const ch
 	size_t n = 0;
 	f->call = *call;
 	f->call.method = text_put(&at, span_cstr(call->method), none, none);
-	f->call.url = renamed ? text_put(&at, before, span_cstr(server_name), behind) : text_put(&at, url, none, none);
+	f->call.url = text_put(&at, url, none, none);
+	f->url = renamed ? text_put(&at, before, span_cstr(server_name), behind) : f->call.url;
 	f->call.headers = NULL;
 	/* waiting for "100 Continue" costs a round trip, or a second where the server does not know it */
 	list_add(f, &n, "Expect:");
@@ -247,7 +248,7 @@ static bool flight_set(struct http_sender *s, struct flight *f)
 	bool to = sender_host_connect_to(f->host, s->cfg.server_name, f->connect_to_text, sizeof f->connect_to_text);
 	f->connect_to = (struct curl_slist){.data = f->connect_to_text};
 	bad |= curl_easy_setopt(e, CURLOPT_CONNECT_TO, to ? &f->connect_to : NULL) != 0;
-	bad |= curl_easy_setopt(e, CURLOPT_URL, call->url) != 0;
+	bad |= curl_easy_setopt(e, CURLOPT_URL, f->url) != 0;
 	bad |= curl_easy_setopt(e, CURLOPT_CUSTOMREQUEST, kind == FLIGHT_HEAD ? NULL : call->method) != 0;
 	bad |= curl_easy_setopt(e, CURLOPT_HTTPHEADER, f->list) != 0;
 	bad |= curl_easy_setopt(e, CURLOPT_FRESH_CONNECT, 0L) != 0;
@@ -261,7 +262,9 @@ void flight_start(struct http_sender *s, struct flight *f)
 	flights_put(&h->running, f);
 	f->running = true;
 	h->n_running++;
-	if (!flight_set(s, f))
+	if (!h->key_n)
+		f->rc = err_set(&f->err, ERR_INVALID, "not the URL of an HTTP server");
+	else if (!flight_set(s, f))
 		f->rc = err_set(&f->err, ERR_INVALID, "libcurl refuses the request");
 	else if (curl_multi_add_handle(s->multi, f->easy) != CURLM_OK)
 		f->rc = err_set(&f->err, ERR_NOMEM, "no memory for a connection");

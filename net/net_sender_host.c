@@ -108,7 +108,7 @@ struct sender_host *sender_host_of(struct sender_hosts *hs, const char *url)
 {
 	struct span before, name, behind, key;
 	bool split = sender_url_split(url, &before, &name, &behind);
-	/* what is no such URL is libcurl's to refuse */
+	/* what is no such URL has a host, too, so that its calls end like others */
 	key = split ? span_of(url, (size_t)(behind.p - url) + strcspn(behind.p, "/?#")) : SPAN("");
 	struct sender_host **bucket = &hs->buckets[bucket_of(key)];
 	for (struct sender_host *h = *bucket; h; h = h->next) {

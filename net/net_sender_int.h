@@ -66,6 +66,7 @@ struct flight {
 	size_t heap_at; /* from 1; 0: not there */
 	/* the call */
 	struct http_send call; /* texts point into `text` */
+	const char *url;       /* as libcurl is to see it */
 	char *text;
 	size_t text_cap;
 	struct curl_slist *list; /* headers, in one array */

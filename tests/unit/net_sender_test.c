@@ -257,6 +257,7 @@ out:
 static void *peer_main(void *arg)
 {
 	struct peer *p = arg;
+	fail_alloc_pause();
 	while (!p->stop) {
 		int fd = accept(p->listen_fd, NULL, NULL);
 		if (fd < 0)
