@@ -117,7 +117,7 @@ struct sender_host *sender_host_of(struct sender_hosts *hs, const char *url)
 	}
 	if (hs->n >= hs->sweep_at)
 		hosts_sweep(hs);
-	struct sender_host *h = calloc(1, sizeof *h + key.n);
+	struct sender_host *h = calloc(1, sizeof *h + key.n + 1);
 	if (!h)
 		return NULL;
 	if (split) {

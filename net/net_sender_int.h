@@ -24,7 +24,7 @@ struct sender_host {
 	char addresses[NET_NAME_ADDRESSES][48];
 
 	size_t key_n;
-	char key[];
+	char key[]; /* ends with a NUL */
 };
 
 struct sender_hosts {
