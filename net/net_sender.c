@@ -105,6 +105,13 @@ static int set_timer(CURLM *multi, long timeout_ms, void *arg)
 	return 0;
 }
 
+/* libcurl's limit is one of all connections: without room for those at work it would close a good one for each that a slow peer holds. */
+void sender_working(struct http_sender *s, int more)
+{
+	s->n_running += (size_t)more;
+	curl_multi_setopt(s->multi, CURLMOPT_MAXCONNECTS, (long)(s->max_kept + s->n_running));
+}
+
 /* ---- the thread ---- */
 
 void sender_ready(struct http_sender *s, struct sender_host *h)
@@ -311,13 +318,11 @@ static bool multi_open(struct http_sender *s)
 	s->multi = curl_multi_init();
 	if (!s->multi)
 		return false;
-	uint32_t kept = s->cfg.max_idle_connections ? s->cfg.max_idle_connections : LIMIT_HTTP_KEPT;
 	bool bad = curl_multi_setopt(s->multi, CURLMOPT_SOCKETFUNCTION, watch) != 0;
 	bad |= curl_multi_setopt(s->multi, CURLMOPT_SOCKETDATA, s) != 0;
 	bad |= curl_multi_setopt(s->multi, CURLMOPT_TIMERFUNCTION, set_timer) != 0;
 	bad |= curl_multi_setopt(s->multi, CURLMOPT_TIMERDATA, s) != 0;
 	bad |= curl_multi_setopt(s->multi, CURLMOPT_PIPELINING, (long)CURLPIPE_NOTHING) != 0;
-	bad |= curl_multi_setopt(s->multi, CURLMOPT_MAXCONNECTS, (long)kept) != 0;
 	return !bad;
 }
 
@@ -331,6 +336,7 @@ errc http_sender_open(const struct http_sender_config *cfg, struct http_sender *
 	s->epoll_fd = s->wake_fd = -1;
 	s->timer_ns = INT64_MAX;
 	s->max_running = cfg->max_connections_per_host ? cfg->max_connections_per_host : LIMIT_HTTP_CONNECTIONS_PER_HOST;
+	s->max_kept = cfg->client.max_idle_connections ? cfg->client.max_idle_connections : LIMIT_HTTP_KEPT;
 	TRY(net_curl_open(&s->cfg, &cfg->client, err));
 	s->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
 	s->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);

@@ -193,6 +193,7 @@ void flight_end(struct http_sender *s, struct flight *f)
 			curl_easy_getinfo(f->easy, CURLINFO_RESPONSE_CODE, &status);
 		curl_multi_remove_handle(s->multi, f->easy);
 		h->n_running--;
+		sender_working(s, -1);
 	}
 	if (h) {
 		flights_out(f->running ? &h->running : &h->waiting, f);
@@ -262,6 +263,7 @@ void flight_start(struct http_sender *s, struct flight *f)
 	flights_put(&h->running, f);
 	f->running = true;
 	h->n_running++;
+	sender_working(s, 1);
 	if (!h->key_n)
 		f->rc = err_set(&f->err, ERR_INVALID, "not the URL of an HTTP server");
 	else if (!flight_set(s, f))

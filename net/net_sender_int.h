@@ -88,6 +88,7 @@ struct flight {
 struct http_sender {
 	struct http_client_config cfg;
 	uint32_t max_running; /* per host */
+	uint32_t max_kept;
 	CURLM *multi;
 	int epoll_fd, wake_fd;
 	pthread_t thread;
@@ -106,6 +107,7 @@ struct http_sender {
 	size_t n_heap, cap_heap;
 	int64_t timer_ns; /* when libcurl wants to be called; INT64_MAX: not */
 	bool broken;	  /* a flight that cannot be watched */
+	size_t n_running;
 	struct flight *landing;
 };
 
@@ -146,4 +148,5 @@ static inline void flights_out(struct flights *l, struct flight *f)
 
 /* ---- net_sender.c ---- */
 void sender_ready(struct http_sender *s, struct sender_host *h); /* looks at the host's waiting calls before the thread sleeps */
+void sender_working(struct http_sender *s, int more);
 void sender_deadline_out(struct http_sender *s, struct flight *f);
