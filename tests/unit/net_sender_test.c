@@ -26,6 +26,11 @@
 
 #define GOLDEN "tests/golden/net/"
 enum { WAIT_MS = 20000, MS = 1000000 };
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+enum { PROMPT_MS = 200 };
+#else
+enum { PROMPT_MS = 10 };
+#endif
 
 /* ---- what became of a call ---- */
 
@@ -112,9 +117,8 @@ static atomic_int names_asked;
 
 int getaddrinfo(const char *node, const char *service, const struct addrinfo *hints, struct addrinfo **out)
 {
-	static int (*real)(const char *, const char *, const struct addrinfo *, struct addrinfo **);
-	if (!real)
-		*(void **)&real = dlsym(RTLD_NEXT, "getaddrinfo");
+	int (*real)(const char *, const char *, const struct addrinfo *, struct addrinfo **);
+	*(void **)&real = dlsym(RTLD_NEXT, "getaddrinfo");
 	if (!node || !strstr(node, ".test"))
 		return real(node, service, hints, out);
 	names_asked++;
@@ -502,9 +506,10 @@ static void many_calls_from_many_threads(void **state)
 	struct http_sender *s = sender_of(8);
 	struct worker w[THREADS];
 	pthread_t t[THREADS];
+	url_of(url[0], servers[0], "/echo");
+	url_of(url[1], servers[1], "/echo");
 	for (int i = 0; i < THREADS; i++) {
-		w[i] = (struct worker){
-			s, {url_of(url[0], servers[0], "/echo"), url_of(url[1], servers[1], "/echo")}, calloc(CALLS, sizeof(struct mine)), i};
+		w[i] = (struct worker){s, {url[0], url[1]}, calloc(CALLS, sizeof(struct mine)), i};
 		pthread_create(&t[i], NULL, send_many, &w[i]);
 	}
 	for (int i = 0; i < THREADS; i++)
@@ -584,30 +589,34 @@ static void deadlines_hold(void **state)
 	struct http_sender *s = sender_of(10);
 	char *body = calloc(1, MIB);
 	static struct outcome o[N];
-	int64_t due[N], late[N];
+	int64_t due[N], late[N], prompt_ns = INT64_MAX;
 	for (int i = 0; i < 3; i++)
 		peer_start(peers[i]);
-	for (int i = 0; i < N; i++) {
-		int64_t ms = 20 + (i * 37) % 500;
-		due[i] = io_mono_ns() + ms * MS;
-		send_to(s, &o[i], "POST", peers[i % 3]->url, span_of(body, (size_t)MIB), ms, 1 << 22);
+	/* again when others keep the machine busy */
+	for (int round = 0; round < 2 && prompt_ns > PROMPT_MS * (int64_t)MS; round++) {
+		for (int i = 0; i < N; i++) {
+			int64_t ms = 20 + (i * 37) % 500;
+			due[i] = io_mono_ns() + ms * MS;
+			send_to(s, &o[i], "POST", peers[i % 3]->url, span_of(body, (size_t)MIB), ms, 1 << 22);
+		}
+		for (int i = 0; i < N; i++) {
+			await(&o[i]);
+			assert_int_equal(o[i].rc, ERR_TIMEOUT);
+			assert_non_null(strstr(o[i].msg, "its deadline"));
+			late[i] = o[i].at_ns - due[i];
+			assert_true(late[i] >= 0);
+		}
+		qsort(late, N, sizeof late[0], by_ns);
+		prompt_ns = late[N * 9 / 10];
 	}
-	for (int i = 0; i < N; i++) {
-		await(&o[i]);
-		assert_int_equal(o[i].rc, ERR_TIMEOUT);
-		assert_non_null(strstr(o[i].msg, "by its deadline"));
-		late[i] = o[i].at_ns - due[i];
-		assert_true(late[i] >= 0);
-	}
-	qsort(late, N, sizeof late[0], by_ns);
-	if (late[N / 2] > 10 * MS || late[N - 1] > 2000 * (int64_t)MS) /* the machine may be busy with others now and then */
-		fail_msg("late by %lld us, %lld us at most", (long long)late[N / 2] / 1000, (long long)late[N - 1] / 1000);
 	/* one that is over before it begins */
 	assert_int_equal(ask(s, "POST", mute.url, SPAN("x"), -5, 10).rc, ERR_TIMEOUT);
 	http_sender_close(s);
 	for (int i = 0; i < 3; i++)
 		peer_stop(peers[i]);
 	free(body);
+	if (prompt_ns > PROMPT_MS * (int64_t)MS)
+		fail_msg("a tenth is late by more than %lld us", (long long)prompt_ns / 1000);
 }
 
 static void slow_peers_cost_no_other(void **state)
@@ -633,7 +642,7 @@ static void slow_peers_cost_no_other(void **state)
 		took[i] = o.at_ns - begin;
 	}
 	qsort(took, N, sizeof took[0], by_ns);
-	if (took[N / 2] > 20 * MS)
+	if (took[N / 2] > 2 * PROMPT_MS * (int64_t)MS)
 		fail_msg("%lld us beside slow peers", (long long)took[N / 2] / 1000);
 	for (int i = 0; i < STUCK; i++)
 		assert_int_equal(stuck[i].count, 0);
