@@ -1,9 +1,6 @@
 /* The client that does not wait: many calls at once, against good servers and against peers that are silent, slow, rude, or gone. */
-#include <arpa/inet.h>
 #include <dlfcn.h>
-#include <errno.h>
 #include <netdb.h>
-#include <netinet/in.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -14,7 +11,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-#include <sys/socket.h>
 #include <cmocka.h>
 #include "base/io.h"
 #include "base/limits.h"
@@ -22,92 +18,15 @@
 #include "net/net.h"
 #include "tests/support/fail_alloc.h"
 #include "tests/support/raw.h"
+#include "tests/support/sender_lab.h"
 #include "tests/support/tmp.h"
 
 #define GOLDEN "tests/golden/net/"
-enum { WAIT_MS = 20000, MS = 1000000 };
 #if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
 enum { PROMPT_MS = 200 };
 #else
 enum { PROMPT_MS = 10 };
 #endif
-
-/* ---- what became of a call ---- */
-
-struct outcome {
-	struct http_sender *sender;
-	atomic_int count; /* how often done came */
-	errc rc;
-	int status;
-	size_t bytes;
-	char answer[128];
-	char retry_after[16];
-	char msg[ERR_MSG_BYTES];
-	int64_t at_ns;
-};
-
-static void landed(void *arg, errc rc, int status, struct span answer, const struct err *err)
-{
-	struct outcome *o = arg;
-	o->at_ns = io_mono_ns();
-	o->rc = rc;
-	o->status = status;
-	o->bytes = answer.n;
-	if (answer.n)
-		memcpy(o->answer, answer.p, answer.n < sizeof o->answer - 1 ? answer.n : sizeof o->answer - 1);
-	snprintf(o->msg, sizeof o->msg, "%s", err->msg);
-	struct span header = http_send_header(o->sender, "retry-after");
-	snprintf(o->retry_after, sizeof o->retry_after, "%.*s", SPAN_ARG(header));
-	if (rc != err->code)
-		snprintf(o->msg, sizeof o->msg, "rc %s and err %s", errc_name(rc), errc_name(err->code));
-	o->count++;
-}
-
-static void await(struct outcome *o)
-{
-	for (int i = 0; i < WAIT_MS && !o->count; i++)
-		usleep(1000);
-	if (!o->count)
-		fail_msg("the call never ended");
-}
-
-static struct http_sender *sender_of(uint32_t per_host)
-{
-	struct err err = {0};
-	struct http_sender *s;
-	struct http_sender_config cfg = {.client.connect_timeout_ms = 5000, .max_connections_per_host = per_host};
-	if (http_sender_open(&cfg, &s, &err))
-		fail_msg("%s", err.msg);
-	return s;
-}
-
-/* 0 ms: no deadline. */
-static void send_to(struct http_sender *s, struct outcome *o, const char *method, const char *url, struct span body, int64_t ms, size_t max)
-{
-	struct err err = {0};
-	memset(o, 0, sizeof *o);
-	o->sender = s;
-	const char *headers[] = {"Authorization: Bearer hush"};
-	struct http_send call = {.method = method,
-		.url = url,
-		.headers = headers,
-		.n_headers = 1,
-		.body = body,
-		.deadline_mono_ns = ms ? io_mono_ns() + ms * MS : 0,
-		.max_answer_bytes = max,
-		.done = landed,
-		.arg = o};
-	if (http_send(s, &call, &err))
-		fail_msg("%s", err.msg);
-}
-
-static struct outcome ask(struct http_sender *s, const char *method, const char *url, struct span body, int64_t ms, size_t max)
-{
-	struct outcome o;
-	send_to(s, &o, method, url, body, ms, max);
-	await(&o);
-	return o;
-}
 
 /* ---- a name service of our own ---- */
 
@@ -125,193 +44,6 @@ int getaddrinfo(const char *node, const char *service, const struct addrinfo *hi
 	while (names_hang)
 		usleep(1000);
 	return strcmp(node, "moving.test") == 0 ? real(moving_address, service, hints, out) : EAI_NONAME;
-}
-
-/* ---- peers that misbehave ---- */
-
-struct peer {
-	enum {
-		SAYS,		  /* reads a request, says `say` (and its last byte `repeat` times more), then `then` */
-		MUTE,		  /* reads nothing, says nothing */
-		DRIPS,		  /* reads at 10 kB/s */
-		TRICKLES,	  /* answers at 10 kB/s */
-		DIES_ON_SECOND,	  /* answers one request of a connection; of the next it reads the head, and closes */
-		RESETS_ON_SECOND, /* the same, with a reset, while the body comes */
-		RESETS_IN_BODY,	  /* always */
-	} how;
-	const char *say;
-	size_t repeat;
-	enum { CLOSE, RESET, HANG, NEXT } then;
-	const char *ip;
-	/* state */
-	int listen_fd;
-	uint16_t port;
-	pthread_t thread;
-	atomic_bool stop;
-	atomic_int accepted, requests;
-	pthread_t threads[256];
-	char seen[4096]; /* the last head */
-	pthread_mutex_t mu;
-	char url[64];
-};
-
-struct visit {
-	struct peer *peer;
-	int fd;
-};
-
-static void reset(int fd)
-{
-	struct linger now = {.l_onoff = 1};
-	setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof now);
-}
-
-/* Waits for bytes while the peer is not stopped. */
-static ssize_t take(struct peer *p, int fd, char *buf, size_t n)
-{
-	struct timeval tv = {.tv_usec = 20000};
-	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &tv, sizeof tv);
-	for (;;) {
-		ssize_t k = recv(fd, buf, n, 0);
-		if (k >= 0 || p->stop)
-			return k > 0 ? k : 0;
-		if (errno != EAGAIN && errno != EINTR)
-			return 0;
-	}
-}
-
-/* A head, and of the body behind it at least `body` bytes, or as much as Content-Length says. */
-static bool take_request(struct peer *p, int fd, int64_t body)
-{
-	char buf[4096];
-	size_t n = 0;
-	char *end = NULL;
-	while (!end) {
-		ssize_t k = n < sizeof buf - 1 ? take(p, fd, buf + n, sizeof buf - 1 - n) : 0;
-		if (k == 0)
-			return false;
-		n += (size_t)k;
-		buf[n] = 0;
-		end = strstr(buf, "\r\n\r\n");
-	}
-	p->requests++;
-	int64_t have = (int64_t)n - (end + 4 - buf);
-	end[2] = 0;
-	pthread_mutex_lock(&p->mu);
-	memcpy(p->seen, buf, sizeof buf);
-	pthread_mutex_unlock(&p->mu);
-	const char *length = strcasestr(buf, "content-length:");
-	int64_t want = body >= 0 ? body : length ? atoll(length + 15) : 0;
-	while (have < want && !p->stop) {
-		char sink[65536];
-		ssize_t k = take(p, fd, sink, p->how == DRIPS ? 200 : sizeof sink);
-		if (k == 0)
-			return false;
-		have += k;
-		if (p->how == DRIPS)
-			usleep(20000);
-	}
-	return true;
-}
-
-static bool say(struct peer *p, int fd)
-{
-	send(fd, p->say, strlen(p->say), MSG_NOSIGNAL);
-	char block[65536];
-	memset(block, p->say[0] ? p->say[strlen(p->say) - 1] : 0, sizeof block);
-	for (size_t left = p->repeat; left && !p->stop;) {
-		ssize_t k = send(fd, block, p->how == TRICKLES ? 200 : left < sizeof block ? left : sizeof block, MSG_NOSIGNAL);
-		if (k <= 0)
-			return false;
-		left -= (size_t)k < left ? (size_t)k : left;
-		if (p->how == TRICKLES)
-			usleep(20000);
-	}
-	return true;
-}
-
-static void *peer_visit(void *arg)
-{
-	struct visit v = *(struct visit *)arg;
-	struct peer *p = v.peer;
-	free(arg);
-	for (int i = 0; p->how != MUTE && !p->stop; i++) {
-		bool rude = p->how == RESETS_IN_BODY || (i == 1 && (p->how == DIES_ON_SECOND || p->how == RESETS_ON_SECOND));
-		if (!take_request(p, v.fd, rude ? p->how == DIES_ON_SECOND ? 0 : 100000 : -1))
-			goto out;
-		if (rude) {
-			if (p->how != DIES_ON_SECOND)
-				reset(v.fd);
-			goto out;
-		}
-		if (!say(p, v.fd))
-			goto out;
-		if (p->then != NEXT)
-			break;
-	}
-	while ((p->how == MUTE || p->then == HANG) && !p->stop)
-		usleep(2000);
-	if (p->then == RESET)
-		reset(v.fd);
-out:
-	close(v.fd);
-	return NULL;
-}
-
-static void *peer_main(void *arg)
-{
-	struct peer *p = arg;
-	fail_alloc_pause();
-	while (!p->stop) {
-		int fd = accept(p->listen_fd, NULL, NULL);
-		if (fd < 0)
-			break;
-		struct visit *v = malloc(sizeof *v);
-		*v = (struct visit){p, fd};
-		int n = p->accepted++;
-		if (n >= 256 || pthread_create(&p->threads[n], NULL, peer_visit, v)) {
-			fprintf(stderr, "too many connections\n");
-			abort();
-		}
-	}
-	return NULL;
-}
-
-/* port 0: any */
-static void peer_start_at(struct peer *p, uint16_t port)
-{
-	int one = 1;
-	struct sockaddr_in sa = {.sin_family = AF_INET, .sin_port = htons(port)};
-	socklen_t n = sizeof sa;
-	inet_pton(AF_INET, p->ip ? p->ip : "127.0.0.1", &sa.sin_addr);
-	if (!p->say) {
-		p->say = "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc";
-		p->then = NEXT;
-	}
-	pthread_mutex_init(&p->mu, NULL);
-	p->listen_fd = socket(AF_INET, SOCK_STREAM, 0);
-	setsockopt(p->listen_fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-	assert_int_equal(bind(p->listen_fd, (struct sockaddr *)&sa, sizeof sa), 0);
-	assert_int_equal(listen(p->listen_fd, 128), 0);
-	assert_int_equal(getsockname(p->listen_fd, (struct sockaddr *)&sa, &n), 0);
-	p->port = ntohs(sa.sin_port);
-	snprintf(p->url, sizeof p->url, "http://user:hush@127.0.0.1:%u/path?signature=hush", p->port);
-	pthread_create(&p->thread, NULL, peer_main, p);
-}
-
-static void peer_start(struct peer *p)
-{
-	peer_start_at(p, 0);
-}
-
-static void peer_stop(struct peer *p)
-{
-	p->stop = true;
-	shutdown(p->listen_fd, SHUT_RDWR);
-	pthread_join(p->thread, NULL);
-	for (int i = 0; i < p->accepted; i++)
-		pthread_join(p->threads[i], NULL);
-	close(p->listen_fd);
 }
 
 /* ---- good servers ---- */
@@ -657,6 +389,34 @@ static void slow_peers_cost_no_other(void **state)
 	}
 	http_server_stop(server, 1000);
 	free(body);
+}
+
+/* Idle connections are kept however many others are at work; not more of them than was said. */
+static void good_connections_stay_beside_slow_peers(void **state)
+{
+	(void)state;
+	enum { STUCK = 50 };
+	struct err err = {0};
+	struct peer mute = {.how = MUTE}, good[4] = {{.how = SAYS}, {.how = SAYS}, {.how = SAYS}, {.how = SAYS}};
+	static struct outcome stuck[STUCK];
+	struct http_sender *s;
+	struct http_sender_config cfg = {.client.max_idle_connections = 2, .max_connections_per_host = STUCK};
+	assert_int_equal(http_sender_open(&cfg, &s, &err), OK);
+	peer_start(&mute);
+	for (int i = 0; i < STUCK; i++)
+		send_to(s, &stuck[i], "POST", mute.url, SPAN("x"), 0, 10);
+	for (int i = 0; i < 4; i++)
+		peer_start(&good[i]);
+	for (int i = 0; i < 100; i++)
+		assert_int_equal(ask(s, "POST", good[i % 2].url, SPAN("x"), WAIT_MS, 10).rc, OK);
+	assert_int_equal(good[0].accepted + good[1].accepted, 2);
+	for (int i = 0; i < 40; i++)
+		assert_int_equal(ask(s, "POST", good[i % 4].url, SPAN("x"), WAIT_MS, 10).rc, OK);
+	assert_true(good[0].accepted + good[1].accepted + good[2].accepted + good[3].accepted > 20);
+	http_sender_close(s);
+	peer_stop(&mute);
+	for (int i = 0; i < 4; i++)
+		peer_stop(&good[i]);
 }
 
 static void a_host_gets_no_more_connections_than_allowed(void **state)
@@ -1019,6 +779,7 @@ int main(void)
 		cmocka_unit_test(a_done_may_send),
 		cmocka_unit_test(deadlines_hold),
 		cmocka_unit_test(slow_peers_cost_no_other),
+		cmocka_unit_test(good_connections_stay_beside_slow_peers),
 		cmocka_unit_test(a_host_gets_no_more_connections_than_allowed),
 		cmocka_unit_test(dead_kept_connections_are_replaced),
 		cmocka_unit_test(a_peer_that_restarts),
