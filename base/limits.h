@@ -40,9 +40,9 @@
 #define LIMIT_HTTP_ANSWER_HEADER_BYTES (64 * KIB) /* headers of another server's answer */
 #define LIMIT_HTTP_CONNECTIONS_PER_HOST 16	  /* of a sender to one peer, unless its owner says otherwise: further calls wait */
 #define LIMIT_HTTP_KEPT 256			  /* idle connections of a sender: some to each of a hundred peers */
-#define LIMIT_HTTP_KEPT_MS 50000		  /* how long one is idle and used again: less than LIMIT_HTTP_IDLE_MS, or it races with its peer's closing it */
-#define LIMIT_HTTP_HOSTS 1024			  /* hosts that a sender remembers the addresses of while it has no calls for them */
-#define LIMIT_HTTP_RESOLVERS 4			  /* threads of a sender that ask for names, all of which a dead name service may hold */
+#define LIMIT_HTTP_KEPT_MS 50000 /* how long one is idle and used again: less than LIMIT_HTTP_IDLE_MS, or it races with its peer's closing it */
+#define LIMIT_HTTP_HOSTS 1024	 /* hosts that a sender remembers the addresses of while it has no calls for them */
+#define LIMIT_HTTP_RESOLVERS 4	 /* threads of a sender that ask for names, all of which a dead name service may hold */
 
 /* -- labels --------------------------------------------------------------------------------------------------------- */
 #define LIMIT_LABELS_PER_SERIES 64   /* --ingest.max-labels */
