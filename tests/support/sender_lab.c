@@ -1,8 +1,6 @@
 /* tests/support/sender_lab.c - see sender_lab.h. */
 #include <arpa/inet.h>
-#include <dlfcn.h>
 #include <errno.h>
-#include <netdb.h>
 #include <netinet/in.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -80,30 +78,6 @@ struct outcome ask(struct http_sender *s, const char *method, const char *url, s
 	send_to(s, &o, method, url, body, ms, max);
 	await(&o);
 	return o;
-}
-
-/* ---- a name service of our own ---- */
-
-_Atomic(const char *) moving_address = "127.0.0.1";
-atomic_bool names_hang;
-atomic_int names_asked, names_at_once;
-
-int getaddrinfo(const char *node, const char *service, const struct addrinfo *hints, struct addrinfo **out)
-{
-	static atomic_int inside;
-	int (*real)(const char *, const char *, const struct addrinfo *, struct addrinfo **);
-	*(void **)&real = dlsym(RTLD_NEXT, "getaddrinfo");
-	if (!node || !strstr(node, ".test"))
-		return real(node, service, hints, out);
-	names_asked++;
-	int n = ++inside;
-	for (int most = names_at_once; n > most && !atomic_compare_exchange_weak(&names_at_once, &most, n);)
-		;
-	do {
-		usleep(200);
-	} while (names_hang);
-	inside--;
-	return strcmp(node, "moving.test") == 0 ? real(moving_address, service, hints, out) : EAI_NONAME;
 }
 
 /* ---- peers that misbehave ---- */

@@ -57,8 +57,3 @@ struct peer {
 void peer_start(struct peer *p);
 void peer_start_at(struct peer *p, uint16_t port); /* 0: any */
 void peer_stop(struct peer *p);
-
-/* A name service of our own, for names that end in .test: moving.test has an address, the others have none. */
-extern _Atomic(const char *) moving_address; /* "127.0.0.1" */
-extern atomic_bool names_hang;		     /* and nobody gets an answer */
-extern atomic_int names_asked, names_at_once;

@@ -1,4 +1,6 @@
 /* Names of the sender's hosts: peers that move, a name service that hangs, and more hosts than are remembered. */
+#include <dlfcn.h>
+#include <netdb.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -14,6 +16,30 @@
 #include "base/log.h"
 #include "tests/support/raw.h"
 #include "tests/support/sender_lab.h"
+
+/* A name service of our own, for names that end in .test: moving.test has an address, the others have none. */
+
+static _Atomic(const char *) moving_address = "127.0.0.1";
+static atomic_bool names_hang;
+static atomic_int names_asked, names_at_once;
+
+int getaddrinfo(const char *node, const char *service, const struct addrinfo *hints, struct addrinfo **out)
+{
+	static atomic_int inside;
+	int (*real)(const char *, const char *, const struct addrinfo *, struct addrinfo **);
+	*(void **)&real = dlsym(RTLD_NEXT, "getaddrinfo");
+	if (!node || !strstr(node, ".test"))
+		return real(node, service, hints, out);
+	names_asked++;
+	int n = ++inside;
+	for (int most = names_at_once; n > most && !atomic_compare_exchange_weak(&names_at_once, &most, n);)
+		;
+	do {
+		usleep(200);
+	} while (names_hang);
+	inside--;
+	return strcmp(node, "moving.test") == 0 ? real(moving_address, service, hints, out) : EAI_NONAME;
+}
 
 /* A peer that comes back under another address is found; a name service that hangs costs nobody a peer whose address is known. */
 static void names_are_asked_anew(void **state)
@@ -105,12 +131,37 @@ static void hosts_come_and_go(void **state)
 	peer_stop(&p);
 }
 
+static void closing_does_not_wait_for_names(void **state)
+{
+	(void)state;
+	static struct outcome o[50];
+	char url[96];
+	for (int round = 0; round < 3; round++) {
+		struct http_sender *s = sender_of(4);
+		names_hang = true;
+		for (int i = 0; i < 50; i++) {
+			snprintf(url, sizeof url, "http://h%d.test/", i % 7);
+			send_to(s, &o[i], "GET", url, (struct span){0}, 0, 10);
+		}
+		usleep((useconds_t)round * 20000);
+		int64_t begin = raw_now_ms();
+		http_sender_close(s);
+		assert_true(raw_now_ms() - begin < 1000);
+		for (int i = 0; i < 50; i++) {
+			assert_int_equal(o[i].count, 1);
+			assert_int_equal(o[i].rc, ERR_CANCELED);
+		}
+		names_hang = false;
+	}
+}
+
 int main(void)
 {
 	log_setup(LOG_ERROR, LOG_LOGFMT);
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(names_are_asked_anew),
 		cmocka_unit_test(hosts_come_and_go),
+		cmocka_unit_test(closing_does_not_wait_for_names),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

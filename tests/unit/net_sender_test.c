@@ -510,13 +510,12 @@ static void closing_ends_everything(void **state)
 			memset(&o[i], 0, sizeof o[i]);
 			o[i].sender = s;
 			struct http_send call = {.method = "POST",
-				.url = i % 10 ? mute.url : "http://hanging.test/",
+				.url = mute.url,
 				.body = SPAN("x"),
 				.deadline_mono_ns = i % 2 ? io_mono_ns() + 60000 * (int64_t)MS : 0,
 				.max_answer_bytes = 10,
 				.done = send_after,
 				.arg = &o[i]};
-			names_hang = true;
 			assert_int_equal(http_send(s, &call, &err), OK);
 		}
 		usleep((useconds_t)round * 30000);
@@ -535,7 +534,6 @@ static void closing_ends_everything(void **state)
 			assert_int_equal(o[i].rc, ERR_CANCELED);
 		}
 		assert_int_equal(refused, N);
-		names_hang = false;
 	}
 	peer_stop(&mute);
 }
@@ -549,8 +547,8 @@ static void nobody_there(void **state)
 	} cases[] = {
 		{"http://127.0.0.1:1/x", ERR_NET},
 		{"http://[::1]:1/x", ERR_NET},
-		{"http://none.test/x", ERR_NET},
-		{"https://none.test:12/x", ERR_NET},
+		{"http://no.such.host.invalid/x", ERR_NET},
+		{"https://no.such.host.invalid:12/x", ERR_NET},
 		{"ftp://127.0.0.1/x", ERR_INVALID},
 		{"file:///etc/passwd", ERR_INVALID},
 		{"no url", ERR_INVALID},
@@ -635,8 +633,7 @@ static void without_memory(void **state)
 	struct peer p = {.how = SAYS};
 	peer_start(&p);
 	char url[96];
-	snprintf(url, sizeof url, "http://moving.test:%u/", p.port);
-	moving_address = "127.0.0.1";
+	snprintf(url, sizeof url, "http://localhost:%u/", p.port);
 	uint64_t n = 1, hits = 1;
 	for (; hits; n++) {
 		struct err err = {0};
