@@ -21,6 +21,7 @@
 	ERRID(NOT_FOUND, 404, "not-found")                                                                                                           \
 	ERRID(METHOD, 405, "method")                                                                                                                 \
 	ERRID(UNAUTHORIZED, 401, "unauthorized")                                                                                                     \
+	ERRID(PEER_FRAME, 400, "peer-frame")                                                                                                         \
 	/* series and samples; the valid rest of the request is stored */                                                                            \
 	ERRID(NO_METRIC_NAME, 400, "no-metric-name")                                                                                                 \
 	ERRID(EMPTY_LABEL_NAME, 400, "empty-label-name")                                                                                             \
@@ -48,6 +49,7 @@
 	ERRID(DISK_FULL, 503, "disk-full")                                                                                                           \
 	ERRID(STORAGE_FAILED, 503, "storage-failed")                                                                                                 \
 	ERRID(SHUTTING_DOWN, 503, "shutting-down")                                                                                                   \
+	ERRID(NO_QUORUM, 503, "no-quorum")                                                                                                           \
 	ERRID(BUCKET, 503, "bucket")                                                                                                                 \
 	/* queries */                                                                                                                                \
 	ERRID(BAD_MATCHER, 400, "bad-matcher")                                                                                                       \

@@ -128,3 +128,12 @@
 #define LIMIT_RING_SHARDS_BYTES                                                                                                                      \
 	(24 * MIB)		     /* of one ring's sub-rings that are kept, 200 tenants with shards of 6; made again in less than a millisecond */
 #define LIMIT_RING_SHARDS_KEPT 10000 /* what cache_size of a file may ask for beyond that */
+
+/* -- peers ---------------------------------------------------------------------------------------------------------- */
+#define LIMIT_PEER_REQUEST_BYTES (256 * MIB) /* one peer's share of a request, decompressed: bodies of --ingest.max-body at 4 x, twice over */
+#define LIMIT_PEER_SECTIONS 65536	     /* tenants in one request: split by label there may be many */
+#define LIMIT_PEER_INFLIGHT_BYTES (64 * MIB) /* --peer.max-inflight: sent to one peer and not answered; a slow one's share of memory */
+#define LIMIT_PEER_TIMEOUT_MS 5000     /* a request of a client's is answered by then, with what the peers have said; Thanos' forward time-out */
+#define LIMIT_PEER_FAILURES 5	       /* in a row: then a peer is left alone ... */
+#define LIMIT_PEER_BACKOFF_MS 100      /* ... for this long, and twice as long each time that a probe fails ... */
+#define LIMIT_PEER_BACKOFF_MAX_MS 5000 /* ... up to this */

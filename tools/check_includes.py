@@ -37,7 +37,7 @@ LIBRARIES = {  # header's beginning -> folders that know the library
     "openssl/": "net block bucket",
     "snappy": "proto",
     "protobuf-c/": "proto",
-    "lz4": "wal",
+    "lz4": "wal cluster",
     "re2/": "block",
     "jansson.h": "block bucket query cmd",
     "sqlite3.h": "bucket",
