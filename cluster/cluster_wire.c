@@ -78,17 +78,24 @@ bool peer_raw_begin(struct buf *raw)
 	return true;
 }
 
-void peer_section_put(struct buf *raw, const struct peer_section *s)
+size_t peer_section_begin(struct buf *raw, const struct peer_section *s)
 {
-	ASSERT((s->version == RW_1 || s->version == RW_2) && s->tenant.n <= UINT8_MAX && s->body.n <= UINT32_MAX);
-	uint8_t h[PEER_SECTION_BYTES];
-	h[0] = s->version == RW_1 ? 1 : 2;
-	h[1] = (uint8_t)s->tenant.n;
+	ASSERT((s->version == RW_1 || s->version == RW_2) && s->tenant.n <= UINT8_MAX);
+	size_t mark = raw->n;
+	uint8_t h[PEER_SECTION_BYTES] = {s->version == RW_1 ? 1 : 2, (uint8_t)s->tenant.n};
 	put_le32(h + 2, s->n_series);
 	put_le32(h + 6, s->n_metadata);
-	put_le32(h + 10, (uint32_t)s->body.n);
 	buf_put(raw, h, sizeof h);
 	buf_span(raw, s->tenant);
+	return mark;
+}
+
+void peer_section_end(struct buf *raw, size_t mark)
+{
+	if (raw->failed)
+		return;
+	/* What is too long for its field is too long for a frame, and refused when that is finished. */
+	put_le32(raw->p + mark + 10, (uint32_t)(raw->n - mark - PEER_SECTION_BYTES - raw->p[mark + 1]));
 }
 
 static void header_put(const struct peer_request *r, uint32_t flags, uint32_t raw_bytes, struct buf *out)
@@ -144,8 +151,9 @@ errc peer_request_encode(const struct peer_request *r, bool lz4, struct buf *out
 	buf_init(&raw, PEER_HEADER_BYTES + LIMIT_PEER_REQUEST_BYTES);
 	bool begun = peer_raw_begin(&raw);
 	for (uint32_t i = 0; begun && i < r->n_sections; i++) {
-		peer_section_put(&raw, &r->sections[i]);
+		size_t mark = peer_section_begin(&raw, &r->sections[i]);
 		buf_span(&raw, r->sections[i].body);
+		peer_section_end(&raw, mark);
 	}
 	rc = peer_raw_finish(r, lz4, &raw, out, err);
 	buf_free(&raw);
@@ -263,13 +271,12 @@ static bool field_next(struct rd *r, uint64_t *number, struct span *all)
 	return r->ok && (tag & 7) == 2;
 }
 
-/* What of a section is kept: its header with the counts and the body's length into *s, and, unless `raw` is NULL, the body behind it. */
+/* What of a section is kept: behind what `raw` has, and counted in *s. */
 static errc section_pick(
 	const struct peer_section *from, bool (*keep)(void *arg, uint32_t item), void *arg, struct buf *raw, struct peer_section *s, struct err *err)
 {
 	struct rd r = rd_of(from->body.p, from->body.n);
 	uint32_t item = 0, n_items = from->n_series + from->n_metadata;
-	size_t n = 0;
 	s->n_series = s->n_metadata = 0;
 	while (rd_left(&r) > 0) {
 		uint64_t number;
@@ -285,14 +292,33 @@ static errc section_pick(
 				continue;
 			*(series ? &s->n_series : &s->n_metadata) += 1;
 		}
-		n += all.n;
-		if (raw)
-			buf_span(raw, all);
+		buf_span(raw, all);
 	}
-	if (item != n_items)
-		return malformed(err, "fewer series than it says");
-	s->body = span_of(from->body.p, n);
-	return OK;
+	return item == n_items ? OK : malformed(err, "fewer series than it says");
+}
+
+static errc pick_all(
+	const struct peer_request *r, bool (*keep)(void *arg, uint32_t item), void *arg, struct buf *raw, struct peer_request *part, struct err *err)
+{
+	errc rc = OK;
+	for (uint32_t i = 0; i < r->n_sections && !raw->failed; i++) {
+		struct peer_section s = r->sections[i];
+		size_t mark = peer_section_begin(raw, &s);
+		TRY(section_pick(&r->sections[i], keep, arg, raw, &s, err));
+		if (raw->failed)
+			break;
+		if (s.n_series + s.n_metadata == 0) {
+			raw->n = mark;
+			continue;
+		}
+		put_le32(raw->p + mark + 2, s.n_series);
+		put_le32(raw->p + mark + 6, s.n_metadata);
+		peer_section_end(raw, mark);
+		part->n_items += s.n_series + s.n_metadata;
+		part->n_sections++;
+	}
+fail:
+	return rc;
 }
 
 errc peer_request_pick(
@@ -301,35 +327,35 @@ errc peer_request_pick(
 	errc rc = OK;
 	struct arena arena;
 	struct buf raw;
-	struct peer_request r;
-	uint32_t n_sections = 0;
+	struct peer_request r, part;
 	*n_kept = 0;
 	arena_init(&arena, 2 * LIMIT_PEER_REQUEST_BYTES + MIB);
 	buf_init(&raw, PEER_HEADER_BYTES + LIMIT_PEER_REQUEST_BYTES);
 	TRY(peer_request_decode(frame, &arena, &r, err));
-	if (!peer_raw_begin(&raw)) {
-		rc = err_id(err, ERRID_OVERLOADED, ERR_NOMEM, "no memory for a part of what a peer is sent");
-		goto fail;
-	}
-	for (uint32_t i = 0; i < r.n_sections; i++) {
-		struct peer_section s = r.sections[i];
-		TRY(section_pick(&r.sections[i], keep, arg, NULL, &s, err));
-		if (s.n_series + s.n_metadata == 0)
-			continue;
-		*n_kept += s.n_series + s.n_metadata;
-		n_sections++;
-		peer_section_put(&raw, &s);
-		TRY(section_pick(&r.sections[i], keep, arg, &raw, &s, err));
-	}
-	r.n_sections = n_sections;
-	r.hint = true;
-	r.left_ms = 0;
-	if (n_sections > 0)
-		TRY(peer_raw_finish(&r, lz4, &raw, out, err));
+	part = r;
+	part.hint = true;
+	part.left_ms = part.n_items = part.n_sections = 0;
+	if (peer_raw_begin(&raw))
+		TRY(pick_all(&r, keep, arg, &raw, &part, err));
+	if (raw.failed || part.n_sections > 0)
+		TRY(peer_raw_finish(&part, lz4, &raw, out, err));
+	*n_kept = part.n_items;
 fail:
 	buf_free(&raw);
 	arena_free(&arena);
 	return rc;
+}
+
+errc peer_request_as_hint(struct span frame, struct buf *out, struct err *err)
+{
+	ASSERT(frame.n >= PEER_HEADER_BYTES && out->n == 0);
+	buf_span(out, frame);
+	if (out->failed)
+		return err_id(err, ERRID_OVERLOADED, ERR_NOMEM, "no memory for a hint of %zu bytes", frame.n);
+	out->p[6] |= FLAG_HINT;
+	put_le32(out->p + 32, 0);
+	put_le32(out->p + AT_CRC, crc_around(out->p, out->n, AT_CRC));
+	return OK;
 }
 
 /* ---- the answer ---- */

@@ -41,10 +41,10 @@ struct peer_request {
 	uint32_t n_items; /* series and metadata of all sections; set by decoding */
 };
 
-/* Room for the header; what follows is appended by peer_section_put and, body by body, by whoever has the bytes. */
+/* Room for the header. Then, section by section: begin, whatever its body is of, end. */
 CHECKED bool peer_raw_begin(struct buf *raw);
-/* s->body.n bytes of body have to follow. */
-void peer_section_put(struct buf *raw, const struct peer_section *s);
+size_t peer_section_begin(struct buf *raw, const struct peer_section *s); /* all of s but its body; returns its mark */
+void peer_section_end(struct buf *raw, size_t mark);
 /* The finished frame into `out`, which is empty; `raw` is used up (the two change places when nothing is compressed). Only r's header fields and n_sections are used. ERR_NOMEM,
  * ERR_LIMIT (LIMIT_PEER_REQUEST_BYTES). */
 CHECKED errc peer_raw_finish(const struct peer_request *r, bool lz4, struct buf *raw, struct buf *out, struct err *err);
@@ -56,7 +56,9 @@ CHECKED errc peer_request_declared(struct span frame, size_t *n, struct err *err
 /* Spans borrow from frame and arena. ERR_INVALID, ERR_UNSUPPORTED (another version) and ERR_LIMIT carry PEER_FRAME; ERR_NOMEM OVERLOADED. */
 CHECKED errc peer_request_decode(struct span frame, struct arena *arena, struct peer_request *out, struct err *err);
 
-/* The same request with only those items for which keep says so, as a hint: `out` is empty before. Sections without any are left out; *n_kept may be 0, `out` is empty then. */
+/* The same request as a hint, into `out`, which is empty. `frame` is one that was made here. ERR_NOMEM. */
+CHECKED errc peer_request_as_hint(struct span frame, struct buf *out, struct err *err);
+/* With only those items for which keep says so, which is asked of all, ascending: a hint as well; `out` is empty before. Sections without any are left out; *n_kept may be 0, `out` is empty then. */
 CHECKED errc peer_request_pick(
 	struct span frame, bool lz4, bool (*keep)(void *arg, uint32_t item), void *arg, uint32_t *n_kept, struct buf *out, struct err *err);
 
