@@ -137,4 +137,4 @@
 #define LIMIT_PEER_FAILURES 5	       /* in a row: then a peer is left alone ... */
 #define LIMIT_PEER_BACKOFF_MS 100      /* ... for this long, and twice as long each time that a probe fails ... */
 #define LIMIT_PEER_BACKOFF_MAX_MS 5000 /* ... up to this */
-#define LIMIT_PEER_PORT 19291	       /* of a ring's address that has none: --http.address' own */
+#define LIMIT_PEER_PORT 19291U	       /* of a ring's address that has none: --http.address' own */

@@ -48,7 +48,7 @@ static char *url_of(const struct cluster_peers *t, struct span address)
 	if (url && t->port == 0 && has_port)
 		snprintf(url, room, "%s://%.*s%s", t->scheme, SPAN_ARG(address), PEER_WRITE_PATH);
 	else if (url)
-		snprintf(url, room, "%s://%.*s:%u%s", t->scheme, SPAN_ARG(host), t->port ? t->port : LIMIT_PEER_PORT, PEER_WRITE_PATH);
+		snprintf(url, room, "%s://%.*s:%u%s", t->scheme, SPAN_ARG(host), t->port ? (unsigned)t->port : LIMIT_PEER_PORT, PEER_WRITE_PATH);
 	return url;
 }
 

@@ -40,7 +40,7 @@ struct write {
 struct event {
 	int64_t t;
 	uint64_t order;
-	enum { FRAME, ANSWER, MINE, EXPIRE } kind;
+	enum event_kind { FRAME, ANSWER, MINE, EXPIRE } kind;
 	struct write *w;
 	uint32_t node;
 	struct cluster_send send;
@@ -104,7 +104,7 @@ static uint32_t node_of(struct span address)
 	return i;
 }
 
-static struct event *event_at(int64_t t, int kind, struct write *w, uint32_t node)
+static struct event *event_at(int64_t t, enum event_kind kind, struct write *w, uint32_t node)
 {
 	MUST(f.n_events < EVENTS_MAX);
 	struct event *e = &f.events[f.n_events++];
@@ -666,6 +666,12 @@ static void everything_ended_well(const struct write *w)
 		}
 }
 
+static void nothing_is_in_flight(void *arg, const struct cluster_peer_status *s)
+{
+	(void)arg;
+	MUST(s->inflight_bytes == 0);
+}
+
 void fleet_run(const struct fleet_options *opt)
 {
 	static struct io_ops ops;
@@ -710,6 +716,8 @@ void fleet_run(const struct fleet_options *opt)
 		step();
 	for (uint32_t i = 0; i < f.n_writes; i++)
 		everything_ended_well(&f.writes[i]);
+	if (rc == OK)
+		cluster_peers(f.c, nothing_is_in_flight, NULL);
 	cluster_close(rc == OK ? f.c : NULL);
 	for (int k = 0; k < 2; k++)
 		ring_set_unref(f.sets[k]);
