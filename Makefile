@@ -50,6 +50,7 @@ LIBS_proto   := -lsnappy -lprotobuf-c
 LIBS_net     := -lmicrohttpd -lgnutls -lcurl -lssl -lcrypto -lz -lcrypt
 LIBS_wal     := -llz4
 LIBS_block   := -ljansson -lre2 -lcrypto -lstdc++
+LIBS_cluster := -ljansson
 LIBS_bucket  := -lsqlite3 -lexpat -lcrypto -ljansson
 LIBS_query   := -ljansson
 libs      = $(foreach f,$(1),$(LIBS_$(f)))

@@ -39,7 +39,7 @@ LIBRARIES = {  # header's beginning -> folders that know the library
     "protobuf-c/": "proto",
     "lz4": "wal cluster",
     "re2/": "block",
-    "jansson.h": "block bucket query cmd",
+    "jansson.h": "block bucket cluster query cmd",
     "sqlite3.h": "bucket",
     "expat.h": "bucket",
     "yaml.h": "base",

@@ -10,6 +10,8 @@
 #     prometheus      Debian 12's Prometheus and promtool, unpacked into the cache; not installed, so no service starts
 #     prometheus-sid  the newer Prometheus of Debian sid, likewise
 #     victoria-metrics  Debian 12's VictoriaMetrics, likewise: for make bench
+#     kubernetes      a control plane for make test-kubernetes: Debian's etcd, unpacked into the cache; kube-apiserver and kube-controller-manager, built
+#                     from source into it
 #
 # Debian packages are installed as root or with sudo; what is there is left alone, and a run that finds everything changes nothing.
 # Everything else goes to build/ and to the cache: ${VARVE_CACHE:-$HOME/.cache/varve}. Packages of another Debian suite come from the
@@ -20,6 +22,7 @@ cd "$(dirname "$0")/.."
 CACHE=${VARVE_CACHE:-$HOME/.cache/varve}
 MINIO_VERSION=v0.0.0-20260212201848-7aac2a2c5b7c
 GO_MINIMUM=1.24
+KUBERNETES_VERSION=$(sed -n 's/^require k8s.io\/kubernetes //p' tests/kubernetes/control-plane/go.mod)
 
 BUILD_PACKAGES="gcc g++ make libc6-dev python3 protobuf-c-compiler libcrypt-dev libcurl4-openssl-dev libexpat1-dev libgnutls28-dev libisal-dev
 	libjansson-dev liblz4-dev libmicrohttpd-dev libprotobuf-c-dev libre2-dev libsnappy-dev libsqlite3-dev libssl-dev libxxhash-dev
@@ -165,14 +168,18 @@ setup_venv() {
 	echo "$want" >build/venv/.requirements
 }
 
+# find_go, after putting one into the cache when there is none.
+need_go() {
+	find_go && return 0
+	say "Go $GO_MINIMUM of Debian trixie into $CACHE/go" >&2
+	suite_unpack trixie "$CACHE/go" "golang-$GO_MINIMUM-go" "golang-$GO_MINIMUM-src"
+	find_go || die "the Go that was unpacked into $CACHE/go does not run"
+}
+
 setup_minio() {
 	[ -x "$CACHE/bin/minio" ] && return 0
 	local go
-	if ! go=$(find_go); then
-		say "Go $GO_MINIMUM of Debian trixie into $CACHE/go"
-		suite_unpack trixie "$CACHE/go" "golang-$GO_MINIMUM-go" "golang-$GO_MINIMUM-src"
-		go=$(find_go) || die "the Go that was unpacked into $CACHE/go does not run"
-	fi
+	go=$(need_go)
 	say "MinIO into $CACHE/bin, about two minutes"
 	mkdir -p "$CACHE/bin"
 	local work
@@ -207,11 +214,38 @@ setup_victoria_metrics() {
 	suite_unpack "$(. /etc/os-release && echo "$VERSION_CODENAME")" "$CACHE/victoria-metrics" victoria-metrics
 }
 
-[ $# -gt 0 ] || die "say which part: build check test venv minio prometheus prometheus-sid victoria-metrics"
+setup_kubernetes() {
+	local dir=$CACHE/kubernetes suite
+	suite=$(. /etc/os-release && echo "$VERSION_CODENAME")
+	if [ ! -x "$dir/etcd/usr/bin/etcd" ]; then
+		say "etcd of Debian $suite into $dir/etcd"
+		mkdir -p "$dir"
+		suite_unpack "$suite" "$dir/etcd" etcd-server
+	fi
+	[ "$(cat "$dir/bin/version" 2>/dev/null)" = "$KUBERNETES_VERSION" ] && return 0
+	local go work
+	go=$(need_go)
+	say "kube-apiserver and kube-controller-manager $KUBERNETES_VERSION into $dir/bin, about ten minutes"
+	work=$(mktemp -d "$CACHE/.build.XXXXXX")
+	cp tests/kubernetes/control-plane/go.mod "$work/"
+	if ! (cd "$work" && GOTOOLCHAIN=local CGO_ENABLED=0 "$go" build -mod=mod -trimpath -o bin/ \
+		-ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$KUBERNETES_VERSION" \
+		k8s.io/kubernetes/cmd/kube-apiserver k8s.io/kubernetes/cmd/kube-controller-manager) >"$work/log" 2>&1; then
+		tail -n 20 "$work/log" >&2
+		rm -rf "$work"
+		die "could not build Kubernetes"
+	fi
+	echo "$KUBERNETES_VERSION" >"$work/bin/version"
+	rm -rf "$dir/bin"
+	mv "$work/bin" "$dir/bin"
+	rm -rf "$work"
+}
+
+[ $# -gt 0 ] || die "say which part: build check test venv minio prometheus prometheus-sid victoria-metrics kubernetes"
 mkdir -p build "$CACHE"
 for part in "$@"; do
 	case $part in
-	build | check | test | venv | minio | prometheus) "setup_$part" ;;
+	build | check | test | venv | minio | prometheus | kubernetes) "setup_$part" ;;
 	prometheus-sid) setup_prometheus_sid ;;
 	victoria-metrics) setup_victoria_metrics ;;
 	*) die "no such part: $part" ;;
