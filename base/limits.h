@@ -138,3 +138,15 @@
 #define LIMIT_PEER_BACKOFF_MS 100      /* ... for this long, and twice as long each time that a probe fails ... */
 #define LIMIT_PEER_BACKOFF_MAX_MS 5000 /* ... up to this */
 #define LIMIT_PEER_PORT 19291U	       /* of a ring's address that has none: --http.address' own */
+
+/* -- ring controller ------------------------------------------------------------------------------------------------ */
+#define LIMIT_KUBE_PAGE 500		      /* objects of one list request: a Pod has some 10 KiB */
+#define LIMIT_KUBE_ANSWER_BYTES (64 * MIB)    /* of one answer that is not a watch */
+#define LIMIT_KUBE_LINE_BYTES (8 * MIB)	      /* one event of a watch: an object is at most 1.5 MiB in etcd */
+#define LIMIT_KUBE_OBJECTS 20000	      /* of one kind: ten times the endpoints that rings may have */
+#define LIMIT_KUBE_OBJECT_BYTES (2 * MIB)     /* what is kept of one: a ConfigMap's text */
+#define LIMIT_KUBE_TOKEN_BYTES (64 * KIB)     /* a service account's token: 1 to 2 KiB */
+#define LIMIT_CONTROL_PLAN_BYTES (512 * MIB)  /* one plan over all that is seen: 2 KiB a Pod, and the rings as text several times */
+#define LIMIT_CONTROL_ANSWER_BYTES (64 * KIB) /* of a member to a question */
+#define LIMIT_CONTROL_ASKERS 16		      /* members spoken with at the same time */
+#define LIMIT_CONTROL_MEMBER_MS 2000	      /* one question to a member: who takes longer does not serve */

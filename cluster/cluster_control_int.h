@@ -156,7 +156,7 @@ CHECKED errc watches_open(
 void watches_close(struct watches *w);			     /* after kube_cancel */
 bool watches_synced(struct watches *w, char *why, size_t n); /* everything was listed once */
 bool watches_fresh(struct watches *w, char *why, size_t n);  /* and every watch stands */
-/* What there is, copied into the arena. *generated_version empty: there is none. */
+/* What there is, copied into the arena. */
 struct watched {
 	struct control_set *sets;
 	size_t n_sets;
@@ -166,6 +166,9 @@ struct watched {
 	bool has_base, has_generated;
 };
 CHECKED errc watches_view(struct watches *w, struct arena *arena, struct watched *out, struct err *err);
+
+/* What the API answered to a write of ours, before the watch tells of it. */
+CHECKED errc watches_put(struct watches *w, enum kube_kind kind, const json_t *object, struct err *err);
 
 /* ---- cluster_control_lease.c: one of many ---- */
 

@@ -118,6 +118,8 @@ int cmd_wal(int argc, char **argv);
 int cmd_bucket(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
 int cmd_ring(int argc, char **argv);
+int cmd_control(int argc, char **argv);
+int cmd_drain(int argc, char **argv);
 
 /* "varve: <message>" on stderr; returns the code. */
 int cmd_fail(int code, const struct err *err);

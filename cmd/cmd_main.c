@@ -11,6 +11,8 @@ static const struct {
 	{"bucket", cmd_bucket},
 	{"bench", cmd_bench},
 	{"ring", cmd_ring},
+	{"control", cmd_control},
+	{"drain", cmd_drain},
 	{"server", cmd_server},
 };
 

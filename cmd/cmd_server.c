@@ -466,6 +466,8 @@ int cmd_server(int argc, char **argv)
 			 "       varve wal inspect DIR    what is in a log\n"
 			 "       varve bucket ls|inspect ULID|verify [ULID]|rebuild    blocks, with or beside a running server\n"
 			 "       varve ring show|check|where FILE, diff OLD NEW        hashrings: who holds what, and what a change moves\n"
+			 "       varve control                                         the ring controller on Kubernetes\n"
+			 "       varve drain [URL]                                     a running varve leaves its ring, in good order\n"
 			 "       varve bench write                                     a load that can be repeated, for any receiver",
 		.about = "Long-term storage for Prometheus metrics: remote write in, two-hour blocks in a bucket out, nothing acknowledged lost.\n"
 			 "Without flags: data under ./data, its bucket in ./data/bucket, listening on 127.0.0.1:19291.",

@@ -10,8 +10,8 @@
 #     prometheus      Debian 12's Prometheus and promtool, unpacked into the cache; not installed, so no service starts
 #     prometheus-sid  the newer Prometheus of Debian sid, likewise
 #     victoria-metrics  Debian 12's VictoriaMetrics, likewise: for make bench
-#     kubernetes      a control plane for make test-kubernetes: Debian's etcd, unpacked into the cache; kube-apiserver and kube-controller-manager, built
-#                     from source into it
+#     kubernetes      a control plane for make test-kubernetes: Debian's etcd, unpacked into the cache; kube-apiserver, kube-controller-manager,
+#                     kubectl and helm, built from source into it
 #
 # Debian packages are installed as root or with sudo; what is there is left alone, and a run that finds everything changes nothing.
 # Everything else goes to build/ and to the cache: ${VARVE_CACHE:-$HOME/.cache/varve}. Packages of another Debian suite come from the
@@ -22,6 +22,7 @@ cd "$(dirname "$0")/.."
 CACHE=${VARVE_CACHE:-$HOME/.cache/varve}
 MINIO_VERSION=v0.0.0-20260212201848-7aac2a2c5b7c
 GO_MINIMUM=1.24
+HELM_VERSION=v3.18.6
 KUBERNETES_VERSION=$(sed -n 's/^require k8s.io\/kubernetes //p' tests/kubernetes/control-plane/go.mod)
 
 BUILD_PACKAGES="gcc g++ make libc6-dev python3 protobuf-c-compiler libcrypt-dev libcurl4-openssl-dev libexpat1-dev libgnutls28-dev libisal-dev
@@ -222,20 +223,21 @@ setup_kubernetes() {
 		mkdir -p "$dir"
 		suite_unpack "$suite" "$dir/etcd" etcd-server
 	fi
-	[ "$(cat "$dir/bin/version" 2>/dev/null)" = "$KUBERNETES_VERSION" ] && return 0
+	[ "$(cat "$dir/bin/version" 2>/dev/null)" = "$KUBERNETES_VERSION $HELM_VERSION" ] && return 0
 	local go work
 	go=$(need_go)
-	say "kube-apiserver and kube-controller-manager $KUBERNETES_VERSION into $dir/bin, about ten minutes"
+	say "kube-apiserver, kube-controller-manager, kubectl $KUBERNETES_VERSION and helm into $dir/bin, about twelve minutes"
 	work=$(mktemp -d "$CACHE/.build.XXXXXX")
 	cp tests/kubernetes/control-plane/go.mod "$work/"
 	if ! (cd "$work" && GOTOOLCHAIN=local CGO_ENABLED=0 "$go" build -mod=mod -trimpath -o bin/ \
 		-ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$KUBERNETES_VERSION" \
-		k8s.io/kubernetes/cmd/kube-apiserver k8s.io/kubernetes/cmd/kube-controller-manager) >"$work/log" 2>&1; then
+		k8s.io/kubernetes/cmd/kube-apiserver k8s.io/kubernetes/cmd/kube-controller-manager k8s.io/kubernetes/cmd/kubectl) >"$work/log" 2>&1 ||
+		! GOTOOLCHAIN=local CGO_ENABLED=0 GOBIN=$work/bin "$go" install -trimpath "helm.sh/helm/v3/cmd/helm@$HELM_VERSION" >"$work/log" 2>&1; then
 		tail -n 20 "$work/log" >&2
 		rm -rf "$work"
 		die "could not build Kubernetes"
 	fi
-	echo "$KUBERNETES_VERSION" >"$work/bin/version"
+	echo "$KUBERNETES_VERSION $HELM_VERSION" >"$work/bin/version"
 	rm -rf "$dir/bin"
 	mv "$work/bin" "$dir/bin"
 	rm -rf "$work"
