@@ -226,6 +226,11 @@ test-full: test
 e2e: $(TOOL_BIN) $(B)/varve $(call ready,$(TEST_READY))
 	@$(TEST_ENV) tools/run_tests.py --results $(B)/results --pytest $(PYTHON) -m pytest -q tests/e2e $(PYTEST_ARGS)
 
+# The ring controller against a real Kubernetes API; a target of its own, because the control plane takes twelve minutes to build, once.
+.PHONY: test-kubernetes
+test-kubernetes: $(B)/varve $(call ready,test venv kubernetes)
+	@$(TEST_ENV) tools/run_tests.py --results $(B)/results/kubernetes --pytest $(PYTHON) -m pytest -q tests/kubernetes $(PYTEST_ARGS)
+
 # ---- longer programs, each with its own words under --help ----
 N         ?= 200
 SEED      ?=
@@ -289,6 +294,7 @@ help:
 	@echo "make test-full            the same with every sweep in full (hours)"
 	@echo "make unit                 unit tests only; one of them: make unit/NAME"
 	@echo "make e2e                  end-to-end tests only; PYTEST_ARGS='-k crash -x' chooses"
+	@echo "make test-kubernetes      the ring controller and deploy/ against a real control plane; builds it, once"
 	@echo "make check                formatting, include table, seam, word lists, gcc and clang warnings, cppcheck"
 	@echo "make fuzz                 every fuzz target for FUZZ_SECONDS=60 under ASan and UBSan"
 	@echo "make crash N=200 SEED=7   kill -9 under load, N times, nothing acknowledged may be lost"

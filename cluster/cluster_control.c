@@ -140,12 +140,12 @@ static errc publish(struct control *c, const struct watched *seen, struct span t
 	char hash[17], path[1024];
 	json_t *answer = NULL, *body = NULL;
 	snprintf(hash, sizeof hash, "%016" PRIx64, control_text_hash(text));
-	const char *version = seen->has_generated ? seen->generated.version.p : NULL;
+	struct span version = seen->generated.version;
 	body = json_pack("{s:{s:s,s:{s:s}},s:{s:s%}}", "metadata", "name", c->cfg.generated, "annotations", KUBE_WRITTEN, hash, "data",
 		c->cfg.file_name, text.p, text.n);
 	CHECK(body, ERR_NOMEM, "no memory for a ConfigMap");
-	if (version) {
-		CHECK(json_object_set_new(json_object_get(body, "metadata"), "resourceVersion", json_string(version)) == 0, ERR_NOMEM,
+	if (seen->has_generated) {
+		CHECK(json_object_set_new(json_object_get(body, "metadata"), "resourceVersion", json_stringn(version.p, version.n)) == 0, ERR_NOMEM,
 			"no memory for a ConfigMap");
 		snprintf(path, sizeof path, "/api/v1/namespaces/%s/configmaps/%s", c->cfg.namespace, c->cfg.generated);
 		TRY(kube_call(c->kube, "PATCH", path, "application/merge-patch+json", body, &answer, err));
