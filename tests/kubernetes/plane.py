@@ -13,6 +13,7 @@ import json
 import os
 import pathlib
 import re
+import socket
 import ssl
 import subprocess
 import sys
@@ -215,11 +216,28 @@ class Member:
         self.state = "active"
         self.rings = []  # (time, text)
         self.denied = 0
+        self.open = set()  # connections
         self.lock = threading.Lock()
         member = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+
+            def setup(self):
+                super().setup()
+                with member.lock:
+                    member.open.add(self.connection)
+
+            def finish(self):
+                with member.lock:
+                    member.open.discard(self.connection)
+                super().finish()
+
+            def handle(self):
+                try:
+                    super().handle()
+                except OSError:
+                    pass  # broken off by stop()
 
             def log_message(self, *args):
                 pass
@@ -291,6 +309,12 @@ class Member:
         self.hang = False
         self.server.shutdown()
         self.server.server_close()
+        with self.lock:
+            for c in self.open:  # a process that is gone answers on none of them
+                try:
+                    c.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    pass
 
 
 class Kubelet:
