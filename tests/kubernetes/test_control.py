@@ -57,24 +57,31 @@ def test_a_leader_that_slept_does_no_harm(world):
 
 
 def test_without_the_api_nothing_changes_and_then_it_catches_up(world):
-    a = begin(world, control__gone_after="1s")
+    a = begin(world, 5, control__gone_after="6s")
     text = world.text()
     world.plane.stop_apiserver()
     try:
         time.sleep(1)
-        world.kubelet.members["s-1"].ready = False  # nor does the time count that it can't see
-        time.sleep(6)
+        # a member that is away meanwhile: the time in which nobody can see whether a replacement comes does not count
+        world.kubelet.members["s-1"].ready = False
+        time.sleep(7)
         assert a.running()
         assert procs.http_get(a.url("/-/healthy"))[0] == 200
         assert a.ready()[0] == 200
         assert a.members()["trouble"]
         assert procs.http_get(a.url("/-/ring"))[1] == text
-        world.kubelet.members["s-1"].ready = True
+        world.kubelet.unready = {"s-1"}
     finally:
         world.plane.start_apiserver()
-    world.scale("s", 5)
-    world.wait_ring(world.names(5), 40)
-    world.wait_told(world.names(5))
+    procs.wait_for(lambda: a.members()["fresh"] and a.members()["leading"], 40, "it sees and leads again")
+    for _ in range(20):
+        assert world.text() == text
+        time.sleep(0.1)
+    world.wait_ring(world.names(5) - {"s-1"}, 15)
+    world.kubelet.unready = set()
+    world.scale("s", 6)
+    world.wait_ring(world.names(6), 40)
+    world.wait_told(world.names(6))
 
 
 def test_started_without_the_api_it_waits(world):

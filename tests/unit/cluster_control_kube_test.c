@@ -76,6 +76,14 @@ static void stand(struct api *a, struct http_request *r, const char *events, int
 	http_stream_end(r, rc == OK);
 }
 
+static bool number(struct span s, int *out)
+{
+	int64_t x;
+	bool good = span_to_i64(s, &x);
+	*out = good ? (int)x : 0;
+	return good;
+}
+
 static void pods(void *arg, struct http_request *r)
 {
 	struct api *a = arg;
@@ -104,7 +112,7 @@ static void pods(void *arg, struct http_request *r)
 	/* a token as the API has them, of anything */
 	struct span token = http_param(r, "continue", 0);
 	int from = 0;
-	if (token.p && sscanf(token.p, "a/b+c== &%d", &from) != 1)
+	if (token.p && !(span_has_prefix(token, SPAN("a/b+c== &")) && number(span_of(token.p + 9, token.n - 9), &from)))
 		from = PODS;
 	struct buf b;
 	buf_init(&b, 64 * MIB);
@@ -140,7 +148,9 @@ static void other(void *arg, struct http_request *r)
 static void status(void *arg, struct http_request *r)
 {
 	(void)arg;
-	answer_status(r, atoi(http_path_arg(r).p));
+	int64_t code = 0;
+	assert_true(span_to_i64(http_path_arg(r), &code));
+	answer_status(r, (int)code);
 }
 
 static void lease(void *arg, struct http_request *r)

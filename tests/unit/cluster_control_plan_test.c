@@ -611,10 +611,12 @@ static void happen(struct world *w, const char *const *set_names)
 			pod_ready(p, true);
 		break;
 	case 5:
-		if (p && rnd(2))
-			pod_ready(p, false);
-		else if (p)
+		if (p && rnd(3) == 0)
 			p->terminating = true;
+		else if (p) {
+			pod_ready(p, false);
+			p->answer.reached = rnd(2); /* it answers, and says that it is not ready */
+		}
 		break;
 	case 6:
 		w->now_ms += rnd(GONE_MS / 2);
