@@ -89,6 +89,7 @@ CHECKED errc control_plan(const struct control_view *v, struct arena *arena, str
 
 struct control_endpoint {
 	struct span address, az;
+	bool taken; /* the plan's: a Pod that is there has this address */
 };
 struct control_ring {
 	struct span name;

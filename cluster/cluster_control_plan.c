@@ -250,12 +250,16 @@ static const struct control_ring *old_ring(const struct planner *p, struct span 
 	return NULL;
 }
 
-static const struct control_endpoint *old_endpoint(const struct control_ring *old, struct span address)
+static int by_address(const void *a, const void *b)
 {
-	for (size_t i = 0; old && i < old->n_endpoints; i++)
-		if (span_eq(old->endpoints[i].address, address))
-			return &old->endpoints[i];
-	return NULL;
+	return span_cmp(((const struct control_endpoint *)a)->address, ((const struct control_endpoint *)b)->address);
+}
+
+/* Among those of a ring in force, which were sorted when it was read. */
+static struct control_endpoint *old_endpoint(const struct control_ring *old, struct span address)
+{
+	const struct control_endpoint key = {.address = address};
+	return old && old->n_endpoints ? bsearch(&key, old->endpoints, old->n_endpoints, sizeof key, by_address) : NULL;
 }
 
 static struct span zone_of(const struct control_pod *pod, const struct control_endpoint *was, const struct control_set *set)
@@ -285,7 +289,9 @@ static errc add_set(struct planner *p, const struct control_ring *ring, const st
 		uint32_t i = p->by_set[lo];
 		if (p->ordinals[i] == UINT32_MAX)
 			continue;
-		const struct control_endpoint *was = old_endpoint(old, p->addresses[i]);
+		struct control_endpoint *was = old_endpoint(old, p->addresses[i]);
+		if (was)
+			was->taken = true;
 		struct control_member m = {.ring = ring->name,
 			.address = p->addresses[i],
 			.az = zone_of(&v->pods[i], was, set),
@@ -309,19 +315,19 @@ fail:
 }
 
 /* An endpoint of the ring in force: of a Pod that is not there, or of something that is not of these StatefulSets. */
-static errc add_old(struct planner *p, const struct control_ring *ring, const struct control_endpoint *e, size_t first)
+static errc add_old(struct planner *p, const struct control_ring *ring, const struct control_endpoint *e)
 {
 	errc rc = OK;
 	const struct control_view *v = p->v;
 	struct span name = first_label(e->address), set_name, address;
 	uint32_t ordinal = 0;
-	for (size_t i = first; i < p->plan->n_members; i++) {
-		if (span_eq(p->plan->members[i].address, e->address))
-			return OK;
-		/* the same member under another port, as Thanos' files have it */
-		if (span_eq(host(p->plan->members[i].address), host(e->address)))
-			return OK;
-	}
+	if (e->taken)
+		return OK;
+	const struct control_pod *pod = find_pod(v, name);
+	const struct control_set *of = pod ? find_set(v, pod->set) : NULL;
+	/* the same member under another port, as Thanos' files have it */
+	if (of && span_eq(of->ring, ring->name) && span_eq(host(p->addresses[pod - v->pods]), host(e->address)))
+		return OK;
 	struct control_member m = {.ring = ring->name, .address = e->address, .az = e->az, .was_in = true, .since_ms = -1};
 	const struct control_set *set = name_split(name, &set_name, &ordinal) ? find_set(v, set_name) : NULL;
 	if (set) {
@@ -330,7 +336,7 @@ static errc add_old(struct planner *p, const struct control_ring *ring, const st
 		m.ordinal = ordinal;
 	}
 	if (!m.set)
-		m.pod = find_pod(v, name);
+		m.pod = pod;
 	if (m.set && !span_eq(m.set->ring, ring->name)) {
 		m.state = MEMBER_GONE;
 		m.reason = "its StatefulSet is of another ring now";
@@ -447,7 +453,8 @@ static errc put_endpoints(struct planner *p, struct control_ring *ring, size_t f
 		return no_memory(p);
 	for (size_t i = first; i < p->plan->n_members; i++)
 		if (p->plan->members[i].in)
-			ring->endpoints[ring->n_endpoints++] = (struct control_endpoint){p->plan->members[i].address, p->plan->members[i].az};
+			ring->endpoints[ring->n_endpoints++] =
+				(struct control_endpoint){.address = p->plan->members[i].address, .az = p->plan->members[i].az};
 	return OK;
 }
 
@@ -479,7 +486,7 @@ static errc plan_ring(struct planner *p, struct control_ring *ring)
 	if (ring->by_hand)
 		return OK;
 	for (size_t i = 0; old && i < old->n_endpoints; i++)
-		TRY(add_old(p, ring, &old->endpoints[i], first));
+		TRY(add_old(p, ring, &old->endpoints[i]));
 	if (p->plan->n_members > first)
 		qsort(p->plan->members + first, p->plan->n_members - first, sizeof *p->plan->members, by_place);
 	if (n_sets == 0)
@@ -576,6 +583,9 @@ errc control_plan(const struct control_view *v, struct arena *arena, struct cont
 	/* one that nobody can read holds nobody: it is judged, and reverted, as an edit by hand */
 	if (v->in_force.p && control_rings_read("the ring in force", v->in_force, arena, &old, &p.old, &p.n_old, NULL) != OK)
 		p.n_old = 0;
+	for (size_t i = 0; i < p.n_old; i++)
+		if (p.old[i].n_endpoints > 0)
+			qsort(p.old[i].endpoints, p.old[i].n_endpoints, sizeof *p.old[i].endpoints, by_address);
 	if (v->base.p)
 		TRY(control_rings_read(v->cfg->configmap, v->base, arena, &base, &rings, &n, err));
 	else if (!v->cfg->configmap)
