@@ -46,6 +46,7 @@ struct control {
 	int64_t not_before_ms;	  /* after a failed write */
 	int64_t change_ms;	  /* published and not everywhere yet: since when; 0: it is */
 	bool edited;		  /* as it was last said */
+	uint64_t refused_text;	  /* hash of the generated ConfigMap that was no ring, as it was last said; 0: none */
 
 	pthread_mutex_t mu; /* guards what follows: the last plan, for whoever asks */
 	struct arena arena;
@@ -128,7 +129,12 @@ static void take_generated(struct control *c, const struct watched *seen, bool e
 		return;
 	if (span_eq(seen->generated.text, in_force(c)) && c->in_force.p)
 		return;
-	if (remember(c, seen->generated.text, &err) != OK)
+	uint64_t hash = control_text_hash(seen->generated.text);
+	if (hash == c->refused_text)
+		return;
+	errc rc = remember(c, seen->generated.text, &err);
+	c->refused_text = rc == ERR_INVALID || rc == ERR_LIMIT ? hash : 0;
+	if (rc)
 		log_error("the generated ConfigMap is no valid ring; the one before stays in force", LERR(&err));
 }
 
@@ -221,9 +227,10 @@ static void say_changes(struct control *c, const struct control_plan *was, const
 				LSTR("was", old ? control_state_names[old->state] : "unknown"), LSTR("in_ring", m->in ? "yes" : "no"),
 				LSTR("reason", m->reason));
 	}
+	/* who does not lead has asked nobody */
 	for (int s = 0; s < MEMBER_STATES; s++)
-		metric_set(c->states[s], (double)n[s]);
-	metric_set(c->in_ring, (double)in);
+		metric_set(c->states[s], c->leading ? (double)n[s] : 0);
+	metric_set(c->in_ring, c->leading ? (double)in : 0);
 	for (size_t i = 0; c->leading && i < now->n_words; i++) {
 		size_t k = 0;
 		while (k < was->n_words && strcmp(was->words[k], now->words[i]) != 0)

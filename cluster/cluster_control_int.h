@@ -108,7 +108,7 @@ uint64_t control_text_hash(struct span text);
 
 /* ---- cluster_control_objects.c: what the API's objects say, and nothing more of them ---- */
 
-enum kube_kind { KUBE_SETS, KUBE_PODS, KUBE_BASE, KUBE_GENERATED, KUBE_KINDS };
+enum kube_kind { KUBE_SETS, KUBE_PODS, KUBE_BASE, KUBE_GENERATED, KUBE_NODES, KUBE_KINDS };
 
 struct kube_map { /* a ConfigMap */
 	struct span version;
@@ -124,6 +124,7 @@ struct kube_object {
 		struct control_set set;
 		struct control_pod pod;
 		struct kube_map map;
+		struct span node_zone;
 	};
 };
 /* NULL without memory, or (err says so) when it is not such an object. */

@@ -102,6 +102,27 @@ static bool read_map(struct kube_object *k, const struct control_config *cfg, co
 	return !bad;
 }
 
+static bool read_node(struct kube_object *k, const json_t *o)
+{
+	bool bad = false;
+	k->node_zone = text_at(k, AT(o, "metadata", "labels", KUBE_ZONE_LABEL), &bad);
+	return !bad;
+}
+
+static bool read_kind(struct kube_object *k, const struct control_config *cfg, const json_t *o)
+{
+	switch (k->kind) {
+	case KUBE_SETS:
+		return read_set(k, cfg, o);
+	case KUBE_PODS:
+		return read_pod(k, cfg, o);
+	case KUBE_NODES:
+		return read_node(k, o);
+	default:
+		return read_map(k, cfg, o);
+	}
+}
+
 struct kube_object *kube_object_read(enum kube_kind kind, const struct control_config *cfg, const json_t *o, struct err *err)
 {
 	bool bad = false;
@@ -119,7 +140,7 @@ struct kube_object *kube_object_read(enum kube_kind kind, const struct control_c
 		return NULL;
 	}
 	if (!bad)
-		bad = kind == KUBE_SETS ? !read_set(k, cfg, o) : kind == KUBE_PODS ? !read_pod(k, cfg, o) : !read_map(k, cfg, o);
+		bad = !read_kind(k, cfg, o);
 	if (bad) {
 		err_set(err, ERR_NOMEM, "no memory for %s", k->name.p ? "an object's fields" : "an object's name");
 		kube_object_free(k);

@@ -16,7 +16,7 @@
 
 enum { BACKOFF_MS = 200, BACKOFF_MAX_MS = 5000, RELIST_MS = 300000, WATCH_SECONDS = 240 };
 
-static const char *const kind_names[KUBE_KINDS] = {"StatefulSets", "Pods", "the base ConfigMap", "the generated ConfigMap"};
+static const char *const kind_names[KUBE_KINDS] = {"StatefulSets", "Pods", "the base ConfigMap", "the generated ConfigMap", "Nodes"};
 
 struct store { /* objects, sorted by name */
 	struct kube_object **v;
@@ -348,6 +348,12 @@ static bool copy_map(struct arena *a, const struct store *s, struct kube_map *ou
 	return copied(a, &out->version) && copied(a, &out->text) && copied(a, &out->written);
 }
 
+static struct span zone_of_node(const struct store *nodes, struct span name)
+{
+	size_t i = place_of(nodes, name);
+	return i < nodes->n && span_eq(nodes->v[i]->name, name) ? nodes->v[i]->node_zone : SPAN("");
+}
+
 static bool copy_all(struct watches *w, struct arena *a, struct watched *out)
 {
 	const struct store *sets = &w->kinds[KUBE_SETS].store, *pods = &w->kinds[KUBE_PODS].store;
@@ -366,6 +372,8 @@ static bool copy_all(struct watches *w, struct arena *a, struct watched *out)
 	for (size_t i = 0; i < pods->n && good; i++) {
 		struct control_pod *p = &out->pods[i];
 		*p = pods->v[i]->pod;
+		if (p->zone.n == 0 && p->node.n > 0)
+			p->zone = zone_of_node(&w->kinds[KUBE_NODES].store, p->node);
 		good = copied(a, &p->name) && copied(a, &p->uid) && copied(a, &p->ip) && copied(a, &p->node) && copied(a, &p->zone) &&
 		       copied(a, &p->set);
 	}
@@ -443,6 +451,9 @@ errc watches_open(const struct control_config *cfg, struct kube *k, void (*woken
 	if (cfg->configmap)
 		TRY(set_map_path(&w->kinds[KUBE_BASE], cfg->configmap, err));
 	TRY(set_map_path(&w->kinds[KUBE_GENERATED], cfg->generated, err));
+	/* of all namespaces, hence rights that not everybody gives */
+	if (cfg->az_aware && cfg->node_zones)
+		CHECK((w->kinds[KUBE_NODES].path = strdup("/api/v1/nodes?pretty=false")), ERR_NOMEM, "no memory for a path");
 	for (int i = 0; i < KUBE_KINDS; i++) {
 		struct watch *one = &w->kinds[i];
 		if (!one->path)

@@ -42,6 +42,7 @@ struct control_config {
 	const char *cluster_domain;
 	const char *az_annotation; /* of Pods */
 	bool az_aware;
+	bool node_zones;       /* where a Pod names no zone its Node does */
 	uint16_t port;	       /* of members: that of the ring's addresses, and where they are asked */
 	const char *scheme;    /* http or https, to members */
 	const char *member_ca; /* NULL: the system's */

@@ -135,6 +135,11 @@ static size_t flag_table(struct control_flags *f, struct flag *out)
 				"StatefulSet's "
 				"name.",
 			.common = true},
+		{.name = "control.node-zones",
+			.kind = FLAG_BOOL,
+			.into = &f->cfg.node_zones,
+			.help = "Where neither names one, the Node's label topology.kubernetes.io/zone is the zone. Needs the right to list and "
+				"watch Nodes."},
 		STRING("pod-az-annotation-key", cfg.az_annotation, NULL, "KEY", false, "The Pods' annotation that names their zone."),
 		{.name = "replication-factor",
 			.kind = FLAG_U64,

@@ -331,7 +331,7 @@ class Kubelet:
         self.pending, self.unready = set(), set()
         self.delay, self.drain_s = {}, 0.3
         self.members = {}  # by Pod name
-        self.zones = {}
+        self.nodes = {}  # Pod name -> Node name
         self.seen, self.born, self.ends = {}, {}, {}  # by uid
         self.next_ip = collections.Counter()
         self.base = randbelow(200) + 10
@@ -385,7 +385,8 @@ class Kubelet:
             return
         if not p["spec"].get("nodeName"):
             self.api.call("POST", self.api.ns("pods", name, "binding"), {"apiVersion": "v1", "kind": "Binding", "metadata": {"name": name},
-                                                                        "target": {"apiVersion": "v1", "kind": "Node", "name": "node-1"}})
+                                                                        "target": {"apiVersion": "v1", "kind": "Node",
+                                                                                   "name": self.nodes.get(name, "node-1")}})
             return
         if name in self.pending or time.monotonic() - self.born[uid] < self.delay.get(name, 0):
             return

@@ -9,7 +9,7 @@ from lib import procs
 DEPLOY = procs.ROOT / "deploy"
 VARIANTS = {
     "plain": [],
-    "everything": ["--set", "ingester.autoscaling.enabled=true,router.autoscaling.enabled=true,control.azAware=true,control.manual=keep",
+    "everything": ["--set", "ingester.autoscaling.enabled=true,router.autoscaling.enabled=true,control.azAware=true,control.nodeZones=true,control.manual=keep",
                    "--set", "ingester.persistence.storageClass=fast,router.service.type=LoadBalancer,objstore.config.type=S3,imagePullSecrets[0].name=x",
                    "--set-json", 'ingester.tolerations=[{"key":"a","operator":"Exists"}]', "--set-json", 'router.podAnnotations={"a":"b"}',
                    "--set-json", 'control.extraArgs=["--log.level=debug"]'],
@@ -55,7 +55,7 @@ def test_every_manifest_is_accepted(plane, world):
     must = {"ConfigMap", "Service", "StatefulSet", "Deployment", "PodDisruptionBudget", "ServiceAccount", "Role", "RoleBinding"}
     assert kinds["kustomize"] == must | {"HorizontalPodAutoscaler"}
     assert kinds["plain"] == must | {"Secret"}
-    assert kinds["everything"] == must | {"Secret", "HorizontalPodAutoscaler"}
+    assert kinds["everything"] == must | {"Secret", "HorizontalPodAutoscaler", "ClusterRole", "ClusterRoleBinding"}
     assert len((DEPLOY / "helm" / "varve" / "values.yaml").read_text().splitlines()) <= 300
 
 

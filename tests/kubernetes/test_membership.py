@@ -215,3 +215,23 @@ def test_several_rings_and_every_key_of_the_base(world):
     for r in rings:
         r.pop("endpoints")
     assert rings == base
+
+
+def test_zones_of_nodes(world):
+    kubelet = world.kubelet_start()
+    admin = world.plane.client()
+    zones = {f"s-{i}": f"zone-{i % 2}" for i in range(4)}
+    for name, zone in zones.items():
+        kubelet.nodes[name] = f"{world.namespace}-{name}"
+        admin.call("POST", "/api/v1/nodes", {"metadata": {"name": kubelet.nodes[name], "labels": {"topology.kubernetes.io/zone": zone}}})
+    world.base()
+    world.api.create("statefulsets", planes.statefulset("s", 4))
+    world.control(use_az_aware_hashring="true", control__node_zones="true")
+    world.wait_ring(world.names(4))
+    procs.wait_for(lambda: {e["address"].split(".")[0]: e["az"] for e in json.loads(world.text())[0]["endpoints"]} == zones, 5, "each has its Node's zone")
+    # a Pod that goes takes nothing with it
+    text = world.text()
+    world.api.delete("pods", "s-1")
+    procs.wait_for(lambda: "s-1" not in kubelet.members, 10, "it is gone")
+    procs.wait_for(lambda: "s-1" in kubelet.members, 10, "it is back")
+    assert world.text() == text

@@ -432,6 +432,7 @@ static void no_memory_for_an_object(void **state)
 		"}",
 		"{\"metadata\":{\"name\":\"m\",\"resourceVersion\":\"9\"},\"data\":{\"f\":\"[]\"}}",
 		"{\"metadata\":{\"name\":\"m\",\"resourceVersion\":\"9\",\"annotations\":{\"" KUBE_WRITTEN "\":\"ab\"}},\"data\":{\"f\":\"[]\"}}",
+		"{\"metadata\":{\"name\":\"n\",\"labels\":{\"" KUBE_ZONE_LABEL "\":\"zz\"}}}",
 	};
 	for (int k = 0; k < KUBE_KINDS; k++) {
 		json_t *o = json_loads(texts[k], 0, NULL);
@@ -448,6 +449,8 @@ static void no_memory_for_an_object(void **state)
 				assert_true(got->pod.terminating && !got->pod.running && got->pod.set.n == 0 && span_is(got->pod.node, "n"));
 			if (got && k == KUBE_GENERATED)
 				assert_true(span_is(got->map.text, "[]") && span_is(got->map.written, "ab") && span_is(got->map.version, "9"));
+			if (got && k == KUBE_NODES)
+				assert_true(span_is(got->node_zone, "zz"));
 			kube_object_free(got);
 			if (hits == 0)
 				break;
