@@ -1,0 +1,53 @@
+/* cluster/roster.h - who is in the fleet: every node of any ring that was in force lately, and what it last said of itself.
+ *
+ *     rings in force ──added──▶ ┌────────┐ ──GET /-/ring, each node, once a second──▶ state, epoch, node id; and whom it remembers
+ *     roster file ────at start─▶│ roster │ ◀──────────────────────────────────────────
+ *                               └────────┘ ──▶ readers ask these, until a node said that it is drained, or --ring.remember is over
+ *
+ * A node that left the rings keeps what it took until its blocks are in the bucket, so it is asked for as long as it may have something that nobody else has. What is remembered
+ * is in a small file in the data directory; a node without one (a router) asks the peers of its rings whom they remember, which every node does at its start.
+ *
+ * Threads: one of its own asks; everything here may be called from any thread and waits for nobody.
+ */
+#pragma once
+#include "base/arena.h"
+#include "cluster/link.h"
+#include "cluster/ring.h"
+
+enum node_state { NODE_UNKNOWN, NODE_JOINING, NODE_ACTIVE, NODE_DRAINING, NODE_DRAINED };
+const char *node_state_name(enum node_state s);
+
+struct roster_node {
+	struct span address; /* as rings have it */
+	bool in_ring;	     /* of the rings in force */
+	bool self;
+	enum node_state state; /* as it last said; UNKNOWN: it never did */
+	bool answers;	       /* the last question to it was answered */
+	bool stores;	       /* it may hold samples: its targets have `ingest` (UNKNOWN: taken as true) */
+	uint64_t epoch;	       /* of its rings, as it last said; 0: none */
+	int64_t heard_ms;      /* wall clock of its last answer; 0: never */
+	int64_t left_ms;       /* wall clock since when it is in no ring in force; 0: it is in one */
+	char id[40];	       /* its node id (its data directory's); empty: it never said */
+	uint64_t started_ms;   /* a new one: it was restarted */
+};
+
+struct roster;
+struct roster_config {
+	const char *file;	  /* DATA-DIR/roster.json; NULL: nothing is kept */
+	struct span self;	  /* --hashrings.local-endpoint; empty: none */
+	struct link *link;	  /* borrowed */
+	int64_t remember_ms;	  /* --ring.remember */
+	int64_t ask_ms;		  /* between two questions to a node; 0: LIMIT_ROSTER_ASK_MS */
+	void (*on_change)(void *arg, const struct roster_node *n); /* a node's state, its being in a ring, or whether it answers has changed; on the roster's thread, no lock held. NULL: nobody asks */
+	void *arg;
+};
+CHECKED errc roster_open(const struct roster_config *cfg, struct roster **out, struct err *err);
+void roster_close(struct roster *r); /* before link_close; NULL is fine */
+/* The rings in force have changed (ring_file_config.on_change). */
+void roster_rings(struct roster *r, struct ring_set *now);
+/* All nodes there are, this one included, by address; copied into the arena. ERR_NOMEM. */
+CHECKED errc roster_nodes(struct roster *r, struct arena *arena, struct roster_node **out, size_t *n, struct err *err);
+/* Ask this node now instead of within the second. */
+void roster_look(struct roster *r, struct span address);
+/* What this node says of itself, to answer with: the members of GET /-/ring, as JSON without the braces. */
+void roster_json(struct roster *r, struct buf *out);
