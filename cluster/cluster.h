@@ -24,6 +24,7 @@ struct cluster_op;
 
 /* One POST of a frame to a peer. */
 struct cluster_send {
+	struct span address;	  /* of the peer; borrowed until done */
 	const char *url;	  /* borrowed, as body is, until done */
 	struct span body;	  /* of type PEER_CONTENT_TYPE */
 	int64_t deadline_mono_ns; /* done comes by then, with ERR_TIMEOUT */

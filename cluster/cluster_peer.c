@@ -11,11 +11,11 @@
  * deadline: that costs the quorum nothing, and a client nothing of its time.
  */
 #include <inttypes.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <xxhash.h>
 #include "base/log.h"
 #include "cluster/cluster_write_int.h"
+#include "cluster/link.h"
 
 static const char *const result_names[PEER_RESULTS] = {"answered", "failed", "timeout", "open", "busy"};
 
@@ -34,22 +34,6 @@ void cluster_peers_free(struct cluster_peers *t)
 	for (size_t i = 0; i < PEER_ROWS; i++)
 		ASSERT(!t->rows[i]);
 	pthread_mutex_destroy(&t->mu);
-}
-
-/* The address with the port to connect to. "[::1]:80" has its port behind the bracket; what has several colons and no bracket has none. */
-static char *url_of(const struct cluster_peers *t, struct span address)
-{
-	const char *colon = memrchr(address.p, ':', address.n);
-	const char *bracket = memrchr(address.p, ']', address.n);
-	bool has_port = colon && colon > bracket && (bracket || memchr(address.p, ':', address.n) == colon);
-	struct span host = has_port ? span_of(address.p, (size_t)(colon - address.p)) : address;
-	size_t room = strlen(t->scheme) + address.n + sizeof PEER_WRITE_PATH + 16;
-	char *url = malloc(room);
-	if (url && t->port == 0 && has_port)
-		snprintf(url, room, "%s://%.*s%s", t->scheme, SPAN_ARG(address), PEER_WRITE_PATH);
-	else if (url)
-		snprintf(url, room, "%s://%.*s:%u%s", t->scheme, SPAN_ARG(host), t->port ? (unsigned)t->port : LIMIT_PEER_PORT, PEER_WRITE_PATH);
-	return url;
 }
 
 static void peer_free(struct cluster_peer *p)
@@ -72,7 +56,7 @@ static struct cluster_peer *peer_make(struct cluster_peers *t, struct span addre
 	p->table = t;
 	p->hash = hash;
 	p->address = span_of(copy, address.n);
-	p->url = url_of(t, address);
+	p->url = link_url_make(t->scheme, t->port, address, SPAN(PEER_WRITE_PATH));
 	atomic_init(&p->refs, 1);
 	if (!copy || !p->url) {
 		peer_free(p);

@@ -571,7 +571,8 @@ errc cluster_write_begin(struct cluster *c, const struct cluster_write *w, struc
 			continue;
 		}
 		s->sent_ns = io_mono_ns();
-		c->cfg.send(c->cfg.sender, &(struct cluster_send){.url = s->peer->url,
+		c->cfg.send(c->cfg.sender, &(struct cluster_send){.address = s->peer->address,
+						   .url = s->peer->url,
 						   .body = span_of(s->frame->b.p, s->frame->b.n),
 						   .deadline_mono_ns = w->deadline_mono_ns,
 						   .max_answer_bytes = peer_answer_max(s->n),

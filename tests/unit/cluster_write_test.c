@@ -152,6 +152,7 @@ static void urls(void **st)
 		{7, "a.b", "https://a.b:7" PEER_WRITE_PATH},
 		{0, "[::1]:80", "https://[::1]:80" PEER_WRITE_PATH},
 		{7, "[::1]:80", "https://[::1]:7" PEER_WRITE_PATH},
+		{0, "fd00::7", "https://[fd00::7]:19291" PEER_WRITE_PATH},
 		{0, "[fe80::1:2]", "https://[fe80::1:2]:19291" PEER_WRITE_PATH},
 		{7, "10.0.0.1:1", "https://10.0.0.1:7" PEER_WRITE_PATH},
 	};
