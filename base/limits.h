@@ -140,6 +140,7 @@
 #define LIMIT_PEER_PORT 19291U	       /* of a ring's address that has none: --http.address' own */
 #define LIMIT_PEER_SECRET_BYTES 4096 /* --peer.secret-file: a line, however it was made */
 #define LIMIT_ROSTER_NODES 10000      /* nodes that are remembered: those of the rings in force, and four times as many that left */
+#define LIMIT_ROSTER_FILE_BYTES (8 * MIB) /* of as many nodes, 400 bytes each */
 #define LIMIT_ROSTER_ASK_MS 1000      /* between two questions to a node that answers */
 #define LIMIT_ROSTER_ASK_MAX_MS 5000  /* to one that does not */
 #define LIMIT_ROSTER_ANSWER_MS 2000   /* it has this long */
