@@ -22,6 +22,8 @@
 	ERRID(METHOD, 405, "method")                                                                                                                 \
 	ERRID(UNAUTHORIZED, 401, "unauthorized")                                                                                                     \
 	ERRID(PEER_FRAME, 400, "peer-frame")                                                                                                         \
+	ERRID(PEER_UNKNOWN, 401, "peer-unknown")                                                                                                     \
+	ERRID(PEER_FORGED, 403, "peer-forged")                                                                                                       \
 	/* series and samples; the valid rest of the request is stored */                                                                            \
 	ERRID(NO_METRIC_NAME, 400, "no-metric-name")                                                                                                 \
 	ERRID(EMPTY_LABEL_NAME, 400, "empty-label-name")                                                                                             \

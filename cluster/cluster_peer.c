@@ -11,7 +11,6 @@
  * deadline: that costs the quorum nothing, and a client nothing of its time.
  */
 #include <inttypes.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <xxhash.h>
 #include "base/log.h"
