@@ -135,7 +135,7 @@ errc server_cluster_open(struct server *s, struct err *err)
 			LSTR("what", f->replication_quorum <= f->replication_factor / 2
 					     ? "a sample is acknowledged that fewer nodes have than may be lost: --replication.quorum"
 					     : "fewer nodes may be down than replication is paid for: --replication.quorum"));
-	const struct trust_config trust = {.secret_file = f->peer_secret_file, .certificates = f->peer_tls_cert_file != NULL};
+	const struct trust_config trust = {.secret_file = f->peer_secret_file, .certificates = f->peer_tls_cert_file != NULL, .name = f->peer_tls_name};
 	TRY(trust_open(&trust, &s->trust, err));
 	const struct link_config link = {
 		.client = {.connect_timeout_ms = f->peer_timeout_ms,
@@ -151,6 +151,8 @@ errc server_cluster_open(struct server *s, struct err *err)
 	const struct roster_config roster = {
 		.file = s->roster_path,
 		.self = s->self,
+		.id = s->dir.node[0] ? s->dir.node : NULL,
+		.targets = f->target,
 		.link = s->link,
 		.remember_ms = f->ring_remember_set ? f->ring_remember_ms : f->head_block_range_ms + f->head_cut_delay_ms + 3600000,
 	};
@@ -178,6 +180,12 @@ void server_cluster_close(struct server *s)
 	roster_close(s->roster);
 	link_close(s->link);
 	trust_close(s->trust);
+}
+
+void server_cluster_ready(struct server *s)
+{
+	if (s->roster)
+		roster_say(s->roster, NODE_ACTIVE);
 }
 
 void server_cluster_tick(struct server *s)
@@ -247,7 +255,7 @@ void server_ring_put(void *arg, struct http_request *r)
 {
 	struct server *s = arg;
 	struct err err = {0};
-	errc rc = link_check(s->trust, r, &err);
+	errc rc = link_check_order(s->trust, r, &err);
 	if (rc == OK) {
 		rc = ring_file_offer(s->rings, "PUT /-/ring", http_body(r), &err);
 		if (rc != OK)

@@ -111,6 +111,8 @@ struct flag *server_flag_table(struct server_flags *f, size_t *n)
 		F("peer.tls-ca-file", FLAG_STRING, peer_tls_ca_file, NULL, "FILE", false, "Peers are spoken to by TLS, and their certificates checked by these."),
 		F("peer.tls-cert-file", FLAG_STRING, peer_tls_cert_file, NULL, "FILE", false, "Certificate that is shown to peers."),
 		F("peer.tls-key-file", FLAG_STRING, peer_tls_key_file, NULL, "FILE", false, "Its key."),
+		F("peer.tls-name", FLAG_STRING, peer_tls_name, NULL, "NAME", false,
+			"Only who shows a certificate of this DNS name is a peer; default: who shows one that --web.config.file takes."),
 		F("peer.tls-server-name", FLAG_STRING, peer_tls_server_name, NULL, "NAME", false, "Name that peers' certificates must have; default: their host."),
 		F("shutdown.grace", FLAG_DURATION_MS, shutdown_grace_ms, "10s", "DURATION", false, "How long running requests may end on SIGTERM."),
 		F("flush.timeout", FLAG_DURATION_MS, flush_timeout_ms, "10m", "DURATION", false, "POST /-/flush gives up after this."),

@@ -55,7 +55,7 @@ struct server_flags {
 	uint64_t hashrings_port, replication_factor, replication_quorum;
 	int64_t ring_remember_ms, peer_timeout_ms;
 	bool ring_remember_set;
-	const char *peer_compression, *peer_secret_file, *peer_tls_ca_file, *peer_tls_cert_file, *peer_tls_key_file, *peer_tls_server_name;
+	const char *peer_compression, *peer_secret_file, *peer_tls_ca_file, *peer_tls_cert_file, *peer_tls_key_file, *peer_tls_server_name, *peer_tls_name;
 	uint64_t peer_max_inflight;
 };
 
@@ -127,7 +127,8 @@ bool server_has_rings(const struct server_flags *f);
 CHECKED errc server_cluster_check(struct server_flags *f, struct err *err);
 CHECKED errc server_cluster_open(struct server *s, struct err *err); /* nothing where there are no rings */
 void server_cluster_close(struct server *s);
-void server_cluster_tick(struct server *s); /* twice a second */
+void server_cluster_ready(struct server *s); /* the log is replayed */
+void server_cluster_tick(struct server *s);  /* twice a second */
 void server_ring_get(void *server, struct http_request *r);
 void server_ring_put(void *server, struct http_request *r);
 /* cmd_blocks.c: finds local block directories that the catalog does not know; tells the head when `tell_head`. */

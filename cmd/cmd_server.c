@@ -152,6 +152,7 @@ static void *replay_main(void *arg)
 		server_gate(s);
 		if (s->shipper)
 			shipper_notify(s->shipper);
+		server_cluster_ready(s);
 		log_info("ready", LSTR("address", s->flags->http_address), LU64("port", http_server_port(s->http)), LSTR("target", s->flags->target),
 			LSTR("bucket", s->bucket ? bucket_describe(s->bucket) : ""));
 		notify_systemd("READY=1\nSTATUS=ready");
