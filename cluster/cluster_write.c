@@ -571,6 +571,7 @@ errc cluster_write_begin(struct cluster *c, const struct cluster_write *w, struc
 			continue;
 		}
 		s->sent_ns = io_mono_ns();
+		metric_set(c->hops, 1); /* who gets it sends nothing on */
 		c->cfg.send(c->cfg.sender, &(struct cluster_send){.address = s->peer->address,
 						   .body = span_of(s->frame->b.p, s->frame->b.n),
 						   .deadline_mono_ns = w->deadline_mono_ns,
@@ -606,6 +607,7 @@ errc cluster_open(const struct cluster_config *cfg, struct cluster **out, struct
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
 	pthread_cond_init(&c->wake, &attr);
 	pthread_condattr_destroy(&attr);
+	c->hops = metric_gauge("varve_forward_hops_max", "The most hops that a write of a client took from here");
 	c->open_writes = metric_gauge("varve_forward_writes", "Writes of which a node has not answered, also when the client has been");
 	static const char help[] = "Series of clients' writes by what the fleet's nodes made of them";
 	c->series[CLUSTER_STORED] = metric_counter_with("varve_forward_series_total", help, "result", "stored");

@@ -142,7 +142,7 @@ struct cluster {
 	pthread_t timer;
 	bool has_timer;
 
-	struct metric *open_writes, *series[CLUSTER_AGAIN + 1];
+	struct metric *hops, *open_writes, *series[CLUSTER_AGAIN + 1];
 };
 
 /* Ends what is due; what the timer does. */
