@@ -53,8 +53,8 @@ errc server_cluster_check(struct server_flags *f, struct err *err)
 	CHECK(!f->hashrings_file || !f->hashrings, ERR_INVALID, "--hashrings.file and --hashrings exclude each other");
 	CHECK(f->replication_factor >= 1 && f->replication_factor <= LIMIT_RING_FACTOR, ERR_INVALID, "--replication-factor must be between 1 and %d",
 		LIMIT_RING_FACTOR);
-	CHECK(f->replication_quorum <= f->replication_factor, ERR_INVALID, "--replication.quorum=%" PRIu64 " is more than --replication-factor=%" PRIu64,
-		f->replication_quorum, f->replication_factor);
+	CHECK(f->replication_quorum <= f->replication_factor, ERR_INVALID,
+		"--replication.quorum=%" PRIu64 " is more than --replication-factor=%" PRIu64, f->replication_quorum, f->replication_factor);
 	CHECK(ring_algorithm_parse(f->hashrings_algorithm, &algorithm), ERR_INVALID, "--hashrings.algorithm must be ketama or hashmod");
 	CHECK(f->hashrings_port <= 65535, ERR_INVALID, "--hashrings.port must be at most 65535");
 	CHECK(f->peer_timeout_ms >= 10 && f->peer_timeout_ms <= 120000, ERR_INVALID, "--peer.timeout must be between 10ms and 2m");
@@ -131,11 +131,13 @@ errc server_cluster_open(struct server *s, struct err *err)
 		return OK;
 	s->self = span_cstr(f->local_endpoint ? f->local_endpoint : "");
 	if (f->replication_quorum > 0 && f->replication_quorum != f->replication_factor / 2 + 1)
-		log_warn("the write quorum is not the majority", LU64("quorum", f->replication_quorum), LU64("replication_factor", f->replication_factor),
+		log_warn("the write quorum is not the majority", LU64("quorum", f->replication_quorum),
+			LU64("replication_factor", f->replication_factor),
 			LSTR("what", f->replication_quorum <= f->replication_factor / 2
 					     ? "a sample is acknowledged that fewer nodes have than may be lost: --replication.quorum"
 					     : "fewer nodes may be down than replication is paid for: --replication.quorum"));
-	const struct trust_config trust = {.secret_file = f->peer_secret_file, .certificates = f->peer_tls_cert_file != NULL, .name = f->peer_tls_name};
+	const struct trust_config trust = {
+		.secret_file = f->peer_secret_file, .certificates = f->peer_tls_cert_file != NULL, .name = f->peer_tls_name};
 	TRY(trust_open(&trust, &s->trust, err));
 	const struct link_config link = {
 		.client = {.connect_timeout_ms = f->peer_timeout_ms,

@@ -62,7 +62,8 @@ struct flag *server_flag_table(struct server_flags *f, size_t *n)
 		F("query.max-samples", FLAG_U64, query_max_samples, "50000000", "COUNT", true, "Samples in one remote-read answer (SAMPLES)."),
 		F("query.max-memory", FLAG_SIZE, query_max_memory, "1GiB", "SIZE", true, "Memory of one read."),
 		F("target", FLAG_STRING, target, "all", "LIST", true,
-			"What this process does: all, or a comma list of route (sends writes to those that store them; no data directory), ingest, query, "
+			"What this process does: all, or a comma list of route (sends writes to those that store them; no data directory), ingest, "
+			"query, "
 			"compact."),
 		F("hashrings.file", FLAG_STRING, hashrings_file, NULL, "FILE", true,
 			"Who stores what: Thanos' hashrings.json. Re-read when it changes. Without it this node is alone."),
@@ -108,12 +109,14 @@ struct flag *server_flag_table(struct server_flags *f, size_t *n)
 		F("peer.compression", FLAG_CHOICE, peer_compression, "lz4", "lz4|none", false, "Of what nodes send each other."),
 		F("peer.max-inflight", FLAG_SIZE, peer_max_inflight, "64MiB", "SIZE", false,
 			"Bytes on their way to one peer, not answered; what is above counts as not stored by it."),
-		F("peer.tls-ca-file", FLAG_STRING, peer_tls_ca_file, NULL, "FILE", false, "Peers are spoken to by TLS, and their certificates checked by these."),
+		F("peer.tls-ca-file", FLAG_STRING, peer_tls_ca_file, NULL, "FILE", false,
+			"Peers are spoken to by TLS, and their certificates checked by these."),
 		F("peer.tls-cert-file", FLAG_STRING, peer_tls_cert_file, NULL, "FILE", false, "Certificate that is shown to peers."),
 		F("peer.tls-key-file", FLAG_STRING, peer_tls_key_file, NULL, "FILE", false, "Its key."),
 		F("peer.tls-name", FLAG_STRING, peer_tls_name, NULL, "NAME", false,
 			"Only who shows a certificate of this DNS name is a peer; default: who shows one that --web.config.file takes."),
-		F("peer.tls-server-name", FLAG_STRING, peer_tls_server_name, NULL, "NAME", false, "Name that peers' certificates must have; default: their host."),
+		F("peer.tls-server-name", FLAG_STRING, peer_tls_server_name, NULL, "NAME", false,
+			"Name that peers' certificates must have; default: their host."),
 		F("shutdown.grace", FLAG_DURATION_MS, shutdown_grace_ms, "10s", "DURATION", false, "How long running requests may end on SIGTERM."),
 		F("flush.timeout", FLAG_DURATION_MS, flush_timeout_ms, "10m", "DURATION", false, "POST /-/flush gives up after this."),
 	};

@@ -55,7 +55,8 @@ struct server_flags {
 	uint64_t hashrings_port, replication_factor, replication_quorum;
 	int64_t ring_remember_ms, peer_timeout_ms;
 	bool ring_remember_set;
-	const char *peer_compression, *peer_secret_file, *peer_tls_ca_file, *peer_tls_cert_file, *peer_tls_key_file, *peer_tls_server_name, *peer_tls_name;
+	const char *peer_compression, *peer_secret_file, *peer_tls_ca_file, *peer_tls_cert_file, *peer_tls_key_file, *peer_tls_server_name,
+		*peer_tls_name;
 	uint64_t peer_max_inflight;
 };
 

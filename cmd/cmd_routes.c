@@ -180,7 +180,8 @@ static void reload(void *arg, struct http_request *r)
 static void not_here(void *arg, struct http_request *r)
 {
 	struct server *s = arg;
-	http_error(r, ERRID_NOT_FOUND, "this process does not route writes (--target=%s): send them to one that does (--target=route)", s->flags->target);
+	http_error(r, ERRID_NOT_FOUND, "this process does not route writes (--target=%s): send them to one that does (--target=route)",
+		s->flags->target);
 }
 
 /* Reads need nothing but what is open; while the log is replayed they see what is there so far. */
@@ -218,8 +219,10 @@ static void add(struct routes *t, const struct http_route *v, size_t n)
 static void routes_common(struct server *s, struct routes *t)
 {
 	ADD(t, {HTTP_GET, "/api/v1/status/walreplay", HTTP_NO_BUDGET, 0, walreplay, s},
-		{HTTP_GET, "/api/v1/status/buildinfo", HTTP_NO_BUDGET, 0, buildinfo, s}, {HTTP_GET, "/metrics", HTTP_NO_BUDGET | HTTP_GZIP, 0, metrics, s},
-		{HTTP_GET, "/-/healthy", HTTP_NO_AUTH | HTTP_NO_BUDGET, 0, healthy, s}, {HTTP_GET, "/-/ready", HTTP_NO_AUTH | HTTP_NO_BUDGET, 0, ready, s},
+		{HTTP_GET, "/api/v1/status/buildinfo", HTTP_NO_BUDGET, 0, buildinfo, s},
+		{HTTP_GET, "/metrics", HTTP_NO_BUDGET | HTTP_GZIP, 0, metrics, s},
+		{HTTP_GET, "/-/healthy", HTTP_NO_AUTH | HTTP_NO_BUDGET, 0, healthy, s},
+		{HTTP_GET, "/-/ready", HTTP_NO_AUTH | HTTP_NO_BUDGET, 0, ready, s},
 		{HTTP_POST | HTTP_PUT, "/-/reload", HTTP_NO_BUDGET, 64 * KIB, reload, s}, {HTTP_GET, "/", HTTP_NO_BUDGET, 0, front, s});
 }
 

@@ -146,7 +146,7 @@ static void *replay_main(void *arg)
 	}
 	if (s->head)
 		log_info("log replayed", LU64("segments", st.segments), LU64("frames", st.frames), LU64("samples", st.samples),
-		LU64("frames_lost", st.frames_lost), LU64("samples_lost", st.samples_lost), LI64("ms", st.duration_ms));
+			LU64("frames_lost", st.frames_lost), LU64("samples_lost", st.samples_lost), LI64("ms", st.duration_ms));
 	int expected = PHASE_REPLAY;
 	if (atomic_compare_exchange_strong(&s->phase, &expected, PHASE_READY)) {
 		server_gate(s);
