@@ -150,6 +150,7 @@
 #define LIMIT_PEERS_NAMES 1000	      /* --peers: what it names */
 #define LIMIT_PEERS_FOUND LIMIT_RING_ENDPOINTS /* and what these names stand for */
 #define LIMIT_PEERS_LOOK_MS 10000     /* names are looked up so often */
+#define LIMIT_PEERS_THINK_MS 1000     /* and what they say is thought about so often, besides at each change */
 
 /* -- ring controller ------------------------------------------------------------------------------------------------ */
 #define LIMIT_KUBE_PAGE 500		      /* objects of one list request: a Pod has some 10 KiB */
