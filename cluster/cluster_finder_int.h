@@ -28,7 +28,7 @@ struct finder_plan {
 };
 CHECKED errc finder_plan(const struct finder_view *view, struct arena *arena, struct finder_plan *out, struct err *err);
 
-/* ---- cluster_finder.c ---- */
+/* ---- cluster_finder_names.c ---- */
 
 enum finder_kind { FINDER_ADDRESS, FINDER_DNS, FINDER_SRV };
 struct finder_name {
@@ -39,3 +39,14 @@ struct finder_name {
 };
 /* Splits lists, judges each. ERR_INVALID, ERR_LIMIT. */
 CHECKED errc finder_names(const char *const *lists, size_t n_lists, struct arena *arena, struct finder_name **out, size_t *n, struct err *err);
+
+struct finder_known {
+	struct span *v; /* perhaps one twice */
+	size_t n;
+	bool tried, looked; /* as in finder_view */
+};
+struct finder_watch;
+/* looked: after each round, on the watch's thread, and not after finder_watch_close; it must not call anything of this. */
+CHECKED errc finder_watch_open(const struct finder_config *cfg, void (*looked)(void *arg), void *arg, struct finder_watch **out, struct err *err);
+void finder_watch_close(struct finder_watch *w); /* waits for nobody; NULL is fine */
+CHECKED errc finder_watch_known(struct finder_watch *w, struct arena *arena, struct finder_known *out, struct err *err);

@@ -7,7 +7,7 @@
  *
  * The ring in force is kept in a file, so that a node that is restarted while others are down begins with the ring that they go by.
  *
- * Threads: one looks names up, one thinks.
+ * Threads: one looks names up, which nobody waits for, and one thinks.
  */
 #pragma once
 #include "cluster/ring_file.h"
@@ -26,7 +26,7 @@ struct finder_config {		/* all that is pointed to is borrowed for the life of it
 };
 /* ERR_INVALID: a name, with what is wrong. */
 CHECKED errc finder_open(const struct finder_config *cfg, struct finder **out, struct err *err);
-void finder_close(struct finder *f); /* before the roster; may take as long as the name service does. NULL is fine */
+void finder_close(struct finder *f); /* before the roster; NULL is fine */
 /* Somebody's state has changed: think now. Any thread. */
 void finder_wake(struct finder *f);
 /* "members": [{"address", "state", "in", "reason"} ...], "waits": "..." - as JSON without the braces, for GET /-/ring. */
