@@ -52,6 +52,7 @@
 	ERRID(STORAGE_FAILED, 503, "storage-failed")                                                                                                 \
 	ERRID(SHUTTING_DOWN, 503, "shutting-down")                                                                                                   \
 	ERRID(NO_QUORUM, 503, "no-quorum")                                                                                                           \
+	ERRID(NO_RING, 503, "no-ring")                                                                                                               \
 	ERRID(BUCKET, 503, "bucket")                                                                                                                 \
 	/* queries */                                                                                                                                \
 	ERRID(BAD_MATCHER, 400, "bad-matcher")                                                                                                       \

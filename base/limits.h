@@ -131,9 +131,9 @@
 
 /* -- peers ---------------------------------------------------------------------------------------------------------- */
 #define LIMIT_PEER_REQUEST_BYTES (256 * MIB) /* one peer's share of a request, decompressed: bodies of --ingest.max-body at 4 x, twice over */
+#define LIMIT_PEER_SAMPLES 100000000	     /* in one section: what --ingest.max-samples-per-request may be at most */
 #define LIMIT_PEER_SECTIONS 65536	     /* tenants in one request: split by label there may be many */
 #define LIMIT_PEER_INFLIGHT_BYTES (64 * MIB) /* --peer.max-inflight: sent to one peer and not answered; a slow one's share of memory */
-#define LIMIT_PEER_TIMEOUT_MS 5000     /* a request of a client's is answered by then, with what the peers have said; Thanos' forward time-out */
 #define LIMIT_PEER_FAILURES 5	       /* in a row: then a peer is left alone ... */
 #define LIMIT_PEER_BACKOFF_MS 100      /* ... for this long, and twice as long each time that a probe fails ... */
 #define LIMIT_PEER_BACKOFF_MAX_MS 5000 /* ... up to this */

@@ -15,15 +15,14 @@
 #include <xxhash.h>
 #include "base/log.h"
 #include "cluster/cluster_write_int.h"
-#include "cluster/link.h"
 
 static const char *const result_names[PEER_RESULTS] = {"answered", "failed", "timeout", "open", "busy"};
 
 /* ---- the table ---- */
 
-void cluster_peers_init(struct cluster_peers *t, const char *scheme, uint16_t port, uint64_t max_bytes)
+void cluster_peers_init(struct cluster_peers *t, uint64_t max_bytes)
 {
-	*t = (struct cluster_peers){.scheme = scheme, .port = port, .max_bytes = max_bytes ? max_bytes : LIMIT_PEER_INFLIGHT_BYTES};
+	*t = (struct cluster_peers){.max_bytes = max_bytes ? max_bytes : LIMIT_PEER_INFLIGHT_BYTES};
 	pthread_mutex_init(&t->mu, NULL);
 	t->seconds = metric_histogram("varve_forward_duration_seconds", "From sending a peer its share to its answer, or to giving up",
 		metric_latency_bounds, metric_latency_bounds_n);
@@ -42,7 +41,6 @@ static void peer_free(struct cluster_peer *p)
 		return;
 	pthread_mutex_destroy(&p->mu);
 	free((void *)(uintptr_t)p->address.p);
-	free(p->url);
 	free(p);
 }
 
@@ -56,9 +54,8 @@ static struct cluster_peer *peer_make(struct cluster_peers *t, struct span addre
 	p->table = t;
 	p->hash = hash;
 	p->address = span_of(copy, address.n);
-	p->url = link_url_make(t->scheme, t->port, address, SPAN(PEER_WRITE_PATH));
 	atomic_init(&p->refs, 1);
-	if (!copy || !p->url) {
+	if (!copy) {
 		peer_free(p);
 		return NULL;
 	}
