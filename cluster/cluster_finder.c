@@ -154,14 +154,6 @@ static void *run(void *arg)
 	return NULL;
 }
 
-void finder_wake(struct finder *f)
-{
-	pthread_mutex_lock(&f->mu);
-	f->poked = true;
-	pthread_cond_signal(&f->wake);
-	pthread_mutex_unlock(&f->mu);
-}
-
 void finder_json(struct finder *f, struct buf *out)
 {
 	pthread_mutex_lock(&f->mu);

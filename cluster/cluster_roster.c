@@ -374,7 +374,7 @@ static void ask(struct node *n)
 	const struct link_call c = {
 		.address = n->now.address,
 		.method = "GET",
-		.target = "/-/ring",
+		.target = "/-/ring?hashrings=0",
 		.deadline_mono_ns = io_mono_ns() + (int64_t)LIMIT_ROSTER_ANSWER_MS * MS_NS,
 		.max_answer_bytes = LIMIT_ROSTER_ANSWER_BYTES,
 		.done = landed,

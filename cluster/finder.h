@@ -27,7 +27,5 @@ struct finder_config {		/* all that is pointed to is borrowed for the life of it
 /* ERR_INVALID: a name, with what is wrong. */
 CHECKED errc finder_open(const struct finder_config *cfg, struct finder **out, struct err *err);
 void finder_close(struct finder *f); /* before the roster; NULL is fine */
-/* Somebody's state has changed: think now. Any thread. */
-void finder_wake(struct finder *f);
 /* "members": [{"address", "state", "in", "reason"} ...], "waits": "..." - as JSON without the braces, for GET /-/ring. */
 void finder_json(struct finder *f, struct buf *out);

@@ -1,6 +1,6 @@
 /* cluster/roster.h - who is in the fleet: every node of any ring that was in force lately, and what it last said of itself.
  *
- *     rings in force ──added──▶ ┌────────┐ ──GET /-/ring, each node, once a second──▶ state, epoch, node id; and whom it remembers
+ *     rings in force ──added──▶ ┌────────┐ ──GET /-/ring?hashrings=0, each, once a second──▶ state, epoch, node id; and whom it remembers
  *     roster file ────at start─▶│ roster │ ◀──────────────────────────────────────────
  *                               └────────┘ ──▶ readers ask these, until a node said that it is drained, or --ring.remember is over
  *
