@@ -160,6 +160,6 @@
 #define LIMIT_KUBE_OBJECT_BYTES (2 * MIB)     /* what is kept of one: a ConfigMap's text */
 #define LIMIT_KUBE_TOKEN_BYTES (64 * KIB)     /* a service account's token: 1 to 2 KiB */
 #define LIMIT_CONTROL_PLAN_BYTES (512 * MIB)  /* one plan over all that is seen: 2 KiB a Pod, and the rings as text several times */
-#define LIMIT_CONTROL_ANSWER_BYTES (64 * KIB) /* of a member to a question */
+#define LIMIT_CONTROL_ANSWER_BYTES (4 * MIB) /* of a member to a question: whom it remembers */
 #define LIMIT_CONTROL_ASKERS 16		      /* members spoken with at the same time */
 #define LIMIT_CONTROL_MEMBER_MS 2000	      /* one question to a member: who takes longer does not serve */

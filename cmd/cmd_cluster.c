@@ -245,14 +245,14 @@ static void ring_answer(struct server *s, struct http_request *r, bool brief)
 	put_text(&out, s->self);
 	buf_printf(&out, ",");
 	roster_json(s->roster, &out);
-	if (s->finder) {
-		buf_printf(&out, ",");
-		finder_json(s->finder, &out);
-	}
 	if (!brief) {
 		struct span json = set ? ring_set_json(set) : SPAN("null");
 		buf_printf(&out, ",\"hashrings\":");
 		buf_put(&out, json.p, json.n);
+		if (s->finder) {
+			buf_printf(&out, ",");
+			finder_json(s->finder, &out);
+		}
 	}
 	buf_printf(&out, "}\n");
 	if (out.failed)
