@@ -1,4 +1,4 @@
-/* net/net.h - HTTP: the server that clients and peers talk to, and two clients: one that waits, for buckets, and one that does not, for peers.
+/* net/net.h - HTTP: the server that clients and peers talk to, and two clients: one that waits, for buckets, and one that does not, for peers. And names into addresses.
  *
  * Server: libmicrohttpd with an epoll thread pool behind this header. A request reaches its handler when its body is complete (or the route
  * takes none); the handler answers at once, or later from any thread (the connection sleeps meanwhile: that is how a write waits for
