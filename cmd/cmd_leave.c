@@ -24,7 +24,7 @@
 #include "cmd/cmd_int.h"
 #include "cmd/cmd_leave_int.h"
 
-enum { LOOK_MS = 250, RETRY_MS = 1000, LINGER_MS = 3000, ROUNDS_OPEN = 3, SHIP_MS = 60000 };
+enum { LOOK_MS = 250, RETRY_MS = 1000, LINGER_MS = 3000, ROUNDS_OPEN = 3, SHIP_MS = 2000 };
 
 struct leave {
 	struct server *s;
