@@ -150,15 +150,16 @@
 #define LIMIT_PEERS_NAMES 1000			    /* --peers: what it names */
 #define LIMIT_PEERS_FOUND LIMIT_RING_ENDPOINTS	    /* and what these names stand for */
 #define LIMIT_PEERS_LOOK_MS 10000		    /* names are looked up so often */
+#define LIMIT_PEERS_THINK_MS 1000		    /* and what they say is thought about so often, besides at each change */
 
 /* -- ring controller ------------------------------------------------------------------------------------------------ */
-#define LIMIT_KUBE_PAGE 500		      /* objects of one list request: a Pod has some 10 KiB */
-#define LIMIT_KUBE_ANSWER_BYTES (64 * MIB)    /* of one answer that is not a watch */
-#define LIMIT_KUBE_LINE_BYTES (8 * MIB)	      /* one event of a watch: an object is at most 1.5 MiB in etcd */
-#define LIMIT_KUBE_OBJECTS 20000	      /* of one kind: ten times the endpoints that rings may have */
-#define LIMIT_KUBE_OBJECT_BYTES (2 * MIB)     /* what is kept of one: a ConfigMap's text */
-#define LIMIT_KUBE_TOKEN_BYTES (64 * KIB)     /* a service account's token: 1 to 2 KiB */
-#define LIMIT_CONTROL_PLAN_BYTES (512 * MIB)  /* one plan over all that is seen: 2 KiB a Pod, and the rings as text several times */
-#define LIMIT_CONTROL_ANSWER_BYTES (64 * KIB) /* of a member to a question */
-#define LIMIT_CONTROL_ASKERS 16		      /* members spoken with at the same time */
-#define LIMIT_CONTROL_MEMBER_MS 2000	      /* one question to a member: who takes longer does not serve */
+#define LIMIT_KUBE_PAGE 500		     /* objects of one list request: a Pod has some 10 KiB */
+#define LIMIT_KUBE_ANSWER_BYTES (64 * MIB)   /* of one answer that is not a watch */
+#define LIMIT_KUBE_LINE_BYTES (8 * MIB)	     /* one event of a watch: an object is at most 1.5 MiB in etcd */
+#define LIMIT_KUBE_OBJECTS 20000	     /* of one kind: ten times the endpoints that rings may have */
+#define LIMIT_KUBE_OBJECT_BYTES (2 * MIB)    /* what is kept of one: a ConfigMap's text */
+#define LIMIT_KUBE_TOKEN_BYTES (64 * KIB)    /* a service account's token: 1 to 2 KiB */
+#define LIMIT_CONTROL_PLAN_BYTES (512 * MIB) /* one plan over all that is seen: 2 KiB a Pod, and the rings as text several times */
+#define LIMIT_CONTROL_ANSWER_BYTES (4 * MIB) /* of a member to a question: whom it remembers */
+#define LIMIT_CONTROL_ASKERS 16		     /* members spoken with at the same time */
+#define LIMIT_CONTROL_MEMBER_MS 2000	     /* one question to a member: who takes longer does not serve */

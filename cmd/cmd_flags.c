@@ -68,6 +68,9 @@ struct flag *server_flag_table(struct server_flags *f, size_t *n)
 		F("hashrings.file", FLAG_STRING, hashrings_file, NULL, "FILE", true,
 			"Who stores what: Thanos' hashrings.json. Re-read when it changes. Without it this node is alone."),
 		F("hashrings", FLAG_STRING, hashrings, NULL, "JSON", true, "The same, inline."),
+		F("peers", FLAG_LIST, peers, NULL, "NAME", true,
+			"Instead of hashrings: those of dns+NAME:PORT, dnssrv+NAME or HOST:PORT that are ready are the ring. Repeatable, and lists "
+			"with commas."),
 		F("hashrings.local-endpoint", FLAG_STRING, local_endpoint, NULL, "HOST:PORT", true, "This node's address as the hashrings have it."),
 		F("replication-factor", FLAG_U64, replication_factor, "1", "COUNT", true,
 			"Nodes that store each series; a write is acknowledged when more than half of them have it."),
@@ -117,6 +120,11 @@ struct flag *server_flag_table(struct server_flags *f, size_t *n)
 			"Only who shows a certificate of this DNS name is a peer; default: who shows one that --web.config.file takes."),
 		F("peer.tls-server-name", FLAG_STRING, peer_tls_server_name, NULL, "NAME", false,
 			"Name that peers' certificates must have; default: their host."),
+		F("peers.gone-after", FLAG_DURATION_MS, peers_gone_after_ms, "1h", "DURATION", false,
+			"A member that --peers names and that is silent for longer leaves the ring."),
+		F("drain.quiet", FLAG_DURATION_MS, drain_quiet_ms, "15s", "DURATION", false,
+			"A node that drains goes when no peer has sent it anything for so long."),
+		F("drain.timeout", FLAG_DURATION_MS, drain_timeout_ms, "10m", "DURATION", false, "A drain that takes longer says so, and goes on."),
 		F("shutdown.grace", FLAG_DURATION_MS, shutdown_grace_ms, "10s", "DURATION", false, "How long running requests may end on SIGTERM."),
 		F("flush.timeout", FLAG_DURATION_MS, flush_timeout_ms, "10m", "DURATION", false, "POST /-/flush gives up after this."),
 	};

@@ -40,7 +40,9 @@ void server_gate(struct server *s)
 		return;
 	switch (atomic_load(&s->phase)) {
 	case PHASE_READY:
-		if (atomic_load(&s->disk_low))
+		if (atomic_load(&s->left))
+			ingest_gate(s->ingest, ERRID_SHUTTING_DOWN, "this node has drained and is going: send it to another one");
+		else if (atomic_load(&s->disk_low))
 			ingest_gate(s->ingest, ERRID_DISK_FULL, "the disk is below its reserve (--disk.reserve): writes go on when there is room");
 		else
 			ingest_gate(s->ingest, ERRID_NONE, NULL);
@@ -189,7 +191,8 @@ static errc make_paths(struct server *s, struct err *err)
 	s->bucket_default_dir = arena_printf(&s->arena, "%s/bucket", root);
 	s->catalog_path = arena_printf(&s->arena, "%s/catalog.sqlite", root);
 	s->roster_path = arena_printf(&s->arena, "%s/roster.json", root);
-	if (!s->wal_dir || !s->block_dir || !s->chunk_dir || !s->cache_dir || !s->bucket_default_dir || !s->catalog_path || !s->roster_path)
+	s->peers_path = arena_printf(&s->arena, "%s/peers.json", root);
+	if (!s->wal_dir || !s->block_dir || !s->chunk_dir || !s->cache_dir || !s->bucket_default_dir || !s->catalog_path || !s->roster_path || !s->peers_path)
 		return err_set(err, ERR_NOMEM, "no memory for paths");
 	const char *const dirs[] = {s->wal_dir, s->block_dir, s->chunk_dir, s->cache_dir};
 	for (size_t i = 0; i < sizeof dirs / sizeof dirs[0]; i++) {
@@ -313,6 +316,7 @@ static errc open_parts(struct server *s, struct err *err)
 		};
 		TRY(ingest_open(&ingest, &s->ingest, err));
 	}
+	TRY(server_leave_open(s, err));
 	server_gate(s);
 	TRY(server_listen(s, err));
 	if (s->catalog) {
@@ -387,6 +391,7 @@ static void close_parts(struct server *s)
 {
 	if (s->http)
 		stop_http(s);
+	server_leave_close(s);
 	if (s->bucket)
 		bucket_cancel(s->bucket);
 	background_stop(s);
