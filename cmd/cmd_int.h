@@ -6,6 +6,7 @@
 #include "bucket/bucket.h"
 #include "bucket/catalog.h"
 #include "cluster/cluster.h"
+#include "cluster/hints.h"
 #include "cluster/link.h"
 #include "cluster/ring_file.h"
 #include "cluster/roster.h"
@@ -57,6 +58,9 @@ struct server_flags {
 	bool ring_remember_set;
 	const char *peer_compression, *peer_secret_file, *peer_tls_ca_file, *peer_tls_cert_file, *peer_tls_key_file, *peer_tls_server_name, *peer_tls_name;
 	uint64_t peer_max_inflight;
+	uint64_t hints_max_size, hints_rate;
+	int64_t hints_max_age_ms;
+	bool hints_max_age_set;
 };
 
 /* The server's table (static storage); *n its length. */
@@ -84,7 +88,7 @@ struct server {
 	const struct server_flags *flags;
 	struct arena arena; /* paths and labels, for the life of the server */
 	struct data_dir dir;
-	const char *wal_dir, *block_dir, *chunk_dir, *cache_dir, *bucket_default_dir, *catalog_path, *roster_path;
+	const char *wal_dir, *block_dir, *chunk_dir, *cache_dir, *bucket_default_dir, *catalog_path, *roster_path, *hints_dir;
 	struct labels ext_labels;
 	struct bucket *bucket;
 	struct catalog *catalog;
@@ -99,6 +103,7 @@ struct server {
 	struct link *link;
 	struct roster *roster;
 	struct ring_file *rings;
+	struct hints *hints;
 	struct cluster *cluster;
 	struct span self; /* --hashrings.local-endpoint */
 

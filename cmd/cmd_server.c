@@ -189,7 +189,8 @@ static errc make_paths(struct server *s, struct err *err)
 	s->bucket_default_dir = arena_printf(&s->arena, "%s/bucket", root);
 	s->catalog_path = arena_printf(&s->arena, "%s/catalog.sqlite", root);
 	s->roster_path = arena_printf(&s->arena, "%s/roster.json", root);
-	if (!s->wal_dir || !s->block_dir || !s->chunk_dir || !s->cache_dir || !s->bucket_default_dir || !s->catalog_path || !s->roster_path)
+	s->hints_dir = arena_printf(&s->arena, "%s/hints", root);
+	if (!s->wal_dir || !s->block_dir || !s->chunk_dir || !s->cache_dir || !s->bucket_default_dir || !s->catalog_path || !s->roster_path || !s->hints_dir)
 		return err_set(err, ERR_NOMEM, "no memory for paths");
 	const char *const dirs[] = {s->wal_dir, s->block_dir, s->chunk_dir, s->cache_dir};
 	for (size_t i = 0; i < sizeof dirs / sizeof dirs[0]; i++) {
@@ -531,6 +532,7 @@ int cmd_server(int argc, char **argv)
 			flags.head_cut_delay_set |= table[i].set && table[i].into == &flags.head_cut_delay_ms;
 			flags.disk_reserve_set |= table[i].set && table[i].into == &flags.disk_reserve;
 			flags.ring_remember_set |= table[i].set && table[i].into == &flags.ring_remember_ms;
+			flags.hints_max_age_set |= table[i].set && table[i].into == &flags.hints_max_age_ms;
 		}
 		rc = server_flags_check(&flags, &err);
 	}
