@@ -114,6 +114,8 @@ struct flag *server_flag_table(struct server_flags *f, size_t *n)
 		F("peer.tls-name", FLAG_STRING, peer_tls_name, NULL, "NAME", false,
 			"Only who shows a certificate of this DNS name is a peer; default: who shows one that --web.config.file takes."),
 		F("peer.tls-server-name", FLAG_STRING, peer_tls_server_name, NULL, "NAME", false, "Name that peers' certificates must have; default: their host."),
+		F("repair.rate", FLAG_SIZE, repair_rate, "32MiB", "SIZE", false,
+			"Bytes a second that a node takes from its peers at most when its open windows lack something that theirs have."),
 		F("shutdown.grace", FLAG_DURATION_MS, shutdown_grace_ms, "10s", "DURATION", false, "How long running requests may end on SIGTERM."),
 		F("flush.timeout", FLAG_DURATION_MS, flush_timeout_ms, "10m", "DURATION", false, "POST /-/flush gives up after this."),
 	};

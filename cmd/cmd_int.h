@@ -11,6 +11,7 @@
 #include "cluster/roster.h"
 #include "head/head.h"
 #include "ingest/ingest.h"
+#include "ingest/repair.h"
 #include "net/net.h"
 #include "query/query.h"
 #include "shipper/shipper.h"
@@ -57,6 +58,7 @@ struct server_flags {
 	bool ring_remember_set;
 	const char *peer_compression, *peer_secret_file, *peer_tls_ca_file, *peer_tls_cert_file, *peer_tls_key_file, *peer_tls_server_name, *peer_tls_name;
 	uint64_t peer_max_inflight;
+	uint64_t repair_rate;
 };
 
 /* The server's table (static storage); *n its length. */
@@ -100,6 +102,7 @@ struct server {
 	struct roster *roster;
 	struct ring_file *rings;
 	struct cluster *cluster;
+	struct repair *repair; /* of every node that stores, also of one alone: it answers for its digests */
 	struct span self; /* --hashrings.local-endpoint */
 
 	atomic_int phase; /* enum server_phase */
@@ -131,6 +134,9 @@ void server_cluster_ready(struct server *s); /* the log is replayed */
 void server_cluster_tick(struct server *s);  /* twice a second */
 void server_ring_get(void *server, struct http_request *r);
 void server_ring_put(void *server, struct http_request *r);
+/* cmd_repair.c: replicas that hold the same again. */
+CHECKED errc server_repair_open(struct server *s, struct err *err);
+void server_repair_ready(struct server *s); /* the log is replayed */
 /* cmd_blocks.c: finds local block directories that the catalog does not know; tells the head when `tell_head`. */
 CHECKED errc server_scan_blocks(struct server *s, bool tell_head, struct err *err);
 /* cmd_background.c: disk watermark, audits, local rescans. */
@@ -152,6 +158,7 @@ int cmd_bench(int argc, char **argv);
 int cmd_ring(int argc, char **argv);
 int cmd_control(int argc, char **argv);
 int cmd_drain(int argc, char **argv);
+int cmd_digest(int argc, char **argv);
 
 /* "varve: <message>" on stderr; returns the code. */
 int cmd_fail(int code, const struct err *err);
