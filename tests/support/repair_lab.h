@@ -13,7 +13,7 @@ enum { RLAB_NODES = 7, RLAB_TENANTS = 2, RLAB_SERIES = 60 };
 struct rlab;
 struct rlab_node {
 	struct rlab *lab;
-	char address[16], dir[16];
+	char address[24], dir[16];
 	struct wal *wal;
 	struct head *head;
 	struct ingest *ingest;
