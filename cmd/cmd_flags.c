@@ -131,6 +131,8 @@ struct flag *server_flag_table(struct server_flags *f, size_t *n)
 		F("drain.quiet", FLAG_DURATION_MS, drain_quiet_ms, "15s", "DURATION", false,
 			"A node that drains goes when no peer has sent it anything for so long."),
 		F("drain.timeout", FLAG_DURATION_MS, drain_timeout_ms, "10m", "DURATION", false, "A drain that takes longer says so, and goes on."),
+		F("repair.rate", FLAG_SIZE, repair_rate, "32MiB", "SIZE", false,
+			"Bytes a second that a node takes from its peers at most when its open windows lack something that theirs have."),
 		F("shutdown.grace", FLAG_DURATION_MS, shutdown_grace_ms, "10s", "DURATION", false, "How long running requests may end on SIGTERM."),
 		F("flush.timeout", FLAG_DURATION_MS, flush_timeout_ms, "10m", "DURATION", false, "POST /-/flush gives up after this."),
 	};

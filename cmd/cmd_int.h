@@ -13,6 +13,7 @@
 #include "cluster/roster.h"
 #include "head/head.h"
 #include "ingest/ingest.h"
+#include "ingest/repair.h"
 #include "net/net.h"
 #include "query/query.h"
 #include "shipper/shipper.h"
@@ -65,6 +66,7 @@ struct server_flags {
 	uint64_t hints_max_size, hints_rate;
 	int64_t hints_max_age_ms;
 	bool hints_max_age_set;
+	uint64_t repair_rate;
 };
 
 /* The server's table (static storage); *n its length. */
@@ -113,6 +115,7 @@ struct server {
 	struct cluster *cluster;
 	struct finder *finder; /* with --peers */
 	struct span self;      /* --hashrings.local-endpoint */
+	struct repair *repair; /* of every node that stores, also of one alone: it answers for its digests */
 
 	atomic_int phase; /* enum server_phase */
 	atomic_int exit_code;
@@ -152,6 +155,9 @@ void server_leave_close(struct server *s); /* after head and shipper were releas
 void server_drain_get(void *server, struct http_request *r);
 void server_drain_post(void *server, struct http_request *r);
 void server_peer_write(void *server, struct http_request *r); /* ingest_peer_write, and when it was */
+/* cmd_repair.c: replicas that hold the same again. */
+CHECKED errc server_repair_open(struct server *s, struct err *err);
+void server_repair_ready(struct server *s); /* the log is replayed */
 /* cmd_blocks.c: finds local block directories that the catalog does not know; tells the head when `tell_head`. */
 CHECKED errc server_scan_blocks(struct server *s, bool tell_head, struct err *err);
 /* cmd_background.c: disk watermark, audits, local rescans. */
@@ -173,6 +179,7 @@ int cmd_bench(int argc, char **argv);
 int cmd_ring(int argc, char **argv);
 int cmd_control(int argc, char **argv);
 int cmd_drain(int argc, char **argv);
+int cmd_digest(int argc, char **argv);
 
 /* "varve: <message>" on stderr; returns the code. */
 int cmd_fail(int code, const struct err *err);

@@ -195,12 +195,13 @@ static void front(void *arg, struct http_request *r)
 		     "GET  /api/v1/series /api/v1/labels /api/v1/label/NAME/values\n"
 		     "GET  /api/v1/query_exemplars /api/v1/metadata\n"
 		     "GET  /api/v1/status/tsdb /api/v1/status/blocks /api/v1/status/walreplay /api/v1/status/buildinfo\n"
-		     "GET  /metrics /-/healthy /-/ready /-/tenants /-/ring /-/drain   POST /-/flush /-/reload /-/drain   PUT /-/ring\n"));
+		     "GET  /metrics /-/healthy /-/ready /-/tenants /-/ring /-/drain /-/repair /-/digest\n"
+		     "POST /-/flush /-/reload /-/drain /-/repair                PUT /-/ring\n"));
 }
 
 /* ---- the table ---- */
 
-enum { ROUTES_MAX = 40 };
+enum { ROUTES_MAX = 64 };
 struct routes {
 	struct http_route v[ROUTES_MAX];
 	size_t n;
@@ -269,6 +270,15 @@ errc server_listen(struct server *s, struct err *err)
 	if (s->rings)
 		ADD(&t, {HTTP_GET, "/-/ring", HTTP_NO_AUTH | HTTP_NO_BUDGET | HTTP_GZIP, 0, server_ring_get, s},
 			{HTTP_PUT, "/-/ring", HTTP_NO_AUTH, LIMIT_RING_FILE_BYTES, server_ring_put, s});
+	if (s->repair)
+		ADD(&t, {HTTP_GET, "/-/digest", HTTP_WORKER | HTTP_GZIP, 0, repair_digest, s->repair},
+			{HTTP_GET | HTTP_POST | HTTP_PUT, "/-/repair", HTTP_NO_BUDGET, 64 * KIB, repair_status, s->repair});
+	if (s->repair && s->rings)
+		ADD(&t, {HTTP_GET, "/-/peer/windows", HTTP_WORKER | HTTP_NO_AUTH, 0, repair_peer_windows, s->repair},
+			{HTTP_GET, "/-/peer/digest", HTTP_WORKER | HTTP_NO_AUTH, 0, repair_peer_digest, s->repair},
+			{HTTP_GET, "/-/peer/window", HTTP_WORKER | HTTP_NO_AUTH, 0, repair_peer_window, s->repair},
+			{HTTP_GET | HTTP_POST, "/-/peer/owed", HTTP_NO_AUTH | HTTP_NO_BUDGET, 64 * KIB, repair_peer_owed, s->repair},
+			{HTTP_POST, "/-/peer/repair", HTTP_NO_AUTH | HTTP_NO_BUDGET, 64 * KIB, repair_peer_ask, s->repair});
 	const struct http_server_config cfg = {
 		.address = f->http_address,
 		.web_config = f->web_config_file,

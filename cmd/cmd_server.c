@@ -155,6 +155,7 @@ static void *replay_main(void *arg)
 		if (s->shipper)
 			shipper_notify(s->shipper);
 		server_cluster_ready(s);
+		server_repair_ready(s);
 		log_info("ready", LSTR("address", s->flags->http_address), LU64("port", http_server_port(s->http)), LSTR("target", s->flags->target),
 			LSTR("bucket", s->bucket ? bucket_describe(s->bucket) : ""));
 		notify_systemd("READY=1\nSTATUS=ready");
@@ -322,6 +323,7 @@ static errc open_parts(struct server *s, struct err *err)
 			.limits_file = f->limits_file,
 		};
 		TRY(ingest_open(&ingest, &s->ingest, err));
+		TRY(server_repair_open(s, err));
 	}
 	TRY(server_leave_open(s, err));
 	server_gate(s);
@@ -396,6 +398,7 @@ static void stop_http(struct server *s)
 
 static void close_parts(struct server *s)
 {
+	repair_cancel(s->repair); /* a digest may take a while */
 	if (s->http)
 		stop_http(s);
 	server_leave_close(s);
