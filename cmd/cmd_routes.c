@@ -145,9 +145,27 @@ fail:
 	http_error_of(r, &err);
 }
 
+/* ?digest=1: only what nodes compare. */
 static void blocks(void *arg, struct http_request *r)
 {
-	answer_blocks(arg, r);
+	struct server *s = arg;
+	struct err err = {0};
+	uint64_t digest, live;
+	char text[80];
+	errc rc = http_parse_params(r, &err);
+	bool brief = rc == OK && span_is(http_param(r, "digest", 0), "1");
+	if (rc == OK && !brief) {
+		answer_blocks(s, r);
+		return;
+	}
+	if (rc == OK)
+		rc = catalog_digest(s->catalog, &digest, &live, &err);
+	if (rc != OK) {
+		http_error_of(r, &err);
+		return;
+	}
+	int n = snprintf(text, sizeof text, "{\"digest\":\"%016" PRIx64 "\",\"live_blocks\":%" PRIu64 "}\n", digest, live);
+	http_answer(r, 200, "application/json", span_of(text, (size_t)n));
 }
 
 errc server_reload(struct server *s, struct err *err)
@@ -263,6 +281,8 @@ errc server_listen(struct server *s, struct err *err)
 	if (s->rings)
 		ADD(&t, {HTTP_GET, "/-/ring", HTTP_NO_AUTH | HTTP_NO_BUDGET | HTTP_GZIP, 0, server_ring_get, s},
 			{HTTP_PUT, "/-/ring", HTTP_NO_AUTH, LIMIT_RING_FILE_BYTES, server_ring_put, s});
+	if (s->feed)
+		ADD(&t, {HTTP_GET, FEED_PATH, HTTP_NO_AUTH | HTTP_NO_BUDGET, 0, server_feed_get, s});
 	const struct http_server_config cfg = {
 		.address = f->http_address,
 		.web_config = f->web_config_file,
