@@ -163,7 +163,7 @@
 #define LIMIT_FEED_WAIT_MS 1500		      /* how long one waits: a peer that went away unnoticed, and is back, is heard within two seconds */
 #define LIMIT_FEED_SLACK_MS 2000	      /* an answer has this much longer than the question may be held */
 #define LIMIT_FEED_BACKOFF_MS 100	      /* after a failed question, and twice as long each time ... */
-#define LIMIT_FEED_BACKOFF_MAX_MS 2000	      /* ... up to this */
+#define LIMIT_FEED_BACKOFF_MAX_MS 1000	      /* ... up to this */
 #define LIMIT_FEED_NODES 65536		      /* feeds followed, over all time */
 #define LIMIT_FEED_GONE_MS INT64_C(604800000) /* a week: accounts of a block that is gone come late by minutes */
 #define LIMIT_SNAPSHOT_PAGE_BYTES (1 * MIB)   /* of a snapshot, but one block alone always has a page */
