@@ -73,6 +73,7 @@ static void audits_are_told(void **state)
 	lab_audit(l, 0);
 	lab_audit(l, 1);
 	assert_int_equal(lab_hear(l, 1, 0), 0);
+	assert_int_equal(l->node[0].c->fed, 0);
 	assert_true(lab_digest(l, 0) == lab_digest(l, 1) && lab_digest(l, 0) != 0);
 	lab_object(l, 3);
 	lab_mark(l, 1);
