@@ -26,11 +26,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		put_le32(copy + AT_CRC, crc32c(crc32c(0, copy, AT_CRC), copy + AT_CRC + 4, size - AT_CRC - 4));
 	buf_init(&out, size + MIB);
 	if (feed_answer_decode(span_of(copy, size), &a, NULL) == OK) {
-		uint32_t n = 0;
 		struct span run = a.changes;
 		errc rc = OK;
 		feed_answer_begin(&a, &out);
-		for (; rc == OK && run.n > 0; n += rc == OK) {
+		while (rc == OK && run.n > 0) {
 			struct feed_record r;
 			rc = feed_record_decode(&run, &r, NULL);
 			if (rc == OK)

@@ -360,7 +360,7 @@ static errc crowd_ask(void *arg, const struct feed_ask *q, struct err *err)
 {
 	struct crowd *c = arg;
 	(void)err;
-	int64_t peer, wait, now = io_mono_ns();
+	int64_t peer = 0, wait = 0, now = io_mono_ns();
 	struct span w = query(q->target, "wait");
 	assert_true(span_to_i64(q->address, &peer) && span_to_i64(span_of(w.p, w.n - 2), &wait));
 	pthread_mutex_lock(&c->mu);
