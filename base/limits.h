@@ -181,6 +181,24 @@
 #define LIMIT_REPAIR_OWED_MS 30000	     /* how often each peer is asked what it owes */
 #define LIMIT_REPAIR_HINTS_MS 600000	     /* hints are waited for this long: then what is missing is taken from windows */
 
+/* -- one picture of the bucket ------------------------------------------------------------------------------------- */
+#define LIMIT_FEED_KEPT 100000		  /* changes that are kept for peers: a day of 1,000 tenants; who is farther behind takes a snapshot */
+#define LIMIT_FEED_CHANGES 1000		  /* of one answer */
+#define LIMIT_FEED_ANSWER_BYTES (1 * MIB) /* of one answer, but one change alone always goes */
+#define LIMIT_FEED_REASON_BYTES 4096	  /* of a quarantine; longer ones are cut */
+#define LIMIT_FEED_RECORD_BYTES (2 * LIMIT_META_JSON_BYTES + 8 * KIB) /* one change: meta.json, and what objects there are */
+#define LIMIT_FEED_QUEUED_BYTES (96 * MIB)			      /* answers that wait to be applied; what is more is asked for again */
+#define LIMIT_FEED_POLLS 256		      /* peers that are asked at the same time: of more, each is held for a shorter while */
+#define LIMIT_FEED_HELD 4096		      /* questions that wait for a change; more are answered at once */
+#define LIMIT_FEED_WAIT_MS 1500		      /* how long one waits: a peer that went away unnoticed, and is back, is heard within two seconds */
+#define LIMIT_FEED_SLACK_MS 2000	      /* an answer has this much longer than the question may be held */
+#define LIMIT_FEED_BACKOFF_MS 100	      /* after a failed question, and twice as long each time ... */
+#define LIMIT_FEED_BACKOFF_MAX_MS 1000	      /* ... up to this */
+#define LIMIT_FEED_NODES 65536		      /* feeds followed, over all time */
+#define LIMIT_FEED_GONE_MS INT64_C(604800000) /* a week: accounts of a block that is gone come late by minutes */
+#define LIMIT_SNAPSHOT_PAGE_BYTES (1 * MIB)   /* of a snapshot, but one block alone always has a page */
+#define LIMIT_SNAPSHOT_BYTES (8 * GIB)	      /* of a snapshot: two million blocks with a long meta.json each */
+
 /* -- ring controller ------------------------------------------------------------------------------------------------ */
 #define LIMIT_KUBE_PAGE 500		     /* objects of one list request: a Pod has some 10 KiB */
 #define LIMIT_KUBE_ANSWER_BYTES (64 * MIB)   /* of one answer that is not a watch */

@@ -5,6 +5,7 @@
 #include "base/config.h"
 #include "bucket/bucket.h"
 #include "bucket/catalog.h"
+#include "bucket/feed.h"
 #include "cluster/cluster.h"
 #include "cluster/finder.h"
 #include "cluster/hints.h"
@@ -43,7 +44,7 @@ struct server_flags {
 	uint64_t ingest_max_labels, ingest_max_label_name, ingest_max_label_value;
 	uint64_t disk_reserve;
 	bool disk_reserve_set;
-	int64_t bucket_audit_interval_ms, blocks_keep_local_ms;
+	int64_t bucket_audit_interval_ms, catalog_snapshot_interval_ms, blocks_keep_local_ms;
 	uint64_t cache_dir_size;
 	uint64_t query_max_concurrency, query_max_samples, query_max_memory;
 	int64_t query_timeout_ms;
@@ -96,7 +97,8 @@ struct server {
 	const struct server_flags *flags;
 	struct arena arena; /* paths and labels, for the life of the server */
 	struct data_dir dir;
-	const char *wal_dir, *block_dir, *chunk_dir, *cache_dir, *bucket_default_dir, *catalog_path, *roster_path, *peers_path, *hints_dir;
+	const char *wal_dir, *block_dir, *chunk_dir, *cache_dir, *bucket_default_dir, *catalog_path, *roster_path, *peers_path, *hints_dir,
+		*feed_file;
 	struct labels ext_labels;
 	struct bucket *bucket;
 	struct catalog *catalog;
@@ -116,6 +118,7 @@ struct server {
 	struct finder *finder; /* with --peers */
 	struct span self;      /* --hashrings.local-endpoint */
 	struct repair *repair; /* of every node that stores, also of one alone: it answers for its digests */
+	struct feed *feed;     /* also NULL without a catalog (cmd_feed.c) */
 
 	atomic_int phase; /* enum server_phase */
 	atomic_int exit_code;
@@ -158,6 +161,12 @@ void server_peer_write(void *server, struct http_request *r); /* ingest_peer_wri
 /* cmd_repair.c: replicas that hold the same again. */
 CHECKED errc server_repair_open(struct server *s, struct err *err);
 void server_repair_ready(struct server *s); /* the log is replayed */
+/* cmd_feed.c: one picture of the bucket on all nodes. */
+CHECKED errc server_feed_open(struct server *s, struct err *err);
+void server_feed_close(struct server *s);
+/* A catalog that was made anew begins with the newest snapshot in the bucket. false: there is none for it, an audit has to read everything. */
+bool server_feed_fill(struct server *s);
+void server_feed_get(void *server, struct http_request *r);
 /* cmd_blocks.c: finds local block directories that the catalog does not know; tells the head when `tell_head`. */
 CHECKED errc server_scan_blocks(struct server *s, bool tell_head, struct err *err);
 /* cmd_background.c: disk watermark, audits, local rescans. */
