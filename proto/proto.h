@@ -80,6 +80,17 @@ CHECKED errc rw2_decode(struct span body, const struct rw_limits *limits, struct
 enum rw_version { RW_NONE, RW_1, RW_2 };
 CHECKED errc rw_negotiate(struct span content_type, struct span content_encoding, enum rw_version *v, struct err *err);
 
+/* A decoded request's own bytes, to be sent on without encoding anything. */
+struct rw_slices {
+	struct span *series;   /* n_series of the request: each a field of the message, its tag and length included */
+	struct span *metadata; /* 1.0: n_metadata of the request, likewise. 2.0: none, it stands in the series */
+	struct span *symbols;  /* 2.0: the fields of all symbols in their order, those that lie together in one span */
+	size_t n_symbols;
+};
+/* rw was decoded from body. Spans borrow from body; arrays are the arena's. ERR_NOMEM (OVERLOADED). */
+CHECKED errc rw_slices(
+	struct span body, enum rw_version version, const struct rw_request *rw, struct arena *arena, struct rw_slices *out, struct err *err);
+
 /* ---- remote read ---- */
 
 struct rr_matcher {
