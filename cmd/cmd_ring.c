@@ -319,7 +319,8 @@ static errc run(struct ring_tool *t, const struct flag_list *args, struct err *e
 		return ring_simulate(t, err);
 	while (i < 4 && strcmp(word, words[i]) != 0)
 		i++;
-	CHECK(i < 4 && args->n == (i == 3 ? 3 : 2), ERR_INVALID, "usage: varve ring show|check|where FILE, varve ring diff OLD NEW, or varve ring simulate");
+	CHECK(i < 4 && args->n == (i == 3 ? 3 : 2), ERR_INVALID,
+		"usage: varve ring show|check|where FILE, varve ring diff OLD NEW, or varve ring simulate");
 	CHECK(!t->tenant || strlen(t->tenant) <= LIMIT_RING_NAME_BYTES, ERR_INVALID, "--tenant has more than %d bytes", LIMIT_RING_NAME_BYTES);
 	if (i == 3)
 		TRY(ring_file_read(t, args->v[1], &was, err));
@@ -421,7 +422,8 @@ int cmd_ring(int argc, char **argv)
 			 "is odd in it.\n"
 			 "where: the nodes of a series as a JSON array, replica 0 first, empty when no ring serves the tenant. diff: what part of "
 			 "the\n"
-			 "replicas a change moves. simulate: how even rings of so many nodes are, and what growing from one to the next moves. A file that is refused: exit code 1, and why.",
+			 "replicas a change moves. simulate: how even rings of so many nodes are, and what growing from one to the next moves. A "
+			 "file that is refused: exit code 1, and why.",
 		.flags = table,
 		.n_flags = sizeof table / sizeof *table,
 		.positionals = true,

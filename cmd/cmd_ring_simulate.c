@@ -23,7 +23,7 @@ struct step {
 	uint32_t n;
 	struct ring_set *set;
 	struct ring *ring;
-	uint32_t *number; /* of the set's nodes: which of the made-up ones each is */
+	uint32_t *number;   /* of the set's nodes: which of the made-up ones each is */
 	double most, least; /* over the mean */
 	struct ring_change change;
 	uint64_t *count; /* replicas, by number */
@@ -226,11 +226,12 @@ static void put_json(struct buf *b, const struct simulation *sim)
 	buf_printf(b, "{\"replication_factor\":%" PRIu32 ",\"series\":%" PRIu64 ",\"steps\":[", sim->factor, sim->series);
 	for (uint32_t i = 0; i < sim->n_steps; i++) {
 		const struct step *s = &sim->steps[i];
-		buf_printf(b, "%s\n{\"nodes\":%" PRIu32 ",\"max_over_mean\":%.6f,\"min_over_mean\":%.6f,\"moved\":%.9f,\"ideal\":%.9f", i ? "," : "", s->n, s->most,
-			s->least, s->change.moved, s->change.ideal);
+		buf_printf(b, "%s\n{\"nodes\":%" PRIu32 ",\"max_over_mean\":%.6f,\"min_over_mean\":%.6f,\"moved\":%.9f,\"ideal\":%.9f", i ? "," : "",
+			s->n, s->most, s->least, s->change.moved, s->change.ideal);
 		if (sim->series) {
 			struct counted c = counted_of(sim, s);
-			buf_printf(b, ",\"counted\":{\"max_over_mean\":%.6f,\"moved\":%.9f,\"series_of_fullest\":%" PRIu64 "}", c.most_over_mean, c.moved, c.most);
+			buf_printf(b, ",\"counted\":{\"max_over_mean\":%.6f,\"moved\":%.9f,\"series_of_fullest\":%" PRIu64 "}", c.most_over_mean,
+				c.moved, c.most);
 		}
 		buf_printf(b, "}");
 	}
@@ -239,8 +240,9 @@ static void put_json(struct buf *b, const struct simulation *sim)
 
 static void put_table(struct buf *b, const struct simulation *sim)
 {
-	buf_printf(b, "replication factor %" PRIu32 "; moved: of all replicas, those that come to a node that did not have the series\n\n"
-		      "nodes  fullest/mean  emptiest/mean    moved    ideal",
+	buf_printf(b,
+		"replication factor %" PRIu32 "; moved: of all replicas, those that come to a node that did not have the series\n\n"
+		"nodes  fullest/mean  emptiest/mean    moved    ideal",
 		sim->factor);
 	buf_printf(b, sim->series ? "  counted: fullest/mean    moved  series of the fullest\n" : "\n");
 	for (uint32_t i = 0; i < sim->n_steps; i++) {
@@ -269,8 +271,8 @@ static errc steps_of(const char *text, uint64_t factor, struct simulation *sim, 
 	for (const char *p = text; *p || p == text;) {
 		char *end;
 		unsigned long n = strtoul(p, &end, 10);
-		CHECK(end != p && *p >= '0' && *p <= '9' && (*end == ',' || *end == 0) && n >= factor && n >= 1 && n <= LIMIT_RING_ENDPOINTS, ERR_INVALID,
-			"--nodes=%s must be numbers from the replication factor to %d, as 3,5,9", text, LIMIT_RING_ENDPOINTS);
+		CHECK(end != p && *p >= '0' && *p <= '9' && (*end == ',' || *end == 0) && n >= factor && n >= 1 && n <= LIMIT_RING_ENDPOINTS,
+			ERR_INVALID, "--nodes=%s must be numbers from the replication factor to %d, as 3,5,9", text, LIMIT_RING_ENDPOINTS);
 		CHECK(sim->n_steps < STEPS_MAX, ERR_INVALID, "--nodes has more than %d numbers", STEPS_MAX);
 		sim->steps[sim->n_steps++].n = (uint32_t)n;
 		p = *end ? end + 1 : end;

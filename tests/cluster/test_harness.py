@@ -71,7 +71,7 @@ def test_a_load_on_one_varve_is_all_there(one, tmp_path):
     book = load.book
     assert got["reads"] >= 3 and got["refused"] == 0 and got["expected"] > 0 and not any(got[k] for k in judge.Findings.KINDS)
     found = judge.check_all(book, one.url)
-    assert found.clean and found.expected == book.samples() == found.read >= 6000, str(found)
+    assert found.clean and found.expected == book.samples() == found.read >= 5000, str(found)
     s = book.summary()
     assert s["errors"] == s["refused"] == s["open"] == 0 and 0 < s["p50_ms"] <= s["p99_ms"]
     # And what the server has not is missed.
@@ -161,8 +161,11 @@ def echo_server():
     listener = socket.create_server(("127.0.0.1", 0))
 
     def serve(c):
-        while data := c.recv(65536):
-            c.sendall(data)
+        try:
+            while data := c.recv(65536):
+                c.sendall(data)
+        except OSError:  # a reset is what some modes are for
+            pass
         c.close()
 
     def accept():

@@ -14,7 +14,7 @@ def all_agree(f, book, text=None):
     took = f.wait_hints(120)
     missing = f.replicas_agree(book, text)
     assert not missing, f"{len(missing)} of the replicas lack samples; first: {missing[:3]}"
-    p = f.nodes[0].run("digest", *(n.url for n in f.nodes), f"--peer.secret-file={f.secret}")
+    p = f.nodes[0].run("digest", *(n.url for n in f.nodes))
     assert p.returncode == 0, f"varve digest: {p.returncode}\n{p.stdout}\n{p.stderr}"
     return took
 
