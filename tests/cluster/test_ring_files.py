@@ -46,7 +46,7 @@ def test_a_wrong_file_is_refused_as_a_whole_and_the_old_ring_stays(fleet):
             assert "hashrings.json:" in said and words in said, (name, status)
             assert n.ready()[0] == 200, name
             assert "hashrings.json:" in n.log_tail(5), name
-        assert client.write([(judge.remote.labels("still", name=name), [(int(time.time() * 1000), 1)])]).status == 204, name
+        assert client.write([(judge.remote.labels("still", kind=name), [(int(time.time() * 1000), 1)])]).status == 204, name
         f.rings.write(good)
         for n in some:
             procs.wait_for(lambda n=n: n.metric("varve_ring_last_reload_successful") == 1, 3, f"after {name}: {n.name} takes the good one", 0.05)
@@ -99,6 +99,7 @@ def test_twenty_replacements_in_a_row(fleet, how):
         f.settle(timeout=3)
         slowest = max(slowest, time.monotonic() - done)
         versions.append((done, f.epoch_of(text)))
+    time.sleep(0.2)  # the last one is seen by all who look
     for look in looks:
         look.over.set()
         look.join()
