@@ -303,6 +303,11 @@ class Fleet:
     def load(self, to, name="load", **flags):
         return Load(self._worker_dir(name), to.url, name, **flags).start()
 
+    def beside(self):
+        """A varve that is in no fleet, with a small load of its own: what this machine and its disk do to latency meanwhile."""
+        alone = Node(self.dir / "alone", {"wal.segment-size": "8MiB", "disk.reserve": "64MiB"}).start()
+        return self.load(alone, "alone", series=400, batch=20, shards=4)
+
     def reader(self, load, through):
         """judge.py over the ledger of a load; reader.through(nodes) changes whom it asks."""
         directory = self._worker_dir("reader")

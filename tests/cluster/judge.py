@@ -33,6 +33,11 @@ def quantile(values, q):
     return values[min(len(values) - 1, int(q * len(values)))] if values else 0.0
 
 
+def p99_ms(book, spans):
+    """Of the requests that were due in any of these times, [(since_us, until_us)]."""
+    return quantile([r.latency_us / 1000 for s, u in spans for r in book.between(s, u) if r.outcome == "A"], 0.99)
+
+
 class Book:
     """A ledger: refresh() reads on."""
 
