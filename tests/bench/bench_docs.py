@@ -108,8 +108,8 @@ def figure(results, name, *path):
     return v
 
 
-def put_number(v, unit, scale=1.0, digits=None):
-    return "not measured yet" if v is None else f"{show(v * scale, digits)} {unit}"
+def put_number(v, unit, scale=1.0, digits=None, none="not measured yet"):
+    return none if v is None else f"{show(v * scale, digits)} {unit}"
 
 
 def times(*values):
@@ -136,13 +136,13 @@ def page_scaling(results):
     rows = [
         ["samples a second, from clients", f"{SERIES / 1e6:.0f} M series every {SCRAPE_S} s", f"{rate / 1e6:.2f} M"],
         ["samples a second, stored", f"times factor {FACTOR}", f"{rate * FACTOR / 1e6:.0f} M"],
-        ["routers, cores busy", f"CPU a sample of a router, {put_number(router, 'µs')}", put_number(times(rate, router, 1e-6), "cores")],
-        [f"{NODES} nodes, cores busy", f"CPU a stored sample, {put_number(per_replica, 'µs')}", put_number(cores, "cores")],
+        ["routers, cores busy", f"CPU a sample of a router, {put_number(router, 'µs', none='by `make bench-ring`')}", put_number(times(rate, router, 1e-6), "cores")],
+        [f"{NODES} nodes, cores busy", f"CPU a stored sample, {put_number(per_replica, 'µs', none='by `make bench-ring`')}", put_number(cores, "cores")],
         ["cores of a node", f"so that the mean is {BUSY:.0%} busy, times {fullest:.3f} for the fullest", put_number(times(cores, 1 / NODES / BUSY, fullest), "cores")],
-        ["memory of the fullest node", f"{SERIES * FACTOR / NODES / 1e6:.1f} M series on the mean node, times {fullest:.3f}, at {put_number(resident, 'bytes')} a series", put_number(memory, "GiB", 2**-30)],
-        ["log written by a node", f"{put_number(log, 'bytes')} a sample", put_number(times(rate, FACTOR / NODES, log), "MB/s", 1e-6)],
+        ["memory of the fullest node", f"{SERIES * FACTOR / NODES / 1e6:.1f} M series on the mean node, times {fullest:.3f}, at {put_number(resident, 'bytes', none='what `make bench-flat` says')} a series", put_number(memory, "GiB", 2**-30)],
+        ["log written by a node", f"{put_number(log, 'bytes', none='what `make bench` says')} a sample", put_number(times(rate, FACTOR / NODES, log), "MB/s", 1e-6)],
         [f"growing from {NODES} to {MORE}: replicas that move", "`varve ring simulate`", f"{moved:.1%}, {SERIES * FACTOR * moved / 1e6:.0f} M"],
-        ["what they cost the new nodes, once", f"{put_number(new, 'µs')} for a series that is new to a node", put_number(times(SERIES, FACTOR, moved, new, 1e-6), "CPU seconds, all together")],
+        ["what they cost the new nodes, once", f"{put_number(new, 'µs', none='what `make bench` says')} for a series that is new to a node", put_number(times(SERIES, FACTOR, moved, new, 1e-6), "CPU seconds, all together")],
     ]
     table = [[str(n), f"{s['max_over_mean']:.3f}", f"{s['min_over_mean']:.3f}", f"{s['moved']:.1%}" if s["moved"] else "-", f"{s['ideal']:.1%}" if s["moved"] else "-"] for n, s in steps.items()]
     return ["`" + " ".join(["varve", *p.args[1:-1]]) + "`:", ""] \
