@@ -11,6 +11,7 @@
 #include "base/limits.h"
 #include "base/log.h"
 #include "base/metrics.h"
+#include "cluster/finder.h"
 #include "cmd/cmd_int.h"
 
 static const struct {
@@ -50,7 +51,8 @@ errc server_cluster_check(struct server_flags *f, struct err *err)
 	enum ring_algorithm algorithm;
 	bool rings = server_has_rings(f);
 	TRY(server_roles(f->target, &f->roles, err));
-	CHECK(f->peers.n == 0 || (!f->hashrings_file && !f->hashrings), ERR_INVALID, "--peers makes the rings: --hashrings.file and --hashrings exclude it");
+	CHECK(f->peers.n == 0 || (!f->hashrings_file && !f->hashrings), ERR_INVALID,
+		"--peers makes the rings: --hashrings.file and --hashrings exclude it");
 	CHECK(f->peers_gone_after_ms >= 1000 && f->drain_timeout_ms >= 1000 && f->drain_quiet_ms >= 0, ERR_INVALID,
 		"--peers.gone-after and --drain.timeout must be at least 1s");
 	CHECK(!f->hashrings_file || !f->hashrings, ERR_INVALID, "--hashrings.file and --hashrings exclude each other");
@@ -65,9 +67,10 @@ errc server_cluster_check(struct server_flags *f, struct err *err)
 	CHECK(!f->peer_tls_cert_file == !f->peer_tls_key_file, ERR_INVALID, "--peer.tls-cert-file and --peer.tls-key-file go together");
 	CHECK(rings || f->roles & ROLE_INGEST || !(f->roles & ROLE_ROUTE), ERR_INVALID,
 		"--target=%s routes and does not store: it needs to know who does (--hashrings.file, --hashrings or --peers)", f->target);
-	CHECK(rings || !f->local_endpoint, ERR_INVALID, "--hashrings.local-endpoint says who this node is in the rings: --hashrings.file or --peers is missing");
-	CHECK(rings || f->replication_factor == 1, ERR_INVALID, "--replication-factor=%" PRIu64 " needs rings (--hashrings.file, --hashrings or --peers)",
-		f->replication_factor);
+	CHECK(rings || !f->local_endpoint, ERR_INVALID,
+		"--hashrings.local-endpoint says who this node is in the rings: --hashrings.file or --peers is missing");
+	CHECK(rings || f->replication_factor == 1, ERR_INVALID,
+		"--replication-factor=%" PRIu64 " needs rings (--hashrings.file, --hashrings or --peers)", f->replication_factor);
 fail:
 	return rc;
 }
