@@ -2,7 +2,7 @@
  *
  *     trust ─ link ─ roster ─ rings (on change: the roster is told) ─ cluster      opened in this order, closed backwards
  *
- * Opened before the write endpoints, which stand on all of it. Without --hashrings.file or --hashrings there is none of it, and a node stores what it is sent.
+ * Opened before the write endpoints, which stand on all of it. Without --hashrings.file, --hashrings or --peers there is none of it, and a node stores what it is sent.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -41,7 +41,7 @@ errc server_roles(const char *text, unsigned *roles, struct err *err)
 
 bool server_has_rings(const struct server_flags *f)
 {
-	return f->hashrings_file || f->hashrings;
+	return f->hashrings_file || f->hashrings || f->peers.n > 0;
 }
 
 errc server_cluster_check(struct server_flags *f, struct err *err)
@@ -50,20 +50,23 @@ errc server_cluster_check(struct server_flags *f, struct err *err)
 	enum ring_algorithm algorithm;
 	bool rings = server_has_rings(f);
 	TRY(server_roles(f->target, &f->roles, err));
+	CHECK(f->peers.n == 0 || (!f->hashrings_file && !f->hashrings), ERR_INVALID, "--peers makes the rings: --hashrings.file and --hashrings exclude it");
+	CHECK(f->peers_gone_after_ms >= 1000 && f->drain_timeout_ms >= 1000 && f->drain_quiet_ms >= 0, ERR_INVALID,
+		"--peers.gone-after and --drain.timeout must be at least 1s");
 	CHECK(!f->hashrings_file || !f->hashrings, ERR_INVALID, "--hashrings.file and --hashrings exclude each other");
 	CHECK(f->replication_factor >= 1 && f->replication_factor <= LIMIT_RING_FACTOR, ERR_INVALID, "--replication-factor must be between 1 and %d",
 		LIMIT_RING_FACTOR);
-	CHECK(f->replication_quorum <= f->replication_factor, ERR_INVALID, "--replication.quorum=%" PRIu64 " is more than --replication-factor=%" PRIu64,
-		f->replication_quorum, f->replication_factor);
+	CHECK(f->replication_quorum <= f->replication_factor, ERR_INVALID,
+		"--replication.quorum=%" PRIu64 " is more than --replication-factor=%" PRIu64, f->replication_quorum, f->replication_factor);
 	CHECK(ring_algorithm_parse(f->hashrings_algorithm, &algorithm), ERR_INVALID, "--hashrings.algorithm must be ketama or hashmod");
 	CHECK(f->hashrings_port <= 65535, ERR_INVALID, "--hashrings.port must be at most 65535");
 	CHECK(f->peer_timeout_ms >= 10 && f->peer_timeout_ms <= 120000, ERR_INVALID, "--peer.timeout must be between 10ms and 2m");
 	CHECK(f->peer_max_inflight >= MIB, ERR_INVALID, "--peer.max-inflight must be at least 1MiB");
 	CHECK(!f->peer_tls_cert_file == !f->peer_tls_key_file, ERR_INVALID, "--peer.tls-cert-file and --peer.tls-key-file go together");
 	CHECK(rings || f->roles & ROLE_INGEST || !(f->roles & ROLE_ROUTE), ERR_INVALID,
-		"--target=%s routes and does not store: it needs to know who does (--hashrings.file or --hashrings)", f->target);
-	CHECK(rings || !f->local_endpoint, ERR_INVALID, "--hashrings.local-endpoint says who this node is in the rings: --hashrings.file is missing");
-	CHECK(rings || f->replication_factor == 1, ERR_INVALID, "--replication-factor=%" PRIu64 " needs rings (--hashrings.file or --hashrings)",
+		"--target=%s routes and does not store: it needs to know who does (--hashrings.file, --hashrings or --peers)", f->target);
+	CHECK(rings || !f->local_endpoint, ERR_INVALID, "--hashrings.local-endpoint says who this node is in the rings: --hashrings.file or --peers is missing");
+	CHECK(rings || f->replication_factor == 1, ERR_INVALID, "--replication-factor=%" PRIu64 " needs rings (--hashrings.file, --hashrings or --peers)",
 		f->replication_factor);
 fail:
 	return rc;
@@ -131,11 +134,13 @@ errc server_cluster_open(struct server *s, struct err *err)
 		return OK;
 	s->self = span_cstr(f->local_endpoint ? f->local_endpoint : "");
 	if (f->replication_quorum > 0 && f->replication_quorum != f->replication_factor / 2 + 1)
-		log_warn("the write quorum is not the majority", LU64("quorum", f->replication_quorum), LU64("replication_factor", f->replication_factor),
+		log_warn("the write quorum is not the majority", LU64("quorum", f->replication_quorum),
+			LU64("replication_factor", f->replication_factor),
 			LSTR("what", f->replication_quorum <= f->replication_factor / 2
 					     ? "a sample is acknowledged that fewer nodes have than may be lost: --replication.quorum"
 					     : "fewer nodes may be down than replication is paid for: --replication.quorum"));
-	const struct trust_config trust = {.secret_file = f->peer_secret_file, .certificates = f->peer_tls_cert_file != NULL, .name = f->peer_tls_name};
+	const struct trust_config trust = {
+		.secret_file = f->peer_secret_file, .certificates = f->peer_tls_cert_file != NULL, .name = f->peer_tls_name};
 	TRY(trust_open(&trust, &s->trust, err));
 	const struct link_config link = {
 		.client = {.connect_timeout_ms = f->peer_timeout_ms,
@@ -166,6 +171,15 @@ errc server_cluster_open(struct server *s, struct err *err)
 	};
 	TRY(cluster_open(&cluster, &s->cluster, err));
 	TRY(rings_open(s, err));
+	if (f->peers.n > 0)
+		TRY(finder_open(&(struct finder_config){.names = f->peers.v,
+					.n_names = f->peers.n,
+					.factor = (uint32_t)f->replication_factor,
+					.gone_after_ms = f->peers_gone_after_ms,
+					.file = s->peers_path,
+					.roster = s->roster,
+					.rings = s->rings},
+			&s->finder, err));
 fail:
 	return rc;
 }
@@ -177,6 +191,7 @@ void server_cluster_close(struct server *s)
 	repair_close(s->repair); /* asks peers, and stores what they answer */
 	if (s->cluster)
 		cluster_close(s->cluster);
+	finder_close(s->finder);
 	ring_file_close(s->rings);
 	roster_close(s->roster);
 	link_close(s->link);
@@ -185,7 +200,7 @@ void server_cluster_close(struct server *s)
 
 void server_cluster_ready(struct server *s)
 {
-	if (s->roster)
+	if (s->roster && roster_said(s->roster) == NODE_JOINING)
 		roster_say(s->roster, NODE_ACTIVE);
 }
 
@@ -212,7 +227,8 @@ static void put_text(struct buf *out, struct span text)
 	buf_printf(out, "\"");
 }
 
-static void ring_answer(struct server *s, struct http_request *r)
+/* brief: without the rings themselves, as nodes ask each other every second. */
+static void ring_answer(struct server *s, struct http_request *r, bool brief)
 {
 	struct ring_file_status st;
 	struct ring_set *set = ring_file_current(s->rings);
@@ -232,12 +248,15 @@ static void ring_answer(struct server *s, struct http_request *r)
 	put_text(&out, s->self);
 	buf_printf(&out, ",");
 	roster_json(s->roster, &out);
-	buf_printf(&out, ",\"hashrings\":");
-	if (set) {
-		struct span json = ring_set_json(set);
+	if (!brief) {
+		struct span json = set ? ring_set_json(set) : SPAN("null");
+		buf_printf(&out, ",\"hashrings\":");
 		buf_put(&out, json.p, json.n);
-	} else
-		buf_printf(&out, "null");
+		if (s->finder) {
+			buf_printf(&out, ",");
+			finder_json(s->finder, &out);
+		}
+	}
 	buf_printf(&out, "}\n");
 	if (out.failed)
 		http_error(r, ERRID_OVERLOADED, "no memory for the rings");
@@ -249,7 +268,7 @@ static void ring_answer(struct server *s, struct http_request *r)
 
 void server_ring_get(void *arg, struct http_request *r)
 {
-	ring_answer(arg, r);
+	ring_answer(arg, r, http_parse_params(r, NULL) == OK && span_is(http_param(r, "hashrings", 0), "0"));
 }
 
 void server_ring_put(void *arg, struct http_request *r)
@@ -257,7 +276,9 @@ void server_ring_put(void *arg, struct http_request *r)
 	struct server *s = arg;
 	struct err err = {0};
 	errc rc = link_check_order(s->trust, r, &err);
-	if (rc == OK) {
+	if (rc == OK && s->finder)
+		rc = err_id(&err, ERRID_BAD_REQUEST, ERR_INVALID, "the rings of this node are made of --peers");
+	else if (rc == OK) {
 		rc = ring_file_offer(s->rings, "PUT /-/ring", http_body(r), &err);
 		if (rc != OK)
 			err.id = errid_text(rc == ERR_NOMEM ? ERRID_OVERLOADED : ERRID_BAD_REQUEST);
@@ -265,5 +286,5 @@ void server_ring_put(void *arg, struct http_request *r)
 	if (rc != OK)
 		http_error_of(r, &err);
 	else
-		ring_answer(s, r);
+		ring_answer(s, r, false);
 }

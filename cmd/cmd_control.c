@@ -155,7 +155,7 @@ static size_t flag_table(struct control_flags *f, struct flag *out)
 			.value_name = "ketama|hashmod",
 			.help = "As the members have it: of rings that name none.",
 			.common = true},
-		STRING("peer.secret-file", cfg.secret_file, NULL, "PATH", true, "The secret that members take rings by. Read anew each time."),
+		STRING("peer.secret-file", cfg.secret_file, NULL, "PATH", true, "The secret that members take orders by: they are signed with it. Re-read when it changes."),
 		STRING("peer.ca-file", cfg.member_ca, NULL, "PATH", false,
 			"Who signed the members' certificates, with --control.member-scheme=https."),
 		{.name = "control.member-scheme",

@@ -56,9 +56,12 @@ struct server_flags {
 	uint64_t hashrings_port, replication_factor, replication_quorum;
 	int64_t ring_remember_ms, peer_timeout_ms;
 	bool ring_remember_set;
-	const char *peer_compression, *peer_secret_file, *peer_tls_ca_file, *peer_tls_cert_file, *peer_tls_key_file, *peer_tls_server_name, *peer_tls_name;
+	const char *peer_compression, *peer_secret_file, *peer_tls_ca_file, *peer_tls_cert_file, *peer_tls_key_file, *peer_tls_server_name,
+		*peer_tls_name;
 	uint64_t peer_max_inflight;
 	uint64_t repair_rate;
+	struct flag_list peers;
+	int64_t peers_gone_after_ms, drain_quiet_ms, drain_timeout_ms;
 };
 
 /* The server's table (static storage); *n its length. */
@@ -81,12 +84,14 @@ void data_dir_close(struct data_dir *d);
 /* ---- the running server ---- */
 enum server_phase { PHASE_STARTING, PHASE_REPLAY, PHASE_READY, PHASE_STOPPING, PHASE_FAILED };
 
+struct leave;
+
 struct server {
 	/* constant after start */
 	const struct server_flags *flags;
 	struct arena arena; /* paths and labels, for the life of the server */
 	struct data_dir dir;
-	const char *wal_dir, *block_dir, *chunk_dir, *cache_dir, *bucket_default_dir, *catalog_path, *roster_path;
+	const char *wal_dir, *block_dir, *chunk_dir, *cache_dir, *bucket_default_dir, *catalog_path, *roster_path, *peers_path;
 	struct labels ext_labels;
 	struct bucket *bucket;
 	struct catalog *catalog;
@@ -103,12 +108,16 @@ struct server {
 	struct ring_file *rings;
 	struct cluster *cluster;
 	struct repair *repair; /* of every node that stores, also of one alone: it answers for its digests */
+	struct finder *finder; /* with --peers */
 	struct span self; /* --hashrings.local-endpoint */
 
 	atomic_int phase; /* enum server_phase */
 	atomic_int exit_code;
 	atomic_bool stopping;
 	atomic_bool disk_low;
+	atomic_bool left; /* drained: nobody sends it anything any more */
+	atomic_uint_fast64_t peer_wrote_ms; /* monotonic: the last write of a peer */
+	struct leave *leave;
 	/* replay progress, written by the replaying thread */
 	atomic_uint_fast64_t replay_first, replay_last, replay_now;
 	int64_t started_ms;
@@ -137,6 +146,12 @@ void server_ring_put(void *server, struct http_request *r);
 /* cmd_repair.c: replicas that hold the same again. */
 CHECKED errc server_repair_open(struct server *s, struct err *err);
 void server_repair_ready(struct server *s); /* the log is replayed */
+/* cmd_leave.c: POST /-/drain. */
+CHECKED errc server_leave_open(struct server *s, struct err *err);
+void server_leave_close(struct server *s); /* after head and shipper were released */
+void server_drain_get(void *server, struct http_request *r);
+void server_drain_post(void *server, struct http_request *r);
+void server_peer_write(void *server, struct http_request *r); /* ingest_peer_write, and when it was */
 /* cmd_blocks.c: finds local block directories that the catalog does not know; tells the head when `tell_head`. */
 CHECKED errc server_scan_blocks(struct server *s, bool tell_head, struct err *err);
 /* cmd_background.c: disk watermark, audits, local rescans. */

@@ -180,7 +180,8 @@ static void reload(void *arg, struct http_request *r)
 static void not_here(void *arg, struct http_request *r)
 {
 	struct server *s = arg;
-	http_error(r, ERRID_NOT_FOUND, "this process does not route writes (--target=%s): send them to one that does (--target=route)", s->flags->target);
+	http_error(r, ERRID_NOT_FOUND, "this process does not route writes (--target=%s): send them to one that does (--target=route)",
+		s->flags->target);
 }
 
 /* Reads need nothing but what is open; while the log is replayed they see what is there so far. */
@@ -194,7 +195,8 @@ static void front(void *arg, struct http_request *r)
 		     "GET  /api/v1/series /api/v1/labels /api/v1/label/NAME/values\n"
 		     "GET  /api/v1/query_exemplars /api/v1/metadata\n"
 		     "GET  /api/v1/status/tsdb /api/v1/status/blocks /api/v1/status/walreplay /api/v1/status/buildinfo\n"
-		     "GET  /metrics /-/healthy /-/ready /-/tenants /-/ring /-/repair /-/digest   POST /-/flush /-/reload /-/repair   PUT /-/ring\n"));
+		     "GET  /metrics /-/healthy /-/ready /-/tenants /-/ring /-/drain /-/repair /-/digest\n"
+		     "POST /-/flush /-/reload /-/drain /-/repair   PUT /-/ring\n"));
 }
 
 /* ---- the table ---- */
@@ -218,8 +220,12 @@ static void add(struct routes *t, const struct http_route *v, size_t n)
 static void routes_common(struct server *s, struct routes *t)
 {
 	ADD(t, {HTTP_GET, "/api/v1/status/walreplay", HTTP_NO_BUDGET, 0, walreplay, s},
-		{HTTP_GET, "/api/v1/status/buildinfo", HTTP_NO_BUDGET, 0, buildinfo, s}, {HTTP_GET, "/metrics", HTTP_NO_BUDGET | HTTP_GZIP, 0, metrics, s},
-		{HTTP_GET, "/-/healthy", HTTP_NO_AUTH | HTTP_NO_BUDGET, 0, healthy, s}, {HTTP_GET, "/-/ready", HTTP_NO_AUTH | HTTP_NO_BUDGET, 0, ready, s},
+		{HTTP_GET, "/api/v1/status/buildinfo", HTTP_NO_BUDGET, 0, buildinfo, s},
+		{HTTP_GET, "/metrics", HTTP_NO_BUDGET | HTTP_GZIP, 0, metrics, s},
+		{HTTP_GET, "/-/healthy", HTTP_NO_AUTH | HTTP_NO_BUDGET, 0, healthy, s},
+		{HTTP_GET, "/-/ready", HTTP_NO_AUTH | HTTP_NO_BUDGET, 0, ready, s},
+		{HTTP_GET, "/-/drain", HTTP_NO_AUTH | HTTP_NO_BUDGET, 0, server_drain_get, s},
+		{HTTP_POST, "/-/drain", HTTP_NO_BUDGET | (s->trust ? HTTP_NO_AUTH : 0), 64 * KIB, server_drain_post, s},
 		{HTTP_POST | HTTP_PUT, "/-/reload", HTTP_NO_BUDGET, 64 * KIB, reload, s}, {HTTP_GET, "/", HTTP_NO_BUDGET, 0, front, s});
 }
 
@@ -232,7 +238,7 @@ static void routes_write(struct server *s, struct routes *t)
 	ADD(t, {HTTP_POST, "/api/v1/receive", HTTP_INLINE, max_body, write, arg}, {HTTP_POST, "/api/v1/write", HTTP_INLINE, max_body, write, arg},
 		{HTTP_POST, "/api/v1/push", HTTP_INLINE, max_body, write, arg});
 	if (s->rings && s->head)
-		ADD(t, {HTTP_POST, PEER_WRITE_PATH, HTTP_INLINE | HTTP_NO_AUTH, f->ingest_max_inflight, ingest_peer_write, s->ingest});
+		ADD(t, {HTTP_POST, PEER_WRITE_PATH, HTTP_INLINE | HTTP_NO_AUTH, f->ingest_max_inflight, server_peer_write, s});
 	if (s->head)
 		ADD(t, {HTTP_GET, "/-/tenants", HTTP_WORKER | HTTP_GZIP, 0, ingest_tenants, s->ingest});
 }

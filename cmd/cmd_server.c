@@ -40,7 +40,9 @@ void server_gate(struct server *s)
 		return;
 	switch (atomic_load(&s->phase)) {
 	case PHASE_READY:
-		if (atomic_load(&s->disk_low))
+		if (atomic_load(&s->left))
+			ingest_gate(s->ingest, ERRID_SHUTTING_DOWN, "this node has drained and is going: send it to another one");
+		else if (atomic_load(&s->disk_low))
 			ingest_gate(s->ingest, ERRID_DISK_FULL, "the disk is below its reserve (--disk.reserve): writes go on when there is room");
 		else
 			ingest_gate(s->ingest, ERRID_NONE, NULL);
@@ -146,7 +148,7 @@ static void *replay_main(void *arg)
 	}
 	if (s->head)
 		log_info("log replayed", LU64("segments", st.segments), LU64("frames", st.frames), LU64("samples", st.samples),
-		LU64("frames_lost", st.frames_lost), LU64("samples_lost", st.samples_lost), LI64("ms", st.duration_ms));
+			LU64("frames_lost", st.frames_lost), LU64("samples_lost", st.samples_lost), LI64("ms", st.duration_ms));
 	int expected = PHASE_REPLAY;
 	if (atomic_compare_exchange_strong(&s->phase, &expected, PHASE_READY)) {
 		server_gate(s);
@@ -190,7 +192,8 @@ static errc make_paths(struct server *s, struct err *err)
 	s->bucket_default_dir = arena_printf(&s->arena, "%s/bucket", root);
 	s->catalog_path = arena_printf(&s->arena, "%s/catalog.sqlite", root);
 	s->roster_path = arena_printf(&s->arena, "%s/roster.json", root);
-	if (!s->wal_dir || !s->block_dir || !s->chunk_dir || !s->cache_dir || !s->bucket_default_dir || !s->catalog_path || !s->roster_path)
+	s->peers_path = arena_printf(&s->arena, "%s/peers.json", root);
+	if (!s->wal_dir || !s->block_dir || !s->chunk_dir || !s->cache_dir || !s->bucket_default_dir || !s->catalog_path || !s->roster_path || !s->peers_path)
 		return err_set(err, ERR_NOMEM, "no memory for paths");
 	const char *const dirs[] = {s->wal_dir, s->block_dir, s->chunk_dir, s->cache_dir};
 	for (size_t i = 0; i < sizeof dirs / sizeof dirs[0]; i++) {
@@ -315,6 +318,7 @@ static errc open_parts(struct server *s, struct err *err)
 		TRY(ingest_open(&ingest, &s->ingest, err));
 		TRY(server_repair_open(s, err));
 	}
+	TRY(server_leave_open(s, err));
 	server_gate(s);
 	TRY(server_listen(s, err));
 	if (s->catalog) {
@@ -390,6 +394,7 @@ static void close_parts(struct server *s)
 	repair_cancel(s->repair); /* a digest may take a while */
 	if (s->http)
 		stop_http(s);
+	server_leave_close(s);
 	if (s->bucket)
 		bucket_cancel(s->bucket);
 	background_stop(s);

@@ -29,9 +29,9 @@ struct ingest_config {
 	/* Where there are rings; all borrowed. NULL: this node is alone, and stores what it is sent. */
 	struct cluster *cluster;
 	struct ring_file *rings;
-	struct trust *trust;	 /* for ingest_peer_write */
-	struct span self;	 /* this node's address in the rings; empty: it is in none */
-	int64_t peer_timeout_ms; /* --peer.timeout: a client is answered by then */
+	struct trust *trust;		 /* for ingest_peer_write */
+	struct span self;		 /* this node's address in the rings; empty: it is in none */
+	int64_t peer_timeout_ms;	 /* --peer.timeout: a client is answered by then */
 	uint64_t max_body_bytes;	 /* --ingest.max-body */
 	uint64_t max_inflight_bytes;	 /* --ingest.max-inflight: what is above it alone is refused for good, not until later */
 	uint32_t max_series_per_request; /* --ingest.max-series-per-request */

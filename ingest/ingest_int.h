@@ -207,10 +207,10 @@ struct ingest_many {
 	struct ingest_stored_part parts[];
 };
 struct ingest_many *ingest_many_new(struct ingest *in, uint32_t n_parts, void (*done)(struct ingest_many *m), void *arg); /* NULL: no memory */
-void ingest_many_free(struct ingest_many *m);										   /* NULL is fine */
+void ingest_many_free(struct ingest_many *m);										  /* NULL is fine */
 /* The i-th part, whose first item has the number `first`. Nothing of the part or the arena is needed afterwards; max_series of the bounds is the part's. */
-void ingest_many_store(struct ingest_many *m, uint32_t i, const struct ingest_part *part, uint32_t first, const struct ingest_bounds *bounds,
-	struct arena *arena);
+void ingest_many_store(
+	struct ingest_many *m, uint32_t i, const struct ingest_part *part, uint32_t first, const struct ingest_bounds *bounds, struct arena *arena);
 /* Nothing of it is stored, for this reason. */
 void ingest_many_refuse(struct ingest_many *m, uint32_t i, uint32_t first, uint32_t n_items, errc rc, const struct err *why);
 /* All parts were given: done comes, at the earliest inside. */

@@ -73,9 +73,9 @@ static bool verdict_of(const struct ingest_store *st, uint32_t i, size_t *notes,
 	int64_t t = refused ? s->refused_t : id != ERRID_NONE && st->rw->series[i].n_hists > 0 ? st->rw->hists[hist].t : 0;
 	/* 1.0 only counts exemplars that are not taken. */
 	if (id == ERRID_NONE && e && st->version == RW_2)
-		id = e->refused == EXEMPLAR_OUT_OF_ORDER  ? ERRID_EXEMPLAR_OUT_OF_ORDER
-		     : e->refused == EXEMPLAR_NO_SERIES ? ERRID_EXEMPLAR_NO_SERIES
-							: ERRID_NONE;
+		id = e->refused == EXEMPLAR_OUT_OF_ORDER ? ERRID_EXEMPLAR_OUT_OF_ORDER
+		     : e->refused == EXEMPLAR_NO_SERIES	 ? ERRID_EXEMPLAR_NO_SERIES
+							 : ERRID_NONE;
 	*v = (struct peer_verdict){
 		.kind = id == ERRID_NONE ? PEER_STORED : PEER_REFUSED,
 		.id = id,
@@ -120,8 +120,8 @@ static void durable(struct ingest_store *st, errc rc, const struct err *err)
 	one_less(p->of);
 }
 
-void ingest_many_store(struct ingest_many *m, uint32_t i, const struct ingest_part *part, uint32_t first, const struct ingest_bounds *bounds,
-	struct arena *arena)
+void ingest_many_store(
+	struct ingest_many *m, uint32_t i, const struct ingest_part *part, uint32_t first, const struct ingest_bounds *bounds, struct arena *arena)
 {
 	errc rc = OK;
 	struct err err = {0};
@@ -129,8 +129,7 @@ void ingest_many_store(struct ingest_many *m, uint32_t i, const struct ingest_pa
 	struct ingest_bounds own = *bounds;
 	p->first = first;
 	p->n_items = part->n_items;
-	p->store = (struct ingest_store){
-		.in = m->in, .arena = arena, .rw = part->rw, .version = part->version, .judged = judged, .done = durable};
+	p->store = (struct ingest_store){.in = m->in, .arena = arena, .rw = part->rw, .version = part->version, .judged = judged, .done = durable};
 	own.max_series = part->max_series;
 	TRY(ingest_batch(&p->store, part->tenant, &own, &err));
 	atomic_fetch_add_explicit(&m->waiting, 1, memory_order_relaxed);

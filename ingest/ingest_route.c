@@ -100,7 +100,8 @@ static errc place(struct routed *w, struct ring_set *set, struct cluster_part *o
 		};
 		TRY(ring_for_tenant(set, part->tenant, &out[p].ring, err));
 		if (!out[p].ring) {
-			rc = err_id(err, ERRID_NO_RING, ERR_AGAIN, "no hashring serves tenant %.*s (epoch %016llx; varve ring check tells which tenants each serves)",
+			rc = err_id(err, ERRID_NO_RING, ERR_AGAIN,
+				"no hashring serves tenant %.*s (epoch %016llx; varve ring check tells which tenants each serves)",
 				SPAN_ARG(part->tenant), (unsigned long long)ring_set_epoch(set));
 			goto fail;
 		}

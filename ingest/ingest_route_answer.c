@@ -89,7 +89,8 @@ static void again(const struct routed *w, const struct cluster_outcome *o)
 	if (errid_status(id) != 503)
 		id = ERRID_NO_QUORUM;
 	buf_init(&out, 64 * KIB);
-	buf_printf(&out, "%" PRIu32 " of %" PRIu32 " series are not stored by a quorum of their nodes (", o->again, o->stored + o->refused + o->again);
+	buf_printf(
+		&out, "%" PRIu32 " of %" PRIu32 " series are not stored by a quorum of their nodes (", o->again, o->stored + o->refused + o->again);
 	reasons(by_reason, &out);
 	buf_printf(&out, "): send the request again, what is stored is a duplicate then");
 	if (first)

@@ -116,8 +116,8 @@ static errc store(struct ingest *in, struct http_request *r, const struct ingest
 	struct ingest_pending *w = arena_calloc(http_arena(r), 1, sizeof *w);
 	if (!w)
 		return err_id(err, ERRID_OVERLOADED, ERR_NOMEM, "no memory");
-	w->store = (struct ingest_store){
-		.in = in, .arena = http_arena(r), .rw = part->rw, .version = part->version, .judged = judged, .done = durable};
+	w->store =
+		(struct ingest_store){.in = in, .arena = http_arena(r), .rw = part->rw, .version = part->version, .judged = judged, .done = durable};
 	w->r = r;
 	w->limits = a->limits;
 	TRY(ingest_batch(&w->store, part->tenant, &bounds, err));
