@@ -152,6 +152,21 @@
 #define LIMIT_PEERS_LOOK_MS 10000		    /* names are looked up so often */
 #define LIMIT_PEERS_THINK_MS 1000		    /* and what they say is thought about so often, besides at each change */
 
+/* -- hints ---------------------------------------------------------------------------------------------------------- */
+#define LIMIT_HINTS_BYTES (1 * GIB) /* --hints.max-size: as much as the log of a busy node keeps */
+#define LIMIT_HINTS_RATE (8 * MIB)  /* --hints.rate: who comes back has writes of its own to do */
+#define LIMIT_HINTS_QUEUE_BYTES                                                                                                                      \
+	(16 * MIB) /* wait for the disk; as many are on their way to nodes that keep them, and as many wait to be told. One alone may always */
+#define LIMIT_HINTS_SEGMENT_BYTES (8 * MIB)   /* the step in which a log shrinks: a file */
+#define LIMIT_HINTS_PEERS 2000		      /* nodes that hints are kept for: as many as rings have */
+#define LIMIT_HINTS_BATCH_BYTES (256 * KIB)   /* frames that go as one request, as they are kept ... */
+#define LIMIT_HINTS_BATCH_RAW_BYTES (4 * MIB) /* ... and decompressed: a large frame goes alone */
+#define LIMIT_HINTS_BATCH_FRAMES 64
+#define LIMIT_HINTS_FLIGHTS 16			 /* nodes that are brought hints at the same time, for their memory */
+#define LIMIT_HINTS_HAND_MS 5000		 /* of asking a node to keep one */
+#define LIMIT_HINTS_TIMEOUT_MS 30000		 /* of one delivery: a node that has just come back has much to do */
+#define LIMIT_HINTS_UNREADABLE_MS INT64_C(60000) /* a file that can't be read for so long is given up */
+
 /* -- repair --------------------------------------------------------------------------------------------------------- */
 #define LIMIT_REPAIR_BYTES_PER_S (32 * MIB)  /* --repair.rate: a fifth of a core here */
 #define LIMIT_REPAIR_SETTLE_MS 15000	     /* samples of the last so long are on their way: senders are some seconds late, and hints are */

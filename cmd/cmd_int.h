@@ -6,6 +6,8 @@
 #include "bucket/bucket.h"
 #include "bucket/catalog.h"
 #include "cluster/cluster.h"
+#include "cluster/finder.h"
+#include "cluster/hints.h"
 #include "cluster/link.h"
 #include "cluster/ring_file.h"
 #include "cluster/roster.h"
@@ -62,6 +64,9 @@ struct server_flags {
 	uint64_t repair_rate;
 	struct flag_list peers;
 	int64_t peers_gone_after_ms, drain_quiet_ms, drain_timeout_ms;
+	uint64_t hints_max_size, hints_rate;
+	int64_t hints_max_age_ms;
+	bool hints_max_age_set;
 };
 
 /* The server's table (static storage); *n its length. */
@@ -91,7 +96,7 @@ struct server {
 	const struct server_flags *flags;
 	struct arena arena; /* paths and labels, for the life of the server */
 	struct data_dir dir;
-	const char *wal_dir, *block_dir, *chunk_dir, *cache_dir, *bucket_default_dir, *catalog_path, *roster_path, *peers_path;
+	const char *wal_dir, *block_dir, *chunk_dir, *cache_dir, *bucket_default_dir, *catalog_path, *roster_path, *peers_path, *hints_dir;
 	struct labels ext_labels;
 	struct bucket *bucket;
 	struct catalog *catalog;
@@ -106,16 +111,17 @@ struct server {
 	struct link *link;
 	struct roster *roster;
 	struct ring_file *rings;
+	struct hints *hints;
 	struct cluster *cluster;
 	struct repair *repair; /* of every node that stores, also of one alone: it answers for its digests */
 	struct finder *finder; /* with --peers */
-	struct span self; /* --hashrings.local-endpoint */
+	struct span self;      /* --hashrings.local-endpoint */
 
 	atomic_int phase; /* enum server_phase */
 	atomic_int exit_code;
 	atomic_bool stopping;
 	atomic_bool disk_low;
-	atomic_bool left; /* drained: nobody sends it anything any more */
+	atomic_bool left;		    /* drained: nobody sends it anything any more */
 	atomic_uint_fast64_t peer_wrote_ms; /* monotonic: the last write of a peer */
 	struct leave *leave;
 	/* replay progress, written by the replaying thread */

@@ -30,7 +30,7 @@ struct leave {
 	struct server *s;
 	pthread_t thread;
 
-	pthread_mutex_t mu; /* guards what follows */
+	pthread_mutex_t mu;  /* guards what follows */
 	pthread_cond_t wake; /* CLOCK_MONOTONIC */
 	bool stop, started;
 	enum node_state state; /* ACTIVE, DRAINING, DRAINED */
@@ -53,7 +53,8 @@ const char *leave_waits_for(const struct leave_view *v)
 		return NULL;
 	if (v->agreed && (v->quiet_ms >= LEAVE_AGREED_QUIET_MS || v->agreed_ms >= v->need_ms))
 		return NULL;
-	return v->agreed ? "peers sent it something only just now (--drain.quiet)" : "not all nodes go by the same rings yet, and peers still send it something (--drain.quiet)";
+	return v->agreed ? "peers sent it something only just now (--drain.quiet)"
+			 : "not all nodes go by the same rings yet, and peers still send it something (--drain.quiet)";
 }
 
 static bool in_ring(const struct server *s)
@@ -233,7 +234,9 @@ static void answer(struct leave *l, struct http_request *r)
 	if (s->shipper)
 		shipper_status(s->shipper, &sh);
 	pthread_mutex_lock(&l->mu);
-	buf_printf(&out, "{\"state\":\"%s\",\"in_ring\":%s,\"windows\":%" PRIu64 ",\"blocks_pending\":%" PRIu64 ",\"bytes_pending\":%" PRIu64 ",\"since_ms\":%" PRId64,
+	buf_printf(&out,
+		"{\"state\":\"%s\",\"in_ring\":%s,\"windows\":%" PRIu64 ",\"blocks_pending\":%" PRIu64 ",\"bytes_pending\":%" PRIu64
+		",\"since_ms\":%" PRId64,
 		node_state_name(l->state), in ? "true" : "false", h.windows + h.cutting, sh.pending_blocks, sh.pending_bytes, l->since_ms);
 	buf_printf(&out, ",\"waits_for\":");
 	buf_json_string(&out, span_cstr(l->waits));

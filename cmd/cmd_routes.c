@@ -238,7 +238,8 @@ static void routes_write(struct server *s, struct routes *t)
 	ADD(t, {HTTP_POST, "/api/v1/receive", HTTP_INLINE, max_body, write, arg}, {HTTP_POST, "/api/v1/write", HTTP_INLINE, max_body, write, arg},
 		{HTTP_POST, "/api/v1/push", HTTP_INLINE, max_body, write, arg});
 	if (s->rings && s->head)
-		ADD(t, {HTTP_POST, PEER_WRITE_PATH, HTTP_INLINE | HTTP_NO_AUTH, f->ingest_max_inflight, server_peer_write, s});
+		ADD(t, {HTTP_POST, PEER_WRITE_PATH, HTTP_INLINE | HTTP_NO_AUTH, f->ingest_max_inflight, server_peer_write, s},
+			{HTTP_POST, HINTS_PATH, HTTP_INLINE | HTTP_NO_AUTH, f->ingest_max_inflight, hints_receive, s->hints});
 	if (s->head)
 		ADD(t, {HTTP_GET, "/-/tenants", HTTP_WORKER | HTTP_GZIP, 0, ingest_tenants, s->ingest});
 }
