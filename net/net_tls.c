@@ -229,10 +229,15 @@ bool net_tls_session(struct net_web *w, gnutls_session_t session)
 		[TLS_CLIENT_REQUIRE_AND_VERIFY] = GNUTLS_CERT_REQUIRE};
 	enum net_client_auth auth = w->tls.client_auth;
 	gnutls_certificate_server_set_request(session, ask[auth]);
-	if (auth == TLS_CLIENT_VERIFY_IF_GIVEN || auth == TLS_CLIENT_REQUIRE_AND_VERIFY) {
+	if (net_tls_verifies(w)) {
 		/* the session's own pointer is libmicrohttpd's; its database pointer is free, as no session is ever cached */
 		gnutls_db_set_ptr(session, w);
 		gnutls_session_set_verify_function(session, verify_client);
 	}
 	return gnutls_priority_set(session, w->priority) == 0 && gnutls_credentials_set(session, GNUTLS_CRD_CERTIFICATE, w->creds) == 0;
+}
+
+bool net_tls_verifies(const struct net_web *w)
+{
+	return w->tls.client_auth == TLS_CLIENT_VERIFY_IF_GIVEN || w->tls.client_auth == TLS_CLIENT_REQUIRE_AND_VERIFY;
 }
