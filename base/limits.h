@@ -138,6 +138,9 @@
 #define LIMIT_PEER_BACKOFF_MS 100      /* ... for this long, and twice as long each time that a probe fails ... */
 #define LIMIT_PEER_BACKOFF_MAX_MS 5000 /* ... up to this */
 #define LIMIT_PEER_PORT 19291U	       /* of a ring's address that has none: --http.address' own */
+#define LIMIT_RATES_BYTES (8 * MIB)    /* what one node tells of its tenants' rates: 60,000 of the longest names */
+#define LIMIT_RATES_NODES 1024	       /* that tell a board */
+#define LIMIT_RATES_BOARDS 3	       /* of the rings' nodes that are told: one that answers is enough */
 
 /* -- ring controller ------------------------------------------------------------------------------------------------ */
 #define LIMIT_KUBE_PAGE 500		      /* objects of one list request: a Pod has some 10 KiB */

@@ -54,6 +54,20 @@ size_t ingest_limits_rates(struct ingest_limits *il); /* tenants with a bucket t
 /* Requests of which series were refused for the head-series limit. */
 void ingest_limits_refused_series(struct ingest_limits *il);
 
+/* For ingest_fleet.c: each tenant with a bucket, and how many bytes a second came for it lately; fn must not block. `round`: not 0, another one each time. */
+void ingest_limits_tell(
+	struct ingest_limits *il, uint32_t round, double elapsed_s, void (*fn)(void *arg, struct span tenant, double bytes_per_s), void *arg);
+/* All nodes together told `total` in this round: this node's share of the tenant's rate is what it told of that, and not below `least`. */
+void ingest_limits_told(struct ingest_limits *il, uint32_t round, struct span tenant, double total, double least);
+
+/* ---- the fleet's part in them (ingest_fleet.c) ---- */
+
+struct ingest_fleet;
+CHECKED errc ingest_fleet_open(struct ingest_fleet **out, struct err *err);
+void ingest_fleet_close(struct ingest_fleet *f); /* NULL allowed */
+/* head_series_limit as far as this node is concerned; 0: no limit. */
+uint64_t ingest_head_max(struct ingest *in, struct span tenant, const struct tenant_limits *l);
+
 /* One request's way past the limits. */
 struct admission {
 	struct ingest_limits *il;
@@ -61,7 +75,7 @@ struct admission {
 	struct tenant_limits limits; /* as they were when it began */
 	uint64_t taken;		     /* samples, from the tenant's rate */
 	int64_t retry_s;	     /* > 0 after a refusal: when it is worth trying again */
-	bool entered;
+	bool entered, weighed;	     /* weighed: the body's bytes are counted already, for the fleet */
 };
 void ingest_admit(struct ingest_limits *il, struct span tenant, struct admission *out);
 /* Before anything is decompressed: the body's size both ways, and a rate that is used up. ERR_LIMIT with id and words. On OK it is one of
@@ -75,6 +89,7 @@ void ingest_admit_end(struct admission *a, bool stored);
 struct ingest {
 	struct ingest_config cfg; /* constant after open */
 	struct ingest_limits *limits;
+	struct ingest_fleet *fleet;
 
 	atomic_int gate_id; /* enum errid; the text is guarded by gate_mu */
 	pthread_mutex_t gate_mu;
@@ -118,6 +133,9 @@ uint64_t ingest_refused(const struct head_batch *b);
 struct span ingest_refusal(const struct ingest *in, const struct head_batch *b, const struct rw_request *rw, enum rw_version version,
 	const struct ingest_verdicts *v, const struct tenant_limits *limits, struct arena *arena, enum errid *id);
 
+/* For messages; labels that can't be decoded are none. */
+struct labels ingest_labels_of(const struct rw_request *rw, const struct rw_series *s, struct arena *arena);
+
 /* ---- exemplars and metadata (ingest_annotations.c) ---- */
 
 struct ingest_annotations {
@@ -155,7 +173,12 @@ struct ingest_store {
 	void (*judged)(struct ingest_store *st);
 	/* Behind judged, mostly on the log's thread: all that the verdicts rely on is durable; or it is not, and nothing is known. */
 	void (*done)(struct ingest_store *st, errc rc, const struct err *err);
+	/* Stored under the same ticket of the log: judged comes for each, done once, with the first. NULL: no more. */
+	struct ingest_store *next;
 	/* out, for judged and later */
+	enum errid fault; /* of one of several, and why: it is malformed, nothing of it was stored. NONE otherwise */
+	const char *why;
+	size_t bound; /* of its records */
 	struct head_batch b;
 	struct ingest_verdicts verdicts;
 	struct ingest_annotations notes;
@@ -166,7 +189,42 @@ CHECKED errc ingest_batch(struct ingest_store *st, struct span tenant, const str
 /* Reserve, verdict, log. On OK st is no longer the caller's. Else neither callback is called, and the error says why nothing, or not all, was stored. */
 CHECKED errc ingest_store(struct ingest_store *st, struct err *err);
 
+/* ---- one request of several tenants (ingest_split.c) ---- */
+
+struct ingest_part {
+	struct span tenant;
+	const uint32_t *series; /* their numbers in the request, ascending */
+	uint32_t n_series;
+	bool metadata; /* 1.0's metadata fields are with it: with the request's own tenant, and nobody else */
+};
+struct ingest_split {
+	struct rw_request
+		*rw; /* the client's. Series that had the label have lost it: wire and refs are new ones, refs number the client's symbols */
+	const uint8_t *relabeled;  /* of each series: 1, it had it. What is sent on is made by rw_slice_relabel */
+	struct ingest_part *parts; /* by the first series of each */
+	uint32_t n_parts;
+	const uint32_t *refused; /* series whose label names no valid tenant, ascending; they are in no part */
+	uint32_t n_refused;
+	enum rw_version version;
+	struct span label;
+	uint32_t *symbol_met, *symbol_number, *metadata_met, round; /* ingest_split_part's own */
+};
+/* By --tenant.split-label=`label`; `tenant` is the request's own. All in the arena. ERR_INVALID (PROTOBUF): labels that are none; ERR_LIMIT (TOO_MANY_SERIES): above LIMIT_PEER_SECTIONS
+ * tenants; ERR_NOMEM (OVERLOADED). */
+CHECKED errc ingest_split(struct rw_request *rw, enum rw_version version, struct span tenant, const char *label, struct arena *arena,
+	struct ingest_split *out, struct err *err);
+/* A part as a request of its own. rw_series.metadata still numbers the client's entries. */
+CHECKED errc ingest_split_part(struct ingest_split *sp, uint32_t part, struct arena *arena, struct rw_request *out, struct err *err);
+/* The words of a 400 for those of no valid tenant; empty: there are none. */
+struct span ingest_split_refusal(const struct ingest_split *sp, struct arena *arena);
+/* Stores the parts on this node, and answers (ingest_split_write.c). On OK r is no longer the caller's; bounds->max_series is not used. */
+CHECKED errc ingest_split_write(
+	struct ingest *in, struct http_request *r, const struct ingest_split *split, const struct ingest_bounds *bounds, struct err *err);
+
 /* ---- a write of a client (ingest_write.c) ---- */
+
+/* Answers what ingest_store's done says: the log could not be written, or has failed. */
+void ingest_store_failed(struct http_request *r, errc rc, const struct err *err);
 
 /* Between its verdict and its answer; lives in the request's arena. */
 struct ingest_pending {

@@ -33,6 +33,8 @@ static void explain_tenant_series(const struct head_batch *b, const struct tenan
 		" of the request's %zu series are new",
 		SPAN_ARG(b->tenant), b->tenant_series, b->max_series, limits_key(limits, TENANT_HEAD_SERIES, b->tenant, key, sizeof key), n,
 		b->n_series);
+	if (b->max_series != limits->v[TENANT_HEAD_SERIES])
+		buf_printf(out, "; that is this node's part of the fleet's %" PRIu64, limits->v[TENANT_HEAD_SERIES]);
 }
 
 /* Why this one was refused, with the limit, its value and the flag that changes it. */
@@ -91,7 +93,7 @@ static void explain(const struct ingest *in, const struct head_series *s, enum e
 	}
 }
 
-static struct labels labels_of(const struct rw_request *rw, const struct rw_series *s, struct arena *arena)
+struct labels ingest_labels_of(const struct rw_request *rw, const struct rw_series *s, struct arena *arena)
 {
 	struct labels l = {NULL, 0};
 	if (!s->refs)
@@ -148,7 +150,7 @@ struct span ingest_refusal(const struct ingest *in, const struct head_batch *b, 
 			comma = ", ";
 		}
 	const struct head_series *s = &b->series[first];
-	struct labels l = labels_of(rw, &rw->series[first], arena);
+	struct labels l = ingest_labels_of(rw, &rw->series[first], arena);
 	char text[1024];
 	buf_printf(&out, "), the rest is stored; first: %s", labels_format(l, text, sizeof text));
 	if (s->refused + s->hist_refused > 0)
