@@ -40,6 +40,7 @@ struct server_flags {
 	int64_t query_timeout_ms;
 	uint64_t http_threads, http_max_connections;
 	int64_t http_idle_timeout_ms, http_request_timeout_ms, shutdown_grace_ms, flush_timeout_ms;
+	const char *tenant_header, *tenant_certificate_field, *tenant_default, *tenant_split_label;
 	const char *limits_file;
 	const char *log_level, *log_format;
 };
@@ -120,6 +121,7 @@ int cmd_bench(int argc, char **argv);
 int cmd_ring(int argc, char **argv);
 int cmd_control(int argc, char **argv);
 int cmd_drain(int argc, char **argv);
+int cmd_tenants(int argc, char **argv);
 
 /* "varve: <message>" on stderr; returns the code. */
 int cmd_fail(int code, const struct err *err);

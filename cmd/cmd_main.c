@@ -13,6 +13,7 @@ static const struct {
 	{"ring", cmd_ring},
 	{"control", cmd_control},
 	{"drain", cmd_drain},
+	{"tenants", cmd_tenants},
 	{"server", cmd_server},
 };
 

@@ -172,6 +172,20 @@ static void front(void *arg, struct http_request *r)
 		     "GET  /metrics /-/healthy /-/ready /-/tenants      POST /-/flush /-/reload\n"));
 }
 
+/* A flag that is given empty is not given. */
+static const char *word(const char *s)
+{
+	return s && *s ? s : NULL;
+}
+
+static enum http_tenant_field tenant_field(const char *s)
+{
+	return !s				      ? HTTP_TENANT_NONE
+	       : strcmp(s, "organization") == 0	      ? HTTP_TENANT_ORGANIZATION
+	       : strcmp(s, "organizationalUnit") == 0 ? HTTP_TENANT_ORGANIZATIONAL_UNIT
+						      : HTTP_TENANT_COMMON_NAME;
+}
+
 errc server_listen(struct server *s, struct err *err)
 {
 	const struct server_flags *f = s->flags;
@@ -208,6 +222,9 @@ errc server_listen(struct server *s, struct err *err)
 		.idle_timeout_ms = f->http_idle_timeout_ms,
 		.request_timeout_ms = f->http_request_timeout_ms,
 		.max_inflight_bytes = f->ingest_max_inflight,
+		.tenant_header = word(f->tenant_header),
+		.tenant_default = f->tenant_default,
+		.tenant_field = tenant_field(f->tenant_certificate_field),
 	};
 	return http_server_start(&cfg, routes, sizeof routes / sizeof routes[0], &s->http, err);
 }

@@ -271,6 +271,8 @@ static errc open_parts(struct server *s, struct err *err)
 		.future_ms = f->ingest_future_ms,
 		.labels = limits,
 		.limits_file = f->limits_file,
+		.split_label = f->tenant_split_label && *f->tenant_split_label ? f->tenant_split_label : NULL,
+		.ring_remember_ms = f->head_block_range_ms + f->head_cut_delay_ms + 3600000,
 	};
 	TRY(ingest_open(&ingest, &s->ingest, err));
 	server_gate(s);
@@ -468,6 +470,7 @@ int cmd_server(int argc, char **argv)
 			 "       varve ring show|check|where FILE, diff OLD NEW        hashrings: who holds what, and what a change moves\n"
 			 "       varve control                                         the ring controller on Kubernetes\n"
 			 "       varve drain [URL]                                     a running varve leaves its ring, in good order\n"
+			 "       varve tenants [URL]                                   who holds what, and sends how much\n"
 			 "       varve bench write                                     a load that can be repeated, for any receiver",
 		.about = "Long-term storage for Prometheus metrics: remote write in, two-hour blocks in a bucket out, nothing acknowledged lost.\n"
 			 "Without flags: data under ./data, its bucket in ./data/bucket, listening on 127.0.0.1:19291.",
