@@ -59,6 +59,8 @@ struct flag *server_flag_table(struct server_flags *f, size_t *n)
 		F("tenant.default-id", FLAG_STRING, tenant_default, TENANT_DEFAULT, "NAME", true, "Tenant of requests that name none."),
 		F("tenant.split-label", FLAG_STRING, tenant_split_label, NULL, "LABEL", true,
 			"Series that have this label belong to the tenant that it names; they are stored without it."),
+		F("tenant.delete-delay", FLAG_DURATION_MS, tenant_delete_delay_ms, "48h", "DURATION", false,
+			"How long the blocks of a deleted tenant stay in the bucket, marked, before they are removed."),
 		F("disk.reserve", FLAG_SIZE, disk_reserve, NULL, "SIZE", true,
 			"Below this much free disk writes get 503 until there is room. Default: the larger of 1GiB and 3 %."),
 		F("bucket.audit-interval", FLAG_DURATION_MS, bucket_audit_interval_ms, "15m", "DURATION", true,

@@ -41,6 +41,7 @@ struct server_flags {
 	uint64_t http_threads, http_max_connections;
 	int64_t http_idle_timeout_ms, http_request_timeout_ms, shutdown_grace_ms, flush_timeout_ms;
 	const char *tenant_header, *tenant_certificate_field, *tenant_default, *tenant_split_label;
+	int64_t tenant_delete_delay_ms;
 	const char *limits_file;
 	const char *log_level, *log_format;
 };
@@ -106,6 +107,15 @@ CHECKED errc server_scan_blocks(struct server *s, bool tell_head, struct err *er
 CHECKED errc background_start(struct server *s, struct err *err);
 void background_stop(struct server *s);
 void background_audit_now(struct server *s);
+
+/* cmd_tenant_delete.c */
+CHECKED errc tenant_delete_start(struct server *s, struct err *err);
+void tenant_delete_stop(void);
+/* Everything of the tenant that was stored up to now: a job that survives restarts. Also when a peer says so. */
+CHECKED errc tenant_delete(struct server *s, struct span tenant, struct err *err);
+/* The block is of a tenant that is deleted: its directory need not wait until its cut is settled, for what a replay would bring back is deleted again. */
+bool tenant_delete_covers(struct server *s, struct ulid block);
+void tenant_route(void *server, struct http_request *r); /* GET, DELETE /-/tenants/NAME */
 
 /* {"blocks":[...]}; shared by /-/flush and `varve bucket ls`. */
 void blocks_json(const struct catalog_block *b, size_t n, struct buf *out);

@@ -204,6 +204,7 @@ errc server_listen(struct server *s, struct err *err)
 		{HTTP_GET, "/api/v1/status/buildinfo", HTTP_NO_BUDGET, 0, buildinfo, s},
 		{HTTP_GET, "/api/v1/status/blocks", HTTP_WORKER | HTTP_GZIP, 0, blocks, s},
 		{HTTP_GET, "/api/v1/status/tsdb", HTTP_WORKER | HTTP_GZIP, 0, query_status_tsdb, s->query},
+		{HTTP_GET | HTTP_DELETE, "/-/tenants/*", HTTP_WORKER, 0, tenant_route, s},
 		{HTTP_GET, "/-/tenants", HTTP_WORKER | HTTP_GZIP, 0, ingest_tenants, s->ingest},
 		{HTTP_GET, "/metrics", HTTP_NO_BUDGET | HTTP_GZIP, 0, metrics, s},
 		{HTTP_GET, "/-/healthy", HTTP_NO_AUTH | HTTP_NO_BUDGET, 0, healthy, s},

@@ -87,7 +87,7 @@ static bool may_remove(void *arg, struct ulid block)
 	struct server *s = arg;
 	/* Until replay is over the head does not know what the log still holds. */
 	int phase = atomic_load(&s->phase);
-	return (phase == PHASE_READY || phase == PHASE_STOPPING) && head_cut_settled(s->head, block);
+	return (phase == PHASE_READY || phase == PHASE_STOPPING) && (head_cut_settled(s->head, block) || tenant_delete_covers(s, block));
 }
 
 static bool forget(void *arg, struct ulid block)
@@ -276,6 +276,7 @@ static errc open_parts(struct server *s, struct err *err)
 	};
 	TRY(ingest_open(&ingest, &s->ingest, err));
 	server_gate(s);
+	TRY(tenant_delete_start(s, err));
 	TRY(server_listen(s, err));
 	const struct shipper_config shipper = {
 		.block_dir = s->block_dir,
@@ -347,6 +348,7 @@ static void close_parts(struct server *s)
 		stop_http(s);
 	if (s->bucket)
 		bucket_cancel(s->bucket);
+	tenant_delete_stop();
 	background_stop(s);
 	head_stop(s->head); /* its cutter tells the shipper of blocks; the shipper asks the head until it has stopped */
 	if (s->shipper)

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include "base/json.h"
 #include "base/limits.h"
+#include "base/tenant.h"
 #include "cmd/cmd_int.h"
 
 #define TENANTS_ANSWER_BYTES (64 * MIB)
@@ -27,7 +28,7 @@ struct tenant_row {
 struct tenants_tool {
 	struct arena arena;
 	struct http_client *http;
-	const char *url, *sort, *ca_file, *cert_file, *key_file;
+	const char *url, *sort, *confirm, *ca_file, *cert_file, *key_file;
 	struct flag_list headers;
 	uint64_t limit;
 	bool fleet, json;
@@ -235,6 +236,27 @@ static void print_table(struct tenants_tool *t, size_t shown)
 		t->asked, all, format_size(bytes, memory, sizeof memory), samples, t->fleet ? ", each replica counted" : "");
 }
 
+/* ---- deleting ---- */
+
+static errc delete_tenant(struct tenants_tool *t, const char *name, struct err *err)
+{
+	errc rc = OK;
+	struct http_call call = {.method = "DELETE", .headers = t->headers.v, .n_headers = t->headers.n, .max_answer_bytes = MIB};
+	CHECK(tenant_valid(span_cstr(name)), ERR_INVALID, "\"%s\" is no tenant's name", name);
+	CHECK(t->confirm && strcmp(t->confirm, name) == 0, ERR_INVALID, "everything of tenant %s would be deleted: say so with --confirm=%s", name,
+		name);
+	call.url = arena_printf(&t->arena, "%s/-/tenants/%s?confirm=%s", t->url, name, name);
+	CHECK(call.url, ERR_NOMEM, "no memory");
+	TRY(http_call(t->http, &call, err));
+	CHECK(call.status == 202, ERR_DENIED, "%s: %d: %.*s", t->url, call.status, (int)(call.answer.n < 400 ? call.answer.n : 400),
+		(const char *)call.answer.p);
+	fwrite(call.answer.p, 1, call.answer.n, stdout);
+fail:
+	buf_free(&call.answer);
+	buf_free(&call.answer_headers);
+	return rc;
+}
+
 static errc run(struct tenants_tool *t, struct err *err)
 {
 	errc rc = OK;
@@ -265,6 +287,7 @@ int cmd_tenants(int argc, char **argv)
 		F("json", FLAG_BOOL, json, "false", "BOOL", "As JSON."),
 		F("sort", FLAG_CHOICE, sort, "series", "series|memory|samples|new-series", "The largest first, of this."),
 		F("limit", FLAG_U64, limit, "100", "COUNT", "So many are printed; sums are of all."),
+		F("confirm", FLAG_STRING, confirm, NULL, "NAME", "With delete: the name once more."),
 		F("header", FLAG_LIST, headers, NULL, "NAME: VALUE", "Sent along, for Authorization. Repeatable."),
 		F("ca-file", FLAG_STRING, ca_file, NULL, "FILE", "Who signed the servers' certificates."),
 		F("cert-file", FLAG_STRING, cert_file, NULL, "FILE", "The certificate that it shows."),
@@ -272,7 +295,8 @@ int cmd_tenants(int argc, char **argv)
 	};
 #undef F
 	struct flag_program program = {
-		.usage = "varve tenants [URL] [FLAGS]",
+		.usage = "varve tenants [URL] [FLAGS]\n       varve tenants delete NAME [URL] --confirm=NAME    everything that was stored of it up "
+			 "to now",
 		.about = "What each tenant has in memory and sends, as a running varve (http://127.0.0.1:19291) sees it. Series, memory and windows "
 			 "are of\n"
 			 "what is not in the bucket yet; samples and new series are what about the last minute brought.",
@@ -287,9 +311,11 @@ int cmd_tenants(int argc, char **argv)
 	arena_init(&t.arena, GIB);
 	buf_init(&t.out, GIB);
 	errc rc = flags_parse(&program, argc, argv, &words, &args, &action, &err);
-	if (rc == OK && args.n > 1)
-		rc = err_set(&err, ERR_INVALID, "usage: varve tenants [URL]");
-	t.url = args.n > 0 ? args.v[0] : "http://127.0.0.1:19291";
+	bool deletes = args.n > 0 && strcmp(args.v[0], "delete") == 0;
+	size_t at = deletes ? 2 : 0;
+	if (rc == OK && action == FLAGS_RUN && (args.n > at + 1 || args.n < at))
+		rc = err_set(&err, ERR_INVALID, "usage: varve tenants [URL], or varve tenants delete NAME [URL] --confirm=NAME");
+	t.url = args.n > at ? args.v[at] : "http://127.0.0.1:19291";
 	if (rc == OK && action == FLAGS_RUN) {
 		const struct http_client_config http = {.connect_timeout_ms = 2000,
 			.idle_timeout_ms = TENANTS_MS,
@@ -299,7 +325,7 @@ int cmd_tenants(int argc, char **argv)
 			.key_file = t.key_file};
 		rc = http_client_open(&http, &t.http, &err);
 		if (rc == OK)
-			rc = run(&t, &err);
+			rc = deletes ? delete_tenant(&t, args.v[1], &err) : run(&t, &err);
 		http_client_close(t.http);
 	}
 	free(t.rows);

@@ -483,3 +483,65 @@ def test_a_fleet_is_summed_up_and_who_is_missing_is_said(varve):
         assert "4 tenants on 3 of 4 nodes: 39 series" in p.stdout
     finally:
         front.shutdown()
+
+
+# ---- deletion ----
+
+def deletion(server, tenant):
+    return server.client().get(f"/-/tenants/{tenant}").json()["deletion"]
+
+
+def marks(server):
+    return sorted(p.parent.name for p in server.bucket_dir.glob("*/deletion-mark.json"))
+
+
+def test_a_deleted_tenant_is_gone_and_what_comes_after_stays(varve):
+    """What is in the bucket, on disk and in memory; over kill -9 and an empty catalog; the other tenant notices nothing."""
+    server = varve(tenant_delete_delay="4s", bucket_audit_interval="1s")
+    t = now()
+    for tenant in ("gone", "stays"):
+        assert server.client(tenant).write([(labels("in_bucket"), [(t - 10**7, bits(1.0))])]).status == 204
+    server.flush()
+    one = remote2.series(labels("in_head"), [(t, bits(2.0))], [], [(labels(trace_id="x"), bits(1.0), t)], (remote2.COUNTER, "help", ""))
+    for tenant in ("gone", "stays"):
+        assert remote2.write(server.client(tenant), [one]).status == 204
+    c = server.client()
+    refused(c.request("DELETE", "/-/tenants/gone"), 400, "bad-parameter", "?confirm=gone")
+    refused(c.request("DELETE", "/-/tenants/gone?confirm=stays"), 400, "bad-parameter")
+    refused(c.request("DELETE", "/-/tenants/..%2fx?confirm=..%2fx"), 400, "tenant")
+    assert len(stored(server, "gone")) == 2 and deletion(server, "gone") is None
+    answer = c.request("DELETE", "/-/tenants/gone?confirm=gone")
+    assert answer.status == 202 and answer.json()["deletion"]["state"] == "cutting"
+    procs.wait_for(lambda: stored(server, "gone") == {}, 20, "nothing is read")
+    procs.wait_for(lambda: deletion(server, "gone")["state"] == "waiting", 20, "waiting")
+    assert len(marks(server)) == 2 == deletion(server, "gone")["marked"]
+    assert server.client("gone").write([(labels("after"), [(t + 1, bits(3.0))])]).status == 204
+    want = {labels("after"): [(t + 1, bits(3.0))]}
+    assert stored(server, "gone") == want
+    span = f"query=in_head&start={t / 1000 - 60}&end={t / 1000 + 60}"
+    assert server.client("gone").get("/api/v1/query_exemplars?" + span).json()["data"] == []
+    assert server.client("stays").get("/api/v1/query_exemplars?" + span).json()["data"] != []
+    server.kill9()
+    for name in server.data.glob("catalog.sqlite*"):
+        name.unlink()
+    server.start()
+    procs.wait_for(lambda: stored(server, "gone") == want, 20, "a restart brings nothing back")
+    assert len(stored(server, "stays")) == 2
+    procs.wait_for(lambda: deletion(server, "gone")["state"] == "done", 30, "done")
+    assert marks(server) == [] and stored(server, "gone") == want and len(stored(server, "stays")) == 2
+    held = {b["tenant"] for b in server.flush()}
+    procs.wait_for(lambda: len(list(server.bucket_dir.glob("*/meta.json"))) == 3, 20, "the other tenant's two blocks, and what came after")
+    assert held == {"gone", "stays"} and stored(server, "gone") == want
+    # Again: also what came after.
+    assert c.request("DELETE", "/-/tenants/gone?confirm=gone").status == 202
+    procs.wait_for(lambda: deletion(server, "gone")["state"] == "done", 30, "done")
+    assert stored(server, "gone") == {} and len(stored(server, "stays")) == 2
+
+
+def test_the_command_deletes(varve):
+    server = varve(tenant_delete_delay="1s")
+    assert server.client("a").write([(labels("up"), [(now(), bits(1.0))])]).status == 204
+    p = server.run("tenants", "delete", "a", server.url)
+    assert p.returncode == 1 and "--confirm" in p.stderr and stored(server, "a")
+    server.run("tenants", "delete", "a", server.url, "--confirm=a", check=0)
+    procs.wait_for(lambda: stored(server, "a") == {}, 20, "nothing is read")
