@@ -22,6 +22,8 @@
 	ERRID(METHOD, 405, "method")                                                                                                                 \
 	ERRID(UNAUTHORIZED, 401, "unauthorized")                                                                                                     \
 	ERRID(PEER_FRAME, 400, "peer-frame")                                                                                                         \
+	ERRID(PEER_UNKNOWN, 401, "peer-unknown")                                                                                                     \
+	ERRID(PEER_FORGED, 403, "peer-forged")                                                                                                       \
 	/* series and samples; the valid rest of the request is stored */                                                                            \
 	ERRID(NO_METRIC_NAME, 400, "no-metric-name")                                                                                                 \
 	ERRID(EMPTY_LABEL_NAME, 400, "empty-label-name")                                                                                             \
@@ -50,6 +52,7 @@
 	ERRID(STORAGE_FAILED, 503, "storage-failed")                                                                                                 \
 	ERRID(SHUTTING_DOWN, 503, "shutting-down")                                                                                                   \
 	ERRID(NO_QUORUM, 503, "no-quorum")                                                                                                           \
+	ERRID(NO_RING, 503, "no-ring")                                                                                                               \
 	ERRID(BUCKET, 503, "bucket")                                                                                                                 \
 	/* queries */                                                                                                                                \
 	ERRID(BAD_MATCHER, 400, "bad-matcher")                                                                                                       \

@@ -130,17 +130,29 @@
 #define LIMIT_RING_SHARDS_KEPT 10000 /* what cache_size of a file may ask for beyond that */
 
 /* -- peers ---------------------------------------------------------------------------------------------------------- */
-#define LIMIT_PEER_REQUEST_BYTES (256 * MIB) /* one peer's share of a request, decompressed: bodies of --ingest.max-body at 4 x, twice over */
-#define LIMIT_PEER_SECTIONS 65536	     /* tenants in one request: split by label there may be many */
-#define LIMIT_PEER_INFLIGHT_BYTES (64 * MIB) /* --peer.max-inflight: sent to one peer and not answered; a slow one's share of memory */
-#define LIMIT_PEER_TIMEOUT_MS 5000     /* a request of a client's is answered by then, with what the peers have said; Thanos' forward time-out */
-#define LIMIT_PEER_FAILURES 5	       /* in a row: then a peer is left alone ... */
-#define LIMIT_PEER_BACKOFF_MS 100      /* ... for this long, and twice as long each time that a probe fails ... */
-#define LIMIT_PEER_BACKOFF_MAX_MS 5000 /* ... up to this */
-#define LIMIT_PEER_PORT 19291U	       /* of a ring's address that has none: --http.address' own */
-#define LIMIT_RATES_BYTES (8 * MIB)    /* what one node tells of its tenants' rates: 60,000 of the longest names */
-#define LIMIT_RATES_NODES 1024	       /* that tell a board */
-#define LIMIT_RATES_BOARDS 3	       /* of the rings' nodes that are told: one that answers is enough */
+#define LIMIT_PEER_REQUEST_BYTES (256 * MIB)	    /* one peer's share of a request, decompressed: bodies of --ingest.max-body at 4 x, twice over */
+#define LIMIT_PEER_SAMPLES 100000000		    /* in one section: what --ingest.max-samples-per-request may be at most */
+#define LIMIT_PEER_SECTIONS 65536		    /* tenants in one request: split by label there may be many */
+#define LIMIT_PEER_INFLIGHT_BYTES (64 * MIB)	    /* --peer.max-inflight: sent to one peer and not answered; a slow one's share of memory */
+#define LIMIT_PEER_FAILURES 5			    /* in a row: then a peer is left alone ... */
+#define LIMIT_PEER_BACKOFF_MS 100		    /* ... for this long, and twice as long each time that a probe fails ... */
+#define LIMIT_PEER_BACKOFF_MAX_MS 5000		    /* ... up to this */
+#define LIMIT_PEER_PORT 19291U			    /* of a ring's address that has none: --http.address' own */
+#define LIMIT_PEER_SECRET_BYTES 4096		    /* --peer.secret-file: a line, however it was made */
+#define LIMIT_ROSTER_NODES 10000		    /* nodes that are remembered: those of the rings in force, and four times as many that left */
+#define LIMIT_ROSTER_FILE_BYTES (8 * MIB)	    /* of as many nodes, 400 bytes each */
+#define LIMIT_ROSTER_ASK_MS 1000		    /* between two questions to a node that answers */
+#define LIMIT_ROSTER_ASK_MAX_MS 5000		    /* to one that does not */
+#define LIMIT_ROSTER_ANSWER_MS 2000		    /* it has this long */
+#define LIMIT_ROSTER_ANSWER_BYTES (4 * MIB)	    /* 10,000 addresses */
+#define LIMIT_ROSTER_ASKED 32			    /* questions on their way at the same time */
+#define LIMIT_ROSTER_REMEMBER_MS (366 * 86400000LL) /* --ring.remember, and what another node's answer may ask for */
+#define LIMIT_PEERS_NAMES 1000			    /* --peers: what it names */
+#define LIMIT_PEERS_FOUND LIMIT_RING_ENDPOINTS	    /* and what these names stand for */
+#define LIMIT_PEERS_LOOK_MS 10000		    /* names are looked up so often */
+#define LIMIT_RATES_BYTES (8 * MIB)		    /* what one node tells of its tenants' rates: 60,000 of the longest names */
+#define LIMIT_RATES_NODES 1024			    /* that tell a board */
+#define LIMIT_RATES_BOARDS 3			    /* of the rings' nodes that are told: one that answers is enough */
 
 /* -- ring controller ------------------------------------------------------------------------------------------------ */
 #define LIMIT_KUBE_PAGE 500		      /* objects of one list request: a Pod has some 10 KiB */

@@ -24,8 +24,8 @@ struct cluster_op;
 
 /* One POST of a frame to a peer. */
 struct cluster_send {
-	const char *url;	  /* borrowed, as body is, until done */
-	struct span body;	  /* of type PEER_CONTENT_TYPE */
+	struct span address;	  /* the peer's, as rings have it; borrowed, as body is, until done */
+	struct span body;	  /* of type PEER_CONTENT_TYPE, for PEER_WRITE_PATH */
 	int64_t deadline_mono_ns; /* done comes by then, with ERR_TIMEOUT */
 	size_t max_answer_bytes;  /* a longer one is ERR_LIMIT */
 	/* Exactly once, from any thread, also before send returns: OK with status and answer (borrowed for the call), else why not. */
@@ -36,8 +36,6 @@ struct cluster_send {
 struct cluster_config {
 	void (*send)(void *sender, const struct cluster_send *s); /* copies *s */
 	void *sender;
-	const char *scheme;	 /* "http" or "https"; borrowed */
-	uint16_t port;		 /* --hashrings.port: connect to this one, whatever the addresses say; 0: as they say */
 	bool lz4;		 /* --peer.compression */
 	uint32_t quorum;	 /* --replication.quorum; 0: floor(factor / 2) + 1 */
 	uint64_t max_peer_bytes; /* of frames that one peer has not answered; 0: LIMIT_PEER_INFLIGHT_BYTES. One alone may always go */

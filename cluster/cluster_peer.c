@@ -11,7 +11,6 @@
  * deadline: that costs the quorum nothing, and a client nothing of its time.
  */
 #include <inttypes.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <xxhash.h>
 #include "base/log.h"
@@ -21,9 +20,9 @@ static const char *const result_names[PEER_RESULTS] = {"answered", "failed", "ti
 
 /* ---- the table ---- */
 
-void cluster_peers_init(struct cluster_peers *t, const char *scheme, uint16_t port, uint64_t max_bytes)
+void cluster_peers_init(struct cluster_peers *t, uint64_t max_bytes)
 {
-	*t = (struct cluster_peers){.scheme = scheme, .port = port, .max_bytes = max_bytes ? max_bytes : LIMIT_PEER_INFLIGHT_BYTES};
+	*t = (struct cluster_peers){.max_bytes = max_bytes ? max_bytes : LIMIT_PEER_INFLIGHT_BYTES};
 	pthread_mutex_init(&t->mu, NULL);
 	t->seconds = metric_histogram("varve_forward_duration_seconds", "From sending a peer its share to its answer, or to giving up",
 		metric_latency_bounds, metric_latency_bounds_n);
@@ -36,29 +35,12 @@ void cluster_peers_free(struct cluster_peers *t)
 	pthread_mutex_destroy(&t->mu);
 }
 
-/* The address with the port to connect to. "[::1]:80" has its port behind the bracket; what has several colons and no bracket has none. */
-static char *url_of(const struct cluster_peers *t, struct span address)
-{
-	const char *colon = memrchr(address.p, ':', address.n);
-	const char *bracket = memrchr(address.p, ']', address.n);
-	bool has_port = colon && colon > bracket && (bracket || memchr(address.p, ':', address.n) == colon);
-	struct span host = has_port ? span_of(address.p, (size_t)(colon - address.p)) : address;
-	size_t room = strlen(t->scheme) + address.n + sizeof PEER_WRITE_PATH + 16;
-	char *url = malloc(room);
-	if (url && t->port == 0 && has_port)
-		snprintf(url, room, "%s://%.*s%s", t->scheme, SPAN_ARG(address), PEER_WRITE_PATH);
-	else if (url)
-		snprintf(url, room, "%s://%.*s:%u%s", t->scheme, SPAN_ARG(host), t->port ? (unsigned)t->port : LIMIT_PEER_PORT, PEER_WRITE_PATH);
-	return url;
-}
-
 static void peer_free(struct cluster_peer *p)
 {
 	if (!p)
 		return;
 	pthread_mutex_destroy(&p->mu);
 	free((void *)(uintptr_t)p->address.p);
-	free(p->url);
 	free(p);
 }
 
@@ -72,9 +54,8 @@ static struct cluster_peer *peer_make(struct cluster_peers *t, struct span addre
 	p->table = t;
 	p->hash = hash;
 	p->address = span_of(copy, address.n);
-	p->url = url_of(t, address);
 	atomic_init(&p->refs, 1);
-	if (!copy || !p->url) {
+	if (!copy) {
 		peer_free(p);
 		return NULL;
 	}

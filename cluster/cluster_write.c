@@ -571,7 +571,8 @@ errc cluster_write_begin(struct cluster *c, const struct cluster_write *w, struc
 			continue;
 		}
 		s->sent_ns = io_mono_ns();
-		c->cfg.send(c->cfg.sender, &(struct cluster_send){.url = s->peer->url,
+		metric_set(c->hops, 1); /* who gets it sends nothing on */
+		c->cfg.send(c->cfg.sender, &(struct cluster_send){.address = s->peer->address,
 						   .body = span_of(s->frame->b.p, s->frame->b.n),
 						   .deadline_mono_ns = w->deadline_mono_ns,
 						   .max_answer_bytes = peer_answer_max(s->n),
@@ -591,12 +592,12 @@ fail:
 
 errc cluster_open(const struct cluster_config *cfg, struct cluster **out, struct err *err)
 {
-	ASSERT(cfg->send && cfg->scheme);
+	ASSERT(cfg->send);
 	struct cluster *c = calloc(1, sizeof *c);
 	if (!c)
 		return err_set(err, ERR_NOMEM, "no memory for the cluster");
 	c->cfg = *cfg;
-	cluster_peers_init(&c->peers, cfg->scheme, cfg->port, cfg->max_peer_bytes);
+	cluster_peers_init(&c->peers, cfg->max_peer_bytes);
 	pthread_mutex_init(&c->buffers.mu, NULL);
 	pthread_mutex_init(&c->routes_mu, NULL);
 	pthread_mutex_init(&c->mu, NULL);
@@ -606,6 +607,7 @@ errc cluster_open(const struct cluster_config *cfg, struct cluster **out, struct
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
 	pthread_cond_init(&c->wake, &attr);
 	pthread_condattr_destroy(&attr);
+	c->hops = metric_gauge("varve_forward_hops_max", "The most hops that a write of a client took from here");
 	c->open_writes = metric_gauge("varve_forward_writes", "Writes of which a node has not answered, also when the client has been");
 	static const char help[] = "Series of clients' writes by what the fleet's nodes made of them";
 	c->series[CLUSTER_STORED] = metric_counter_with("varve_forward_series_total", help, "result", "stored");

@@ -17,7 +17,6 @@ struct cluster_peer {
 	struct cluster_peers *table;
 	uint64_t hash;
 	struct span address;
-	char *url;
 	_Atomic uint64_t inflight_bytes, epoch;
 
 	pthread_mutex_t mu; /* guards the breaker: */
@@ -30,14 +29,12 @@ struct cluster_peer {
 
 enum { PEER_ROWS = 1024 };
 struct cluster_peers {
-	const char *scheme;
-	uint16_t port;
 	uint64_t max_bytes;
 	pthread_mutex_t mu; /* guards rows */
 	struct cluster_peer *rows[PEER_ROWS];
 	struct metric *seconds;
 };
-void cluster_peers_init(struct cluster_peers *t, const char *scheme, uint16_t port, uint64_t max_bytes);
+void cluster_peers_init(struct cluster_peers *t, uint64_t max_bytes);
 void cluster_peers_free(struct cluster_peers *t); /* nobody counts on one any more */
 
 /* Counted; NULL: no memory. */
@@ -145,7 +142,7 @@ struct cluster {
 	pthread_t timer;
 	bool has_timer;
 
-	struct metric *open_writes, *series[CLUSTER_AGAIN + 1];
+	struct metric *hops, *open_writes, *series[CLUSTER_AGAIN + 1];
 };
 
 /* Ends what is due; what the timer does. */

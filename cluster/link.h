@@ -19,7 +19,9 @@ CHECKED errc link_open(const struct link_config *cfg, struct link **out, struct 
 void link_cancel(struct link *l); /* for stopping: running calls end with ERR_CANCELED, later ones are refused */
 void link_close(struct link *l);  /* as http_sender_close. NULL is fine */
 
-/* "https://host:port", without a path; malloc'd, the caller frees it. NULL: no memory. */
+/* "<scheme>://host:port<target>": the one place where addresses become URLs. malloc'd, the caller frees it. NULL: no memory. */
+char *link_url_make(const char *scheme, uint16_t port, struct span address, struct span target);
+/* The same with the link's own scheme and port, without a target. */
 char *link_url(const struct link *l, struct span address);
 
 struct link_call {
@@ -41,3 +43,5 @@ CHECKED errc link_ask(struct link *l, const struct link_call *c, int *status, st
 
 /* What a server says of a request that says it comes from a peer: its words, its header, its connection. ERR_DENIED as trust_check. */
 CHECKED errc link_check(struct trust *t, const struct http_request *r, struct err *err);
+/* As trust_check_order: for what people may order as well. */
+CHECKED errc link_check_order(struct trust *t, const struct http_request *r, struct err *err);

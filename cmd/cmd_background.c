@@ -21,7 +21,7 @@ enum {
 
 static struct {
 	pthread_t disk, audit;
-	bool started;
+	bool started, audits;
 	pthread_mutex_t mu;
 	pthread_cond_t wake; /* CLOCK_MONOTONIC */
 	bool stop;
@@ -88,9 +88,11 @@ static void *disk_main(void *arg)
 	struct metric *free_metric = metric_gauge("varve_disk_free_bytes", "Free bytes on the data directory's file system");
 	struct metric *low_metric = metric_gauge("varve_disk_low", "1 while the disk is below --disk.reserve and writes are refused");
 	for (int64_t ms = 0;; ms += LIMITS_TICK_MS) {
-		if (ms % DISK_TICK_MS == 0)
+		if (s->dir.path && ms % DISK_TICK_MS == 0)
 			disk_tick(s, free_metric, low_metric);
-		ingest_tick(s->ingest);
+		if (s->ingest)
+			ingest_tick(s->ingest);
+		server_cluster_tick(s);
 		if (nap_disk(LIMITS_TICK_MS))
 			break;
 	}
@@ -178,7 +180,8 @@ errc background_start(struct server *s, struct err *err)
 	bg.stop = false;
 	if (pthread_create(&bg.disk, NULL, disk_main, s) != 0)
 		return err_set(err, ERR_NOMEM, "a thread could not be started");
-	if (pthread_create(&bg.audit, NULL, audit_main, s) != 0) {
+	bg.audits = s->catalog != NULL;
+	if (bg.audits && pthread_create(&bg.audit, NULL, audit_main, s) != 0) {
 		bg.started = false;
 		pthread_mutex_lock(&bg.mu);
 		bg.stop = true;
@@ -209,7 +212,8 @@ void background_stop(struct server *s)
 	pthread_cond_broadcast(&bg.wake);
 	pthread_mutex_unlock(&bg.mu);
 	pthread_join(bg.disk, NULL);
-	pthread_join(bg.audit, NULL);
+	if (bg.audits)
+		pthread_join(bg.audit, NULL);
 	pthread_cond_destroy(&bg.wake);
 	bg.started = false;
 }

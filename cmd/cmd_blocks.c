@@ -23,7 +23,7 @@ static errc scan_one(struct server *s, const char *name, struct ulid ulid, bool 
 	uint64_t bytes = text.n;
 	for (size_t i = 0; i < meta.n_files; i++)
 		bytes += meta.files[i].size_bytes;
-	if (tell_head && meta.has_varve) {
+	if (tell_head && s->head && meta.has_varve) {
 		const struct wal_cut cut = {.window = meta.window, .block = ulid, .upto_seq = meta.upto_seq};
 		TRY(head_known_cut(s->head, &cut, err));
 	}

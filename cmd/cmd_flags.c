@@ -71,6 +71,17 @@ struct flag *server_flag_table(struct server_flags *f, size_t *n)
 		F("query.timeout", FLAG_DURATION_MS, query_timeout_ms, "2m", "DURATION", true, "A read that takes longer is ended."),
 		F("query.max-samples", FLAG_U64, query_max_samples, "50000000", "COUNT", true, "Samples in one remote-read answer (SAMPLES)."),
 		F("query.max-memory", FLAG_SIZE, query_max_memory, "1GiB", "SIZE", true, "Memory of one read."),
+		F("target", FLAG_STRING, target, "all", "LIST", true,
+			"What this process does: all, or a comma list of route (sends writes to those that store them; no data directory), ingest, query, "
+			"compact."),
+		F("hashrings.file", FLAG_STRING, hashrings_file, NULL, "FILE", true,
+			"Who stores what: Thanos' hashrings.json. Re-read when it changes. Without it this node is alone."),
+		F("hashrings", FLAG_STRING, hashrings, NULL, "JSON", true, "The same, inline."),
+		F("hashrings.local-endpoint", FLAG_STRING, local_endpoint, NULL, "HOST:PORT", true, "This node's address as the hashrings have it."),
+		F("replication-factor", FLAG_U64, replication_factor, "1", "COUNT", true,
+			"Nodes that store each series; a write is acknowledged when more than half of them have it."),
+		F("peer.secret-file", FLAG_STRING, peer_secret_file, NULL, "FILE", true,
+			"Secret that all nodes share: requests between them are signed with it. Re-read when it changes."),
 		F("log.level", FLAG_CHOICE, log_level, "info", "debug|info|warn|error", true, "Least severe lines that are written."),
 		F("log.format", FLAG_CHOICE, log_format, "logfmt", "logfmt|json", true, "Form of the lines on stderr."),
 		F("wal.segment-size", FLAG_SIZE, wal_segment_size, "128MiB", "SIZE", false, "Preallocated size of a log segment; 4KiB or more."),
@@ -94,6 +105,25 @@ struct flag *server_flag_table(struct server_flags *f, size_t *n)
 			"A connection, or a body, may stand still this long."),
 		F("http.request-timeout", FLAG_DURATION_MS, http_request_timeout_ms, "2m", "DURATION", false,
 			"A request that is not complete after this is dropped."),
+		F("hashrings.algorithm", FLAG_CHOICE, hashrings_algorithm, "ketama", "ketama|hashmod", false, "Of hashrings that name none."),
+		F("hashrings.port", FLAG_U64, hashrings_port, "0", "PORT", false,
+			"Connect to peers at this port whatever their addresses say (a Thanos file says :10901); 0 = as they say."),
+		F("replication.quorum", FLAG_U64, replication_quorum, "0", "COUNT", false,
+			"Nodes that must have a sample before it is acknowledged; 0 = more than half of --replication-factor."),
+		F("ring.remember", FLAG_DURATION_MS, ring_remember_ms, NULL, "DURATION", false,
+			"How long nodes that left the hashrings are asked by reads, unless they say that they are drained. Default: block-range + "
+			"cut-delay + 1h."),
+		F("peer.timeout", FLAG_DURATION_MS, peer_timeout_ms, "5s", "DURATION", false,
+			"A write is answered by then with what its nodes have said."),
+		F("peer.compression", FLAG_CHOICE, peer_compression, "lz4", "lz4|none", false, "Of what nodes send each other."),
+		F("peer.max-inflight", FLAG_SIZE, peer_max_inflight, "64MiB", "SIZE", false,
+			"Bytes on their way to one peer, not answered; what is above counts as not stored by it."),
+		F("peer.tls-ca-file", FLAG_STRING, peer_tls_ca_file, NULL, "FILE", false, "Peers are spoken to by TLS, and their certificates checked by these."),
+		F("peer.tls-cert-file", FLAG_STRING, peer_tls_cert_file, NULL, "FILE", false, "Certificate that is shown to peers."),
+		F("peer.tls-key-file", FLAG_STRING, peer_tls_key_file, NULL, "FILE", false, "Its key."),
+		F("peer.tls-name", FLAG_STRING, peer_tls_name, NULL, "NAME", false,
+			"Only who shows a certificate of this DNS name is a peer; default: who shows one that --web.config.file takes."),
+		F("peer.tls-server-name", FLAG_STRING, peer_tls_server_name, NULL, "NAME", false, "Name that peers' certificates must have; default: their host."),
 		F("shutdown.grace", FLAG_DURATION_MS, shutdown_grace_ms, "10s", "DURATION", false, "How long running requests may end on SIGTERM."),
 		F("flush.timeout", FLAG_DURATION_MS, flush_timeout_ms, "10m", "DURATION", false, "POST /-/flush gives up after this."),
 	};
@@ -175,10 +205,13 @@ errc server_flags_check(struct server_flags *f, struct err *err)
 		f->head_max_memory = memory_total() / 4 * 3;
 	if (f->head_max_memory < 16 * MIB)
 		return err_set(err, ERR_INVALID, "--head.max-memory must be at least 16MiB");
+	errc rc = server_cluster_check(f, err);
+	if (rc != OK)
+		return rc;
 	struct arena a;
 	arena_init(&a, MIB);
 	struct labels l;
-	errc rc = server_labels(f, &a, &l, err);
+	rc = server_labels(f, &a, &l, err);
 	arena_free(&a);
 	return rc;
 }

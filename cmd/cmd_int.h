@@ -5,6 +5,10 @@
 #include "base/config.h"
 #include "bucket/bucket.h"
 #include "bucket/catalog.h"
+#include "cluster/cluster.h"
+#include "cluster/link.h"
+#include "cluster/ring_file.h"
+#include "cluster/roster.h"
 #include "head/head.h"
 #include "ingest/ingest.h"
 #include "net/net.h"
@@ -15,6 +19,8 @@
 #define VARVE_VERSION "0.1.0"
 
 enum exit_code { EXIT_CLEAN = 0, EXIT_USAGE = 1, EXIT_DAMAGED = 2, EXIT_STORAGE = 3 };
+
+enum server_role { ROLE_ROUTE = 1, ROLE_INGEST = 2, ROLE_QUERY = 4, ROLE_COMPACT = 8 };
 
 /* Every server flag; docs in cmd_flags.c. Strings live in the arena that flags_parse was given. */
 struct server_flags {
@@ -44,6 +50,16 @@ struct server_flags {
 	int64_t tenant_delete_delay_ms;
 	const char *limits_file;
 	const char *log_level, *log_format;
+	/* one of many (cmd_cluster.c) */
+	const char *target;
+	unsigned roles; /* of target */
+	const char *hashrings_file, *hashrings, *hashrings_algorithm, *local_endpoint;
+	uint64_t hashrings_port, replication_factor, replication_quorum;
+	int64_t ring_remember_ms, peer_timeout_ms;
+	bool ring_remember_set;
+	const char *peer_compression, *peer_secret_file, *peer_tls_ca_file, *peer_tls_cert_file, *peer_tls_key_file, *peer_tls_server_name,
+		*peer_tls_name;
+	uint64_t peer_max_inflight;
 };
 
 /* The server's table (static storage); *n its length. */
@@ -71,7 +87,7 @@ struct server {
 	const struct server_flags *flags;
 	struct arena arena; /* paths and labels, for the life of the server */
 	struct data_dir dir;
-	const char *wal_dir, *block_dir, *chunk_dir, *cache_dir, *bucket_default_dir, *catalog_path;
+	const char *wal_dir, *block_dir, *chunk_dir, *cache_dir, *bucket_default_dir, *catalog_path, *roster_path;
 	struct labels ext_labels;
 	struct bucket *bucket;
 	struct catalog *catalog;
@@ -81,6 +97,17 @@ struct server {
 	struct ingest *ingest;
 	struct query *query;
 	struct http_server *http;
+	/* all NULL where there are no rings (cmd_cluster.c) */
+	struct trust *trust;
+	struct link *link;
+	struct roster *roster;
+	struct ring_file *rings;
+	struct cluster *cluster;
+	struct span self; /* --hashrings.local-endpoint */
+	struct server_rates {
+		uint64_t epoch; /* that ingest was told of; 0: none */
+		int64_t said_ms;
+	} rates; /* of the thread that ticks */
 
 	atomic_int phase; /* enum server_phase */
 	atomic_int exit_code;
@@ -101,6 +128,20 @@ void server_gate(struct server *s);
 /* cmd_routes.c */
 CHECKED errc server_listen(struct server *s, struct err *err);
 CHECKED errc server_reload(struct server *s, struct err *err);
+/* cmd_cluster.c: being one of many. */
+CHECKED errc server_roles(const char *text, unsigned *roles, struct err *err); /* --target */
+bool server_has_rings(const struct server_flags *f);
+int64_t server_ring_remember_ms(const struct server_flags *f); /* --ring.remember */
+CHECKED errc server_cluster_check(struct server_flags *f, struct err *err);
+CHECKED errc server_cluster_open(struct server *s, struct err *err); /* nothing where there are no rings */
+void server_cluster_close(struct server *s);
+void server_cluster_ready(struct server *s); /* the log is replayed */
+void server_cluster_tick(struct server *s);  /* twice a second */
+/* cmd_rates.c: what part of the tenants' limits is this node's. */
+void server_rates_tick(struct server *s); /* twice a second, from one thread */
+void server_rates_hear(void *server, struct http_request *r);
+void server_ring_get(void *server, struct http_request *r);
+void server_ring_put(void *server, struct http_request *r);
 /* cmd_blocks.c: finds local block directories that the catalog does not know; tells the head when `tell_head`. */
 CHECKED errc server_scan_blocks(struct server *s, bool tell_head, struct err *err);
 /* cmd_background.c: disk watermark, audits, local rescans. */

@@ -1,6 +1,7 @@
 /* cmd/cmd_routes.c - the table of paths, and the small handlers of operations: health, readiness, metrics, flush, reload, status. */
 #include <inttypes.h>
 #include <stdio.h>
+#include <string.h>
 #include "base/io.h"
 #include "base/limits.h"
 #include "base/log.h"
@@ -33,11 +34,25 @@ static const char *phase_words(struct server *s, char *text, size_t n)
 	}
 }
 
+/* A node that stores is ready once its log is replayed, rings or not; one that only routes has nowhere to send anything without them. */
+static bool lacks_ring(struct server *s, struct http_request *r)
+{
+	struct ring_file_status st;
+	if (!s->rings || s->head || !(s->flags->roles & ROLE_ROUTE))
+		return false;
+	ring_file_status(s->rings, &st);
+	if (st.epoch == 0)
+		http_error(r, ERRID_NO_RING, "there is no valid hashring yet%s%s", st.good ? "" : ": ", st.good ? "" : st.error);
+	return st.epoch == 0;
+}
+
 static void ready(void *arg, struct http_request *r)
 {
 	struct server *s = arg;
 	char text[160];
 	int phase = atomic_load(&s->phase);
+	if (phase == PHASE_READY && lacks_ring(s, r))
+		return;
 	if (phase == PHASE_READY)
 		http_answer(r, 200, NULL, SPAN("varve is ready.\n"));
 	else
@@ -114,7 +129,8 @@ static void flush(void *arg, struct http_request *r)
 		http_error(r, ERRID_NOT_READY, "%s", phase_words(s, text, sizeof text));
 		return;
 	}
-	TRY(head_flush(s->head, &err));
+	if (s->head)
+		TRY(head_flush(s->head, &err));
 	shipper_notify(s->shipper);
 	TRY(shipper_flush(s->shipper, s->flags->flush_timeout_ms, &err));
 	answer_blocks(s, r);
@@ -136,13 +152,16 @@ static void blocks(void *arg, struct http_request *r)
 
 errc server_reload(struct server *s, struct err *err)
 {
+	/* Each file by itself: one that is bad does not keep the others from being read. */
 	errc rc = http_server_reload(s->http, err);
-	/* Each file by itself: one that is bad does not keep the other from being read. */
-	errc limits = ingest_reload(s->ingest, rc == OK ? err : NULL);
+	errc limits = s->ingest ? ingest_reload(s->ingest, rc == OK ? err : NULL) : OK;
 	rc = rc == OK ? limits : rc;
+	errc rings = s->rings && s->flags->hashrings_file ? ring_file_reload(s->rings, rc == OK ? err : NULL) : OK;
+	rc = rc == OK ? rings : rc;
 	if (rc == OK)
 		log_info("configuration reloaded", LSTR("web_config", s->flags->web_config_file ? s->flags->web_config_file : ""),
-			LSTR("limits", s->flags->limits_file ? s->flags->limits_file : ""));
+			LSTR("limits", s->flags->limits_file ? s->flags->limits_file : ""),
+			LSTR("hashrings", s->flags->hashrings_file ? s->flags->hashrings_file : ""));
 	else
 		log_error("configuration not reloaded, the old one stays", LERR(err));
 	metric_set(metric_gauge("varve_config_last_reload_successful", "1 when the last reload of the configuration worked"), rc == OK);
@@ -158,6 +177,13 @@ static void reload(void *arg, struct http_request *r)
 		http_error(r, ERRID_INTERNAL, "%s", err.msg);
 }
 
+static void not_here(void *arg, struct http_request *r)
+{
+	struct server *s = arg;
+	http_error(r, ERRID_NOT_FOUND, "this process does not route writes (--target=%s): send them to one that does (--target=route)",
+		s->flags->target);
+}
+
 /* Reads need nothing but what is open; while the log is replayed they see what is there so far. */
 static void front(void *arg, struct http_request *r)
 {
@@ -169,7 +195,7 @@ static void front(void *arg, struct http_request *r)
 		     "GET  /api/v1/series /api/v1/labels /api/v1/label/NAME/values\n"
 		     "GET  /api/v1/query_exemplars /api/v1/metadata\n"
 		     "GET  /api/v1/status/tsdb /api/v1/status/blocks /api/v1/status/walreplay /api/v1/status/buildinfo\n"
-		     "GET  /metrics /-/healthy /-/ready /-/tenants      POST /-/flush /-/reload\n"));
+		     "GET  /metrics /-/healthy /-/ready /-/tenants /-/ring   POST /-/flush /-/reload   PUT /-/ring\n"));
 }
 
 /* A flag that is given empty is not given. */
@@ -186,33 +212,76 @@ static enum http_tenant_field tenant_field(const char *s)
 						      : HTTP_TENANT_COMMON_NAME;
 }
 
-errc server_listen(struct server *s, struct err *err)
+/* ---- the table ---- */
+
+enum { ROUTES_MAX = 40 };
+struct routes {
+	struct http_route v[ROUTES_MAX];
+	size_t n;
+};
+
+static void add(struct routes *t, const struct http_route *v, size_t n)
+{
+	ASSERT(t->n + n <= ROUTES_MAX);
+	memcpy(t->v + t->n, v, n * sizeof *v);
+	t->n += n;
+}
+
+#define ADD(t, ...) add(t, (const struct http_route[]){__VA_ARGS__}, sizeof((const struct http_route[]){__VA_ARGS__}) / sizeof(struct http_route))
+
+/* Every process. */
+static void routes_common(struct server *s, struct routes *t)
+{
+	ADD(t, {HTTP_GET, "/api/v1/status/walreplay", HTTP_NO_BUDGET, 0, walreplay, s},
+		{HTTP_GET, "/api/v1/status/buildinfo", HTTP_NO_BUDGET, 0, buildinfo, s},
+		{HTTP_GET, "/metrics", HTTP_NO_BUDGET | HTTP_GZIP, 0, metrics, s},
+		{HTTP_GET, "/-/healthy", HTTP_NO_AUTH | HTTP_NO_BUDGET, 0, healthy, s},
+		{HTTP_GET, "/-/ready", HTTP_NO_AUTH | HTTP_NO_BUDGET, 0, ready, s},
+		{HTTP_POST | HTTP_PUT, "/-/reload", HTTP_NO_BUDGET, 64 * KIB, reload, s}, {HTTP_GET, "/", HTTP_NO_BUDGET, 0, front, s});
+}
+
+static void routes_write(struct server *s, struct routes *t)
 {
 	const struct server_flags *f = s->flags;
 	const uint64_t max_body = f->ingest_max_body < f->ingest_max_inflight ? f->ingest_max_body : f->ingest_max_inflight;
-	const struct http_route routes[] = {
-		{HTTP_POST, "/api/v1/receive", HTTP_INLINE, max_body, ingest_write, s->ingest},
-		{HTTP_POST, "/api/v1/write", HTTP_INLINE, max_body, ingest_write, s->ingest},
-		{HTTP_POST, "/api/v1/push", HTTP_INLINE, max_body, ingest_write, s->ingest},
-		{HTTP_POST, "/api/v1/read", HTTP_WORKER, LIMIT_HTTP_READ_BODY_BYTES, query_remote_read, s->query},
+	void (*write)(void *arg, struct http_request *r) = f->roles & ROLE_ROUTE ? ingest_write : not_here;
+	void *arg = f->roles & ROLE_ROUTE ? (void *)s->ingest : s;
+	ADD(t, {HTTP_POST, "/api/v1/receive", HTTP_INLINE, max_body, write, arg}, {HTTP_POST, "/api/v1/write", HTTP_INLINE, max_body, write, arg},
+		{HTTP_POST, "/api/v1/push", HTTP_INLINE, max_body, write, arg});
+	if (s->rings && s->head)
+		ADD(t, {HTTP_POST, PEER_WRITE_PATH, HTTP_INLINE | HTTP_NO_AUTH, f->ingest_max_inflight, ingest_peer_write, s->ingest},
+			{HTTP_POST, INGEST_RATES_PATH, HTTP_WORKER | HTTP_NO_AUTH, LIMIT_RATES_BYTES, server_rates_hear, s});
+	if (s->head)
+		ADD(t, {HTTP_GET, "/-/tenants", HTTP_WORKER | HTTP_GZIP, 0, ingest_tenants, s->ingest});
+}
+
+/* Who has blocks; what it answers is what it has. */
+static void routes_data(struct server *s, struct routes *t)
+{
+	ADD(t, {HTTP_POST, "/api/v1/read", HTTP_WORKER, LIMIT_HTTP_READ_BODY_BYTES, query_remote_read, s->query},
 		{HTTP_GET | HTTP_POST, "/api/v1/series", HTTP_WORKER | HTTP_GZIP, LIMIT_HTTP_FORM_BYTES, query_series, s->query},
 		{HTTP_GET | HTTP_POST, "/api/v1/labels", HTTP_WORKER | HTTP_GZIP, LIMIT_HTTP_FORM_BYTES, query_labels, s->query},
 		{HTTP_GET, "/api/v1/label/*/values", HTTP_WORKER | HTTP_GZIP, 0, query_label_values, s->query},
 		{HTTP_GET | HTTP_POST, "/api/v1/query_exemplars", HTTP_WORKER | HTTP_GZIP, LIMIT_HTTP_FORM_BYTES, query_exemplars, s->query},
 		{HTTP_GET, "/api/v1/metadata", HTTP_WORKER | HTTP_GZIP, 0, query_metadata, s->query},
-		{HTTP_GET, "/api/v1/status/walreplay", HTTP_NO_BUDGET, 0, walreplay, s},
-		{HTTP_GET, "/api/v1/status/buildinfo", HTTP_NO_BUDGET, 0, buildinfo, s},
 		{HTTP_GET, "/api/v1/status/blocks", HTTP_WORKER | HTTP_GZIP, 0, blocks, s},
 		{HTTP_GET, "/api/v1/status/tsdb", HTTP_WORKER | HTTP_GZIP, 0, query_status_tsdb, s->query},
 		{HTTP_GET | HTTP_DELETE, "/-/tenants/*", HTTP_WORKER, 0, tenant_route, s},
-		{HTTP_GET, "/-/tenants", HTTP_WORKER | HTTP_GZIP, 0, ingest_tenants, s->ingest},
-		{HTTP_GET, "/metrics", HTTP_NO_BUDGET | HTTP_GZIP, 0, metrics, s},
-		{HTTP_GET, "/-/healthy", HTTP_NO_AUTH | HTTP_NO_BUDGET, 0, healthy, s},
-		{HTTP_GET, "/-/ready", HTTP_NO_AUTH | HTTP_NO_BUDGET, 0, ready, s},
-		{HTTP_POST | HTTP_PUT, "/-/flush", HTTP_WORKER | HTTP_GZIP, 64 * KIB, flush, s},
-		{HTTP_POST | HTTP_PUT, "/-/reload", HTTP_NO_BUDGET, 64 * KIB, reload, s},
-		{HTTP_GET, "/", HTTP_NO_BUDGET, 0, front, s},
-	};
+		{HTTP_POST | HTTP_PUT, "/-/flush", HTTP_WORKER | HTTP_GZIP, 64 * KIB, flush, s});
+}
+
+errc server_listen(struct server *s, struct err *err)
+{
+	const struct server_flags *f = s->flags;
+	struct routes t = {.n = 0};
+	routes_common(s, &t);
+	if (s->ingest)
+		routes_write(s, &t);
+	if (s->query)
+		routes_data(s, &t);
+	if (s->rings)
+		ADD(&t, {HTTP_GET, "/-/ring", HTTP_NO_AUTH | HTTP_NO_BUDGET | HTTP_GZIP, 0, server_ring_get, s},
+			{HTTP_PUT, "/-/ring", HTTP_NO_AUTH, LIMIT_RING_FILE_BYTES, server_ring_put, s});
 	const struct http_server_config cfg = {
 		.address = f->http_address,
 		.web_config = f->web_config_file,
@@ -227,5 +296,5 @@ errc server_listen(struct server *s, struct err *err)
 		.tenant_default = f->tenant_default,
 		.tenant_field = tenant_field(f->tenant_certificate_field),
 	};
-	return http_server_start(&cfg, routes, sizeof routes / sizeof routes[0], &s->http, err);
+	return http_server_start(&cfg, t.v, t.n, &s->http, err);
 }

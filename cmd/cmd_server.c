@@ -1,9 +1,11 @@
 /* cmd/cmd_server.c - `varve` without a subcommand: opens the parts in the order in which they stand on each other, and closes them backwards.
  *
- *     data dir (lock, version) ─ bucket ─ catalog ─ log ─ head ─ local blocks ─ shipper ─ query ─ ingest (gate closed) ─ HTTP
+ *     data dir (lock, version) ─ bucket ─ catalog ─ log ─ head ─ local blocks ─ peers ─ query ─ ingest (gate closed) ─ HTTP ─ shipper
  *                                                                                                   │
  *     replay thread: wal_replay ─▶ head_start ─▶ gate open, ready, systemd told                     ▼
  *     main thread: waits for SIGTERM, SIGINT (stop), SIGHUP (reload), or a part that gives up (exit 3)
+ *
+ * Which of the parts there are is --target's matter: a router has no data directory and nothing that stands on one.
  *
  * SIGTERM: writes get 503, running requests end, the log is synced and kept: no block is cut for it, the next start replays. A snapshot of the head
  * may be written for that.
@@ -34,6 +36,8 @@ void server_stop(struct server *s, int exit_code)
 
 void server_gate(struct server *s)
 {
+	if (!s->ingest)
+		return;
 	switch (atomic_load(&s->phase)) {
 	case PHASE_READY:
 		if (atomic_load(&s->disk_low))
@@ -60,8 +64,7 @@ static void log_failed(void *arg, const struct err *why)
 	struct server *s = arg;
 	log_error("the log failed: nothing more is acknowledged, the process exits with code 3; what was acknowledged is in the log", LERR(why));
 	atomic_store(&s->phase, PHASE_FAILED);
-	if (s->ingest)
-		server_gate(s);
+	server_gate(s);
 	server_stop(s, EXIT_STORAGE);
 }
 
@@ -87,7 +90,7 @@ static bool may_remove(void *arg, struct ulid block)
 	struct server *s = arg;
 	/* Until replay is over the head does not know what the log still holds. */
 	int phase = atomic_load(&s->phase);
-	return (phase == PHASE_READY || phase == PHASE_STOPPING) && (head_cut_settled(s->head, block) || tenant_delete_covers(s, block));
+	return (phase == PHASE_READY || phase == PHASE_STOPPING) && (!s->head || head_cut_settled(s->head, block) || tenant_delete_covers(s, block));
 }
 
 static bool forget(void *arg, struct ulid block)
@@ -129,10 +132,10 @@ static void *replay_main(void *arg)
 	struct server *s = arg;
 	struct err err = {0};
 	struct wal_replay_stats st = {0};
-	errc rc = head_load(s->head, &err);
-	if (rc == OK)
+	errc rc = s->head ? head_load(s->head, &err) : OK;
+	if (s->head && rc == OK)
 		rc = wal_replay(s->wal, replay_frame, s, replay_progress, &st, &err);
-	if (rc == OK)
+	if (s->head && rc == OK)
 		rc = head_start(s->head, &err);
 	if (rc != OK) {
 		if (rc != ERR_CANCELED) {
@@ -141,14 +144,17 @@ static void *replay_main(void *arg)
 		}
 		return NULL;
 	}
-	log_info("log replayed", LU64("segments", st.segments), LU64("frames", st.frames), LU64("samples", st.samples),
-		LU64("frames_lost", st.frames_lost), LU64("samples_lost", st.samples_lost), LI64("ms", st.duration_ms));
+	if (s->head)
+		log_info("log replayed", LU64("segments", st.segments), LU64("frames", st.frames), LU64("samples", st.samples),
+			LU64("frames_lost", st.frames_lost), LU64("samples_lost", st.samples_lost), LI64("ms", st.duration_ms));
 	int expected = PHASE_REPLAY;
 	if (atomic_compare_exchange_strong(&s->phase, &expected, PHASE_READY)) {
 		server_gate(s);
-		shipper_notify(s->shipper);
-		log_info("ready", LSTR("address", s->flags->http_address), LU64("port", http_server_port(s->http)),
-			LSTR("bucket", bucket_describe(s->bucket)));
+		if (s->shipper)
+			shipper_notify(s->shipper);
+		server_cluster_ready(s);
+		log_info("ready", LSTR("address", s->flags->http_address), LU64("port", http_server_port(s->http)), LSTR("target", s->flags->target),
+			LSTR("bucket", s->bucket ? bucket_describe(s->bucket) : ""));
 		notify_systemd("READY=1\nSTATUS=ready");
 	}
 	return NULL;
@@ -182,7 +188,8 @@ static errc make_paths(struct server *s, struct err *err)
 	s->cache_dir = arena_printf(&s->arena, "%s/cache", root);
 	s->bucket_default_dir = arena_printf(&s->arena, "%s/bucket", root);
 	s->catalog_path = arena_printf(&s->arena, "%s/catalog.sqlite", root);
-	if (!s->wal_dir || !s->block_dir || !s->chunk_dir || !s->cache_dir || !s->bucket_default_dir || !s->catalog_path)
+	s->roster_path = arena_printf(&s->arena, "%s/roster.json", root);
+	if (!s->wal_dir || !s->block_dir || !s->chunk_dir || !s->cache_dir || !s->bucket_default_dir || !s->catalog_path || !s->roster_path)
 		return err_set(err, ERR_NOMEM, "no memory for paths");
 	const char *const dirs[] = {s->wal_dir, s->block_dir, s->chunk_dir, s->cache_dir};
 	for (size_t i = 0; i < sizeof dirs / sizeof dirs[0]; i++) {
@@ -198,7 +205,53 @@ static enum wal_sync sync_mode(const char *word)
 	return strcmp(word, "interval") == 0 ? WAL_SYNC_INTERVAL : strcmp(word, "os") == 0 ? WAL_SYNC_OS : WAL_SYNC_ACK;
 }
 
-static errc open_parts(struct server *s, struct err *err)
+static struct labels_limits labels_limits_of(const struct server_flags *f)
+{
+	return (struct labels_limits){(uint32_t)f->ingest_max_labels, (uint32_t)f->ingest_max_label_name, (uint32_t)f->ingest_max_label_value};
+}
+
+/* The log and what is in memory: of who stores. */
+static errc open_store(struct server *s, struct err *err)
+{
+	const struct server_flags *f = s->flags;
+	errc rc = OK;
+	const struct wal_config wal = {
+		.dir = s->wal_dir,
+		.sync = sync_mode(f->wal_sync),
+		.sync_interval_ms = f->wal_sync_interval_ms,
+		.segment_bytes = f->wal_segment_size,
+		.on_fatal = log_failed,
+		.on_fatal_arg = s,
+	};
+	TRY(wal_open(&wal, &s->wal, err));
+	const struct head_config head = {
+		.chunk_dir = s->chunk_dir,
+		.block_dir = s->block_dir,
+		.wal = s->wal,
+		.block_range_ms = f->head_block_range_ms,
+		.cut_delay_ms = f->head_cut_delay_ms,
+		.max_age_ms = f->head_max_age_ms,
+		.max_memory_bytes = f->head_max_memory,
+		.wal_max_bytes = f->wal_max_size,
+		.max_exemplars = f->exemplars_max,
+		.max_metadata = (uint32_t)f->metadata_max,
+		.labels = labels_limits_of(f),
+		.ext_labels = s->ext_labels,
+		.node = span_cstr(s->dir.node),
+		.shards = (uint32_t)f->head_shards,
+		.snapshot_tail_bytes = f->head_snapshot_tail,
+		.on_block = block_cut,
+		.on_block_arg = s,
+		.on_cut_failed = cut_failed,
+	};
+	TRY(block_clean_dir(s->block_dir, err));
+	TRY(head_open(&head, &s->head, err));
+fail:
+	return rc;
+}
+
+/* What stands on a data directory. */
+static errc open_data(struct server *s, struct err *err)
 {
 	const struct server_flags *f = s->flags;
 	errc rc = OK;
@@ -211,39 +264,8 @@ static errc open_parts(struct server *s, struct err *err)
 	TRY(bucket_open(objstore_name, objstore, s->bucket_default_dir, &s->bucket, err));
 	const struct catalog_config catalog = {.path = s->catalog_path, .node = s->dir.node};
 	TRY(catalog_open(&catalog, &s->catalog, &s->catalog_rebuilt, err));
-
-	const struct wal_config wal = {
-		.dir = s->wal_dir,
-		.sync = sync_mode(f->wal_sync),
-		.sync_interval_ms = f->wal_sync_interval_ms,
-		.segment_bytes = f->wal_segment_size,
-		.on_fatal = log_failed,
-		.on_fatal_arg = s,
-	};
-	TRY(wal_open(&wal, &s->wal, err));
-	const struct labels_limits limits = {(uint32_t)f->ingest_max_labels, (uint32_t)f->ingest_max_label_name, (uint32_t)f->ingest_max_label_value};
-	const struct head_config head = {
-		.chunk_dir = s->chunk_dir,
-		.block_dir = s->block_dir,
-		.wal = s->wal,
-		.block_range_ms = f->head_block_range_ms,
-		.cut_delay_ms = f->head_cut_delay_ms,
-		.max_age_ms = f->head_max_age_ms,
-		.max_memory_bytes = f->head_max_memory,
-		.wal_max_bytes = f->wal_max_size,
-		.max_exemplars = f->exemplars_max,
-		.max_metadata = (uint32_t)f->metadata_max,
-		.labels = limits,
-		.ext_labels = s->ext_labels,
-		.node = span_cstr(s->dir.node),
-		.shards = (uint32_t)f->head_shards,
-		.snapshot_tail_bytes = f->head_snapshot_tail,
-		.on_block = block_cut,
-		.on_block_arg = s,
-		.on_cut_failed = cut_failed,
-	};
-	TRY(block_clean_dir(s->block_dir, err));
-	TRY(head_open(&head, &s->head, err));
+	if (f->roles & ROLE_INGEST)
+		TRY(open_store(s, err));
 	TRY(server_scan_blocks(s, true, err));
 
 	const struct query_config query = {
@@ -259,36 +281,56 @@ static errc open_parts(struct server *s, struct err *err)
 		.timeout_ms = f->query_timeout_ms,
 	};
 	TRY(query_open(&query, &s->query, err));
-	const struct ingest_config ingest = {
-		.head = s->head,
-		.wal = s->wal,
-		.max_body_bytes = f->ingest_max_body,
-		.max_inflight_bytes = f->ingest_max_inflight,
-		.max_series_per_request = (uint32_t)f->ingest_max_series,
-		.max_samples_per_request = (uint32_t)f->ingest_max_samples,
-		.oldest_ms = f->ingest_oldest_ms,
-		.created_zero = f->ingest_created_zero,
-		.future_ms = f->ingest_future_ms,
-		.labels = limits,
-		.limits_file = f->limits_file,
-		.split_label = f->tenant_split_label && *f->tenant_split_label ? f->tenant_split_label : NULL,
-		.ring_remember_ms = f->head_block_range_ms + f->head_cut_delay_ms + 3600000,
-	};
-	TRY(ingest_open(&ingest, &s->ingest, err));
+fail:
+	return rc;
+}
+
+static errc open_parts(struct server *s, struct err *err)
+{
+	const struct server_flags *f = s->flags;
+	errc rc = OK;
+	if (f->roles != ROLE_ROUTE)
+		TRY(open_data(s, err));
+	TRY(server_cluster_open(s, err));
+	if (f->roles & (ROLE_INGEST | ROLE_ROUTE)) {
+		const struct ingest_config ingest = {
+			.head = s->head,
+			.wal = s->wal,
+			.cluster = s->cluster,
+			.rings = s->rings,
+			.trust = s->trust,
+			.self = s->self,
+			.peer_timeout_ms = f->peer_timeout_ms,
+			.max_body_bytes = f->ingest_max_body,
+			.max_inflight_bytes = f->ingest_max_inflight,
+			.max_series_per_request = (uint32_t)f->ingest_max_series,
+			.max_samples_per_request = (uint32_t)f->ingest_max_samples,
+			.oldest_ms = f->ingest_oldest_ms,
+			.created_zero = f->ingest_created_zero,
+			.future_ms = f->ingest_future_ms,
+			.labels = labels_limits_of(f),
+			.limits_file = f->limits_file,
+			.split_label = f->tenant_split_label && *f->tenant_split_label ? f->tenant_split_label : NULL,
+			.ring_remember_ms = server_ring_remember_ms(f),
+		};
+		TRY(ingest_open(&ingest, &s->ingest, err));
+	}
 	server_gate(s);
 	TRY(tenant_delete_start(s, err));
 	TRY(server_listen(s, err));
-	const struct shipper_config shipper = {
-		.block_dir = s->block_dir,
-		.bucket = s->bucket,
-		.catalog = s->catalog,
-		.may_remove = may_remove,
-		.forget = forget,
-		.removed = removed,
-		.arg = s,
-		.local_keep_ms = f->blocks_keep_local_ms,
-	};
-	TRY(shipper_start(&shipper, &s->shipper, err));
+	if (s->catalog) {
+		const struct shipper_config shipper = {
+			.block_dir = s->block_dir,
+			.bucket = s->bucket,
+			.catalog = s->catalog,
+			.may_remove = may_remove,
+			.forget = forget,
+			.removed = removed,
+			.arg = s,
+			.local_keep_ms = f->blocks_keep_local_ms,
+		};
+		TRY(shipper_start(&shipper, &s->shipper, err));
+	}
 	TRY(background_start(s, err));
 fail:
 	return rc;
@@ -313,7 +355,8 @@ static void *last_call_main(void *arg)
 		if (pthread_cond_timedwait(&c->wake, &c->mu, &t) != 0)
 			break;
 	pthread_mutex_unlock(&c->mu);
-	bucket_cancel(c->s->bucket);
+	if (c->s->bucket)
+		bucket_cancel(c->s->bucket);
 	return NULL;
 }
 
@@ -327,9 +370,10 @@ static void stop_http(struct server *s)
 	pthread_condattr_destroy(&attr);
 	if (s->head)
 		head_release(s->head);
-	shipper_release(s->shipper);
+	if (s->shipper)
+		shipper_release(s->shipper);
 	bool watched = pthread_create(&c.thread, NULL, last_call_main, &c) == 0;
-	if (!watched) /* without patience rather than without end */
+	if (!watched && s->bucket) /* without patience rather than without end */
 		bucket_cancel(s->bucket);
 	http_server_stop(s->http, s->flags->shutdown_grace_ms);
 	if (watched) {
@@ -355,6 +399,7 @@ static void close_parts(struct server *s)
 		shipper_stop(s->shipper);
 	if (s->query)
 		query_close(s->query);
+	server_cluster_close(s); /* its writes still wait for the log */
 	ingest_close(s->ingest);
 	head_close(s->head);
 	wal_close(s->wal);
@@ -371,7 +416,10 @@ static void collect(void *arg)
 	struct server *s = arg;
 	metric_set(metric_gauge("varve_ready", "1 when the log is replayed and writes are taken"), atomic_load(&s->phase) == PHASE_READY);
 	struct head_status head;
-	head_status(s->head, &head);
+	if (s->head)
+		head_status(s->head, &head);
+	if (!s->shipper)
+		return;
 	struct shipper_status st;
 	shipper_status(s->shipper, &st);
 	metric_set(metric_gauge("varve_ship_pending_blocks", "Blocks on disk that are not in the bucket"), (double)st.pending_blocks);
@@ -423,7 +471,8 @@ static int run(struct server *s)
 
 	struct err err = {0};
 	s->started_ms = io_now_ms();
-	log_info("varve starts", LSTR("version", VARVE_VERSION), LSTR("data_dir", s->flags->data_dir), LSTR("wal_sync", s->flags->wal_sync));
+	log_info("varve starts", LSTR("version", VARVE_VERSION), LSTR("target", s->flags->target),
+		LSTR("data_dir", s->flags->roles == ROLE_ROUTE ? "" : s->flags->data_dir), LSTR("wal_sync", s->flags->wal_sync));
 	errc rc = open_parts(s, &err);
 	if (rc != OK) {
 		log_error("start failed", LERR(&err));
@@ -486,6 +535,7 @@ int cmd_server(int argc, char **argv)
 		for (size_t i = 0; i < n; i++) {
 			flags.head_cut_delay_set |= table[i].set && table[i].into == &flags.head_cut_delay_ms;
 			flags.disk_reserve_set |= table[i].set && table[i].into == &flags.disk_reserve;
+			flags.ring_remember_set |= table[i].set && table[i].into == &flags.ring_remember_ms;
 		}
 		rc = server_flags_check(&flags, &err);
 	}

@@ -30,7 +30,7 @@ struct tenants_tool {
 	struct http_client *http;
 	const char *url, *sort, *confirm, *ca_file, *cert_file, *key_file;
 	struct flag_list headers;
-	uint64_t limit;
+	uint64_t limit, port;
 	bool fleet, json;
 	struct tenant_row *rows;
 	size_t n, cap;
@@ -111,22 +111,52 @@ fail:
 	return rc;
 }
 
+/* "host", "host:port" or "[v6]:port", as rings have it: where it listens. */
+static char *url_of(struct tenants_tool *t, const char *scheme, const char *address)
+{
+	const char *colon = strrchr(address, ':'), *bracket = strrchr(address, ']');
+	if (colon && bracket && colon < bracket)
+		colon = NULL;
+	int host = colon ? (int)(colon - address) : (int)strlen(address);
+	if (t->port > 0)
+		return arena_printf(&t->arena, "%s://%.*s:%" PRIu64, scheme, host, address, t->port);
+	return colon ? arena_printf(&t->arena, "%s://%s", scheme, address) : arena_printf(&t->arena, "%s://%s:%u", scheme, address, LIMIT_PEER_PORT);
+}
+
+/* Into the set of addresses: those of a ring, or of the nodes that left and may still hold something. */
+static errc addresses_add(json_t *set, const json_t *list, struct err *err)
+{
+	size_t i;
+	const json_t *one;
+	json_array_foreach(list, i, one)
+	{
+		const char *address = json_is_string(one) ? json_string_value(one) : json_string_value(json_object_get(one, "address"));
+		const char *state = json_string_value(json_object_get(one, "state"));
+		if (address && !(state && strcmp(state, "drained") == 0) && json_object_set_new(set, address, json_true()) != 0)
+			return err_set(err, ERR_NOMEM, "no memory for %zu nodes", i);
+	}
+	return OK;
+}
+
 /* All nodes of the rings; one that is not there is said, and left out. */
 static errc ask_fleet(struct tenants_tool *t, struct err *err)
 {
 	errc rc = OK;
-	json_t *v = NULL, *one;
-	size_t i;
-	const char *scheme = strncmp(t->url, "https:", 6) == 0 ? "https" : "http";
+	json_t *v = NULL, *one, *set = json_object();
+	const char *scheme = strncmp(t->url, "https:", 6) == 0 ? "https" : "http", *address;
 	char *full = arena_printf(&t->arena, "%s/-/ring", t->url);
-	CHECK(full, ERR_NOMEM, "no memory");
+	size_t i;
+	CHECK(full && set, ERR_NOMEM, "no memory");
 	TRY(ask(t, full, &v, err));
-	json_array_foreach(json_object_get(v, "nodes"), i, one)
+	TRY(addresses_add(set, json_object_get(v, "remembered"), err));
+	json_array_foreach(json_object_get(v, "hashrings"), i, one)
 	{
-		const char *address = json_string_value(json_object_get(one, "address"));
-		const char *at = json_string_value(json_object_get(one, "url"));
+		TRY(addresses_add(set, json_object_get(one, "endpoints"), err));
+	}
+	json_object_foreach(set, address, one)
+	{
 		struct err why = {0};
-		char *url = at ? arena_printf(&t->arena, "%s", at) : arena_printf(&t->arena, "%s://%s", scheme, address ? address : "");
+		char *url = url_of(t, scheme, address);
 		CHECK(url, ERR_NOMEM, "no memory");
 		if (ask_node(t, url, &why) != OK) {
 			fprintf(stderr, "varve: %s\n", why.msg);
@@ -136,6 +166,7 @@ static errc ask_fleet(struct tenants_tool *t, struct err *err)
 	CHECK(t->asked > 0, ERR_INVALID, "%s names no nodes", full);
 fail:
 	json_decref(v);
+	json_decref(set);
 	return rc;
 }
 
@@ -287,6 +318,7 @@ int cmd_tenants(int argc, char **argv)
 		F("json", FLAG_BOOL, json, "false", "BOOL", "As JSON."),
 		F("sort", FLAG_CHOICE, sort, "series", "series|memory|samples|new-series", "The largest first, of this."),
 		F("limit", FLAG_U64, limit, "100", "COUNT", "So many are printed; sums are of all."),
+		F("port", FLAG_U64, port, "0", "PORT", "With --fleet: where nodes listen, when it is not what the rings say (--hashrings.port)."),
 		F("confirm", FLAG_STRING, confirm, NULL, "NAME", "With delete: the name once more."),
 		F("header", FLAG_LIST, headers, NULL, "NAME: VALUE", "Sent along, for Authorization. Repeatable."),
 		F("ca-file", FLAG_STRING, ca_file, NULL, "FILE", "Who signed the servers' certificates."),

@@ -334,6 +334,7 @@ static errc series_append(struct exemplar_ring *r, struct decoded *d, struct hea
 			break;
 		case RING_LATE:
 			a->exemplars_by[EXEMPLAR_OUT_OF_ORDER]++;
+			s->refused = EXEMPLAR_OUT_OF_ORDER;
 			break;
 		case RING_NOMEM:
 			rc = err_set(err, ERR_NOMEM, "no memory for an exemplar");
@@ -369,6 +370,7 @@ errc exemplars_append(struct head *h, const struct wal_ticket *ticket, struct he
 			TRY(series_canonical(h, d, s->wire, &known, err));
 		if (!known || (!s->known && !series_known(h, tn, d->wire))) {
 			a->exemplars_by[EXEMPLAR_NO_SERIES] += s->n;
+			s->refused = EXEMPLAR_NO_SERIES;
 			continue;
 		}
 		if (!r)

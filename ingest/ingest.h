@@ -9,18 +9,29 @@
  * first offending series; sending the same body again gives the same answer and no duplicates. 429 is a limit of the tenant's: of a request that is too
  * large or too much for its rate nothing is stored; above head_series_limit known series are stored and new ones are not.
  *
- * Threads: the handler runs on network threads; the answer comes from the log's syncer thread.
+ * Where there are rings a request's series are spread over their nodes (cluster/cluster.h), this one among them or not; 2xx then means that a quorum of each series' nodes has it
+ * durable. What peers send comes by a door of its own, is stored here and never sent on.
+ *
+ * Threads: the handlers run on network threads; answers come from the log's syncer thread, or from whichever thread hears the deciding peer.
  */
 #pragma once
-#include "cluster/ring.h"
+#include "cluster/cluster.h"
+#include "cluster/ring_file.h"
+#include "cluster/trust.h"
 #include "head/head.h"
 #include "net/net.h"
 #include "wal/wal.h"
 
 struct ingest;
 struct ingest_config {
-	struct head *head;
+	struct head *head; /* head and wal both NULL: a router, which stores nothing */
 	struct wal *wal;
+	/* Where there are rings; all borrowed. NULL: this node is alone, and stores what it is sent. */
+	struct cluster *cluster;
+	struct ring_file *rings;
+	struct trust *trust;		 /* for ingest_peer_write */
+	struct span self;		 /* this node's address in the rings; empty: it is in none */
+	int64_t peer_timeout_ms;	 /* --peer.timeout: a client is answered by then */
 	uint64_t max_body_bytes;	 /* --ingest.max-body */
 	uint64_t max_inflight_bytes;	 /* --ingest.max-inflight: what is above it alone is refused for good, not until later */
 	uint32_t max_series_per_request; /* --ingest.max-series-per-request */
@@ -35,6 +46,8 @@ struct ingest_config {
 CHECKED errc ingest_open(const struct ingest_config *cfg, struct ingest **out, struct err *err);
 /* The handler of /api/v1/receive, /api/v1/write and /api/v1/push. arg is the ingest. */
 void ingest_write(void *ingest, struct http_request *r);
+/* The handler of PEER_WRITE_PATH: what a peer owes this node. arg is the ingest, which has a head. */
+void ingest_peer_write(void *ingest, struct http_request *r);
 
 /* While not ready, or refusing for a reason (replay, disk below the reserve, shutdown), writes get 503 with this id and message at once.
  * ERRID_NONE: open. Any thread. */

@@ -100,6 +100,7 @@ struct ingest {
 	struct buf buffers[INGEST_BUFFERS_KEPT];
 	size_t n_buffers;
 
+	struct metric *peer_requests[2]; /* by being a hint */
 	struct metric *stored, *duplicate, *refused, *requests_partial, *exemplars[EXEMPLAR_RESULTS], *metadata_new, *metadata_known,
 		*metadata_refused, *zeros, *requests[RW_2 + 1];
 };
@@ -126,15 +127,18 @@ CHECKED errc ingest_hists(const struct rw_request *rw, const struct ingest_verdi
 /* Why a series is refused for something that is no sample; *hist: its first histogram that is, when it is one. */
 enum errid ingest_series_fault(const struct ingest_verdicts *v, const struct rw_request *rw, enum rw_version version, size_t i, size_t *hist);
 
+/* A series' labels for messages; none when there is no memory for them, or they are none. */
+struct labels ingest_labels_of(const struct rw_request *rw, const struct rw_series *s, struct arena *arena);
+/* Appends why a series (NULL: a metadata field) of a spread write is refused, with the limit and the flag or key that changes it. */
+struct ingest_part;
+void ingest_explain(const struct ingest *in, const struct ingest_part *part, const struct rw_series *s, enum errid id, struct labels l,
+	struct arena *arena, struct buf *out);
 /* Samples and histograms of a batch that the head refused. */
 uint64_t ingest_refused(const struct head_batch *b);
 /* Composes the answer of a partly or wholly refused request: counts per reason, the first offending series, the limit that it met
  * and the flag or key that changes it. Into the arena; *id is the first reason, TENANT_SERIES before all others. Empty when nothing was refused. */
 struct span ingest_refusal(const struct ingest *in, const struct head_batch *b, const struct rw_request *rw, enum rw_version version,
 	const struct ingest_verdicts *v, const struct tenant_limits *limits, struct arena *arena, enum errid *id);
-
-/* For messages; labels that can't be decoded are none. */
-struct labels ingest_labels_of(const struct rw_request *rw, const struct rw_series *s, struct arena *arena);
 
 /* ---- exemplars and metadata (ingest_annotations.c) ---- */
 
@@ -189,9 +193,83 @@ CHECKED errc ingest_batch(struct ingest_store *st, struct span tenant, const str
 /* Reserve, verdict, log. On OK st is no longer the caller's. Else neither callback is called, and the error says why nothing, or not all, was stored. */
 CHECKED errc ingest_store(struct ingest_store *st, struct err *err);
 
-/* ---- one request of several tenants (ingest_split.c) ---- */
+/* ---- parts of a request (ingest_many.c): what is of one tenant ---- */
 
 struct ingest_part {
+	struct span tenant;
+	enum rw_version version;
+	struct span body;		/* rw was decoded from it; of a peer's: not needed */
+	const struct rw_slices *slices; /* what is sent on of it; NULL: as it stands in body */
+	struct rw_request *rw;
+	uint32_t n_items;    /* its series, and 1.0's metadata fields behind them */
+	uint64_t max_series; /* of the tenant in the head, 0: no limit */
+};
+
+struct ingest_many;
+struct ingest_stored_part {
+	struct ingest_store store; /* first */
+	struct ingest_many *of;
+	uint32_t first, n_items; /* numbers of its items */
+	bool failed;		 /* one verdict for all: */
+	enum peer_verdict_kind failed_kind;
+	enum errid failed_id;
+	struct peer_verdict *verdicts;
+	uint32_t n_verdicts;
+};
+
+/* Lives by itself, from new to free. */
+struct ingest_many {
+	struct ingest *in;
+	void (*done)(struct ingest_many *m); /* all is durable, or has its verdict; mostly on the log's thread */
+	void *arg;
+	_Atomic uint32_t waiting; /* parts that are not durable, and whoever stores them */
+	uint32_t n_parts;
+	struct ingest_stored_part parts[];
+};
+struct ingest_many *ingest_many_new(struct ingest *in, uint32_t n_parts, void (*done)(struct ingest_many *m), void *arg); /* NULL: no memory */
+void ingest_many_free(struct ingest_many *m);										  /* NULL is fine */
+/* The i-th part, whose first item has the number `first`. Nothing of the part or the arena is needed afterwards; max_series of the bounds is the part's. */
+void ingest_many_store(
+	struct ingest_many *m, uint32_t i, const struct ingest_part *part, uint32_t first, const struct ingest_bounds *bounds, struct arena *arena);
+/* Nothing of it is stored, for this reason. */
+void ingest_many_refuse(struct ingest_many *m, uint32_t i, uint32_t first, uint32_t n_items, errc rc, const struct err *why);
+/* All parts were given: done comes, at the earliest inside. */
+void ingest_many_go(struct ingest_many *m);
+/* For done: the verdicts of all that was not simply stored, by item when the parts' numbers ascend. */
+uint32_t ingest_many_count(const struct ingest_many *m);
+void ingest_many_verdicts(const struct ingest_many *m, struct peer_verdict *out);
+
+/* ---- a write that is spread over nodes ---- */
+
+/* What was refused of a request before it is stored, with its words; NONE: nothing was. */
+struct ingest_before {
+	enum errid id;
+	struct span words;
+	int64_t retry_s; /* 0: nothing to say */
+};
+/* One client's request; in its arena. */
+struct routed {
+	struct ingest *in;
+	struct http_request *r;
+	struct ingest_before before;
+	const struct ingest_part *parts; /* of one version */
+	uint32_t n_parts;
+};
+/* Takes the request when it is OK: its answer comes when its series' nodes have spoken. parts live in the request's arena. Else nothing was stored. */
+CHECKED errc ingest_route(struct ingest *in, struct http_request *r, const struct ingest_part *parts, uint32_t n_parts,
+	const struct ingest_bounds *bounds, const struct ingest_before *before, struct err *err);
+void ingest_route_answer(struct routed *w, const struct cluster_outcome *o);
+/* The hash of each item (ingest_place.c): n_items of them. ERR_INVALID (PROTOBUF, LABEL_UTF8), ERR_NOMEM. */
+CHECKED errc ingest_places(const struct ingest_part *part, struct arena *arena, uint64_t *out, struct err *err);
+/* Those of a part's items, whose first has the number `first`, as a part (ingest_share.c); arrays from the arena, all else borrowed from `part`. ERR_NOMEM. */
+CHECKED errc ingest_share_of(const struct ingest_part *part, const uint32_t *items, uint32_t n, uint32_t first, struct arena *arena,
+	struct ingest_part *out, struct err *err);
+/* Of the rings in force; 0: none. */
+uint64_t ingest_epoch(struct ingest *in);
+
+/* ---- one request of several tenants (ingest_split.c) ---- */
+
+struct ingest_split_part {
 	struct span tenant;
 	const uint32_t *series; /* their numbers in the request, ascending */
 	uint32_t n_series;
@@ -200,14 +278,19 @@ struct ingest_part {
 struct ingest_split {
 	struct rw_request
 		*rw; /* the client's. Series that had the label have lost it: wire and refs are new ones, refs number the client's symbols */
-	const uint8_t *relabeled;  /* of each series: 1, it had it. What is sent on is made by rw_slice_relabel */
-	struct ingest_part *parts; /* by the first series of each */
+	const uint8_t *relabeled;	 /* of each series: 1, it had it. What is sent on is made by rw_slice_relabel */
+	struct ingest_split_part *parts; /* by the first series of each */
 	uint32_t n_parts;
 	const uint32_t *refused; /* series whose label names no valid tenant, ascending; they are in no part */
 	uint32_t n_refused;
 	enum rw_version version;
 	struct span label;
-	uint32_t *symbol_met, *symbol_number, *metadata_met, round; /* ingest_split_part's own */
+	/* of the part that was made last */
+	struct arena *arena;
+	uint32_t *symbol_met, *symbol_number, *metadata_met, round;
+	struct span *symbols;
+	size_t n_symbols, symbols_cap;
+	bool failed;
 };
 /* By --tenant.split-label=`label`; `tenant` is the request's own. All in the arena. ERR_INVALID (PROTOBUF): labels that are none; ERR_LIMIT (TOO_MANY_SERIES): above LIMIT_PEER_SECTIONS
  * tenants; ERR_NOMEM (OVERLOADED). */
@@ -215,11 +298,15 @@ CHECKED errc ingest_split(struct rw_request *rw, enum rw_version version, struct
 	struct ingest_split *out, struct err *err);
 /* A part as a request of its own. rw_series.metadata still numbers the client's entries. */
 CHECKED errc ingest_split_part(struct ingest_split *sp, uint32_t part, struct arena *arena, struct rw_request *out, struct err *err);
+/* Directly behind ingest_split_part: the part's fields as they are sent on; `whole` are those of the client's message. rw gets the symbols that only exemplars and metadata name. */
+CHECKED errc ingest_split_slices(
+	struct ingest_split *sp, uint32_t part, const struct rw_slices *whole, struct rw_request *rw, struct rw_slices *out, struct err *err);
 /* The words of a 400 for those of no valid tenant; empty: there are none. */
 struct span ingest_split_refusal(const struct ingest_split *sp, struct arena *arena);
-/* Stores the parts on this node, and answers (ingest_split_write.c). On OK r is no longer the caller's; bounds->max_series is not used. */
-CHECKED errc ingest_split_write(
-	struct ingest *in, struct http_request *r, const struct ingest_split *split, const struct ingest_bounds *bounds, struct err *err);
+/* Stores the parts, here or on the nodes of their rings, and answers (ingest_split_write.c). `body` is what the request was decoded from. On OK r is no longer the caller's;
+ * bounds->max_series is not used. */
+CHECKED errc ingest_split_write(struct ingest *in, struct http_request *r, const struct ingest_split *split, struct span body,
+	const struct ingest_bounds *bounds, struct err *err);
 
 /* ---- a write of a client (ingest_write.c) ---- */
 
@@ -234,3 +321,8 @@ struct ingest_pending {
 	struct span refusal;	     /* the 400's body, composed before the log is waited for; empty: everything was stored */
 	enum errid refusal_id;
 };
+
+/* ERRID_NONE: writes are taken. */
+enum errid ingest_gate_id(struct ingest *in);
+/* false: answered with what the gate says. */
+bool ingest_gate_open(struct ingest *in, struct http_request *r, enum rw_version version);

@@ -38,7 +38,7 @@ static void explain_tenant_series(const struct head_batch *b, const struct tenan
 }
 
 /* Why this one was refused, with the limit, its value and the flag that changes it. */
-static void explain(const struct ingest *in, const struct head_series *s, enum errid id, struct labels l, struct buf *out)
+static void explain(const struct ingest *in, uint32_t n_labels, enum errid id, struct labels l, struct buf *out)
 {
 	char text[32];
 	switch (id) {
@@ -56,7 +56,7 @@ static void explain(const struct ingest *in, const struct head_series *s, enum e
 		buf_printf(out, "another value is already stored for this series at this time");
 		break;
 	case ERRID_TOO_MANY_LABELS:
-		buf_printf(out, "%" PRIu32 " labels, at most %" PRIu32 " are allowed (--ingest.max-labels)", s->n_labels, in->cfg.labels.max_labels);
+		buf_printf(out, "%" PRIu32 " labels, at most %" PRIu32 " are allowed (--ingest.max-labels)", n_labels, in->cfg.labels.max_labels);
 		break;
 	case ERRID_LABEL_NAME_TOO_LONG:
 		buf_printf(out, "a label name is longer than %" PRIu32 " bytes (--ingest.max-label-name)", in->cfg.labels.max_name_bytes);
@@ -84,6 +84,12 @@ static void explain(const struct ingest *in, const struct head_series *s, enum e
 	case ERRID_NO_SAMPLES:
 		buf_printf(out, "a TimeSeries of remote write 2.0 must hold samples or histograms");
 		break;
+	case ERRID_EXEMPLAR_OUT_OF_ORDER:
+		buf_printf(out, "an exemplar is older than its series' newest");
+		break;
+	case ERRID_EXEMPLAR_NO_SERIES:
+		buf_printf(out, "an exemplar of a series that nobody sent a sample of");
+		break;
 	case ERRID_HISTOGRAM_TOO_LARGE:
 		buf_printf(out, "a histogram takes more than %" PRIu64 " bytes in the log", (uint64_t)LIMIT_HISTOGRAM_PACKED_BYTES);
 		break;
@@ -102,6 +108,34 @@ struct labels ingest_labels_of(const struct rw_request *rw, const struct rw_seri
 	for (; l.v && l.n < s->n_labels; l.n++)
 		l.v[l.n] = (struct label){rw->symbols[s->refs[2 * l.n]], rw->symbols[s->refs[2 * l.n + 1]]};
 	return l;
+}
+
+/* Why the first histogram of a series that is none is none. */
+static bool explain_histogram(const struct rw_request *rw, const struct rw_series *s, struct arena *arena, struct buf *out)
+{
+	for (uint32_t k = s->first_hist; k < s->first_hist + s->n_hists; k++) {
+		struct err why = {0};
+		if (histogram_judge(rw->hists[k].kind, &rw->hists[k].h, arena, &why) != OK) {
+			buf_printf(out, "%s", why.msg);
+			return true;
+		}
+	}
+	return false;
+}
+
+void ingest_explain(const struct ingest *in, const struct ingest_part *part, const struct rw_series *s, enum errid id, struct labels l,
+	struct arena *arena, struct buf *out)
+{
+	char key[192];
+	if (id == ERRID_TENANT_SERIES) {
+		struct tenant_limits limits = ingest_limits_now(in->limits, part->tenant);
+		buf_printf(out, "tenant %.*s has as many series as it may (%s=%" PRIu64 " in --limits.file), this one is new", SPAN_ARG(part->tenant),
+			limits_key(&limits, TENANT_HEAD_SERIES, part->tenant, key, sizeof key), limits.v[TENANT_HEAD_SERIES]);
+		return;
+	}
+	if (id == ERRID_HISTOGRAM_INVALID && s && explain_histogram(part->rw, s, arena, out))
+		return;
+	explain(in, s ? s->n_labels : 0, id, l, out);
 }
 
 uint64_t ingest_refused(const struct head_batch *b)
@@ -163,7 +197,7 @@ struct span ingest_refusal(const struct ingest *in, const struct head_batch *b, 
 	else if (*id == ERRID_HISTOGRAM_INVALID && v->why && hist == v->why_of)
 		buf_printf(&out, "%s", v->why);
 	else
-		explain(in, s, *id, l, &out);
+		explain(in, s->n_labels, *id, l, &out);
 	buf_printf(&out, "\n");
 	struct span body = out.failed ? (struct span){NULL, 0} : arena_dup(arena, span_of(out.p, out.n));
 	buf_free(&out);

@@ -49,7 +49,7 @@ static errc part_add(struct splitter *s, struct span tenant, uint32_t *part, str
 			SPAN_ARG(s->label), LIMIT_PEER_SECTIONS);
 	if (out->n_parts == s->parts_cap) {
 		uint32_t cap = s->parts_cap ? 2 * s->parts_cap : PARTS_FIRST;
-		struct ingest_part *grown = arena_alloc(s->arena, cap * sizeof *grown);
+		struct ingest_split_part *grown = arena_alloc(s->arena, cap * sizeof *grown);
 		if (!grown)
 			return no_memory(err, "tenants");
 		if (out->n_parts)
@@ -58,7 +58,7 @@ static errc part_add(struct splitter *s, struct span tenant, uint32_t *part, str
 		s->parts_cap = cap;
 	}
 	*part = out->n_parts++;
-	out->parts[*part] = (struct ingest_part){.tenant = tenant};
+	out->parts[*part] = (struct ingest_split_part){.tenant = tenant};
 	return OK;
 }
 
@@ -153,7 +153,7 @@ static errc lists(struct splitter *s, struct err *err)
 		if (s->part_of[i] == NO_PART)
 			refused[out->n_refused++] = i;
 		else {
-			struct ingest_part *p = &out->parts[s->part_of[i]];
+			struct ingest_split_part *p = &out->parts[s->part_of[i]];
 			all[p->series - all + p->n_series++] = i;
 		}
 	out->refused = refused;
@@ -219,40 +219,53 @@ static errc marks_open(struct ingest_split *sp, struct arena *arena, struct err 
 	return sp->metadata_met && sp->symbol_number && sp->symbol_met ? OK : no_memory(err, "symbols");
 }
 
+/* The number of a client's symbol in the part that is made. */
+static uint32_t symbol_number(void *arg, uint32_t ref)
+{
+	struct ingest_split *sp = arg;
+	if (ref >= sp->rw->n_symbols)
+		return 0; /* of what is said twice only the last counts, and was judged */
+	if (sp->symbol_met[ref] == sp->round)
+		return sp->symbol_number[ref];
+	if (sp->n_symbols == sp->symbols_cap) {
+		size_t cap = sp->symbols_cap ? 2 * sp->symbols_cap : 32;
+		struct span *v = arena_alloc(sp->arena, cap * sizeof *v);
+		if (!v) {
+			sp->failed = true;
+			return 0;
+		}
+		if (sp->n_symbols > 0)
+			memcpy(v, sp->symbols, sp->n_symbols * sizeof *v);
+		sp->symbols = v;
+		sp->symbols_cap = cap;
+	}
+	sp->symbol_met[ref] = sp->round;
+	sp->symbol_number[ref] = (uint32_t)sp->n_symbols;
+	sp->symbols[sp->n_symbols] = sp->rw->symbols[ref];
+	return (uint32_t)sp->n_symbols++;
+}
+
 static errc part_symbols(struct ingest_split *sp, struct arena *arena, struct rw_request *out, struct err *err)
 {
-	const struct rw_request *rw = sp->rw;
-	size_t n_refs = 0, n = 0;
+	size_t n_refs = 0;
 	for (size_t i = 0; i < out->n_series; i++)
 		n_refs += 2 * (size_t)out->series[i].n_labels;
-	size_t most = n_refs + 1 < rw->n_symbols ? n_refs + 1 : rw->n_symbols;
 	uint32_t *refs = arena_alloc(arena, n_refs * sizeof *refs);
-	struct span *symbols = arena_alloc(arena, most * sizeof *symbols);
-	if (!refs || !symbols)
+	if (!refs)
 		return no_memory(err, "symbols");
-	/* The first is the empty one everywhere. */
-	if (rw->n_symbols > 0) {
-		symbols[n++] = rw->symbols[0];
-		sp->symbol_met[0] = sp->round;
-		sp->symbol_number[0] = 0;
-	}
+	sp->symbols = NULL;
+	sp->n_symbols = sp->symbols_cap = 0;
+	(void)symbol_number(sp, 0); /* the first is the empty one everywhere */
 	for (size_t i = 0; i < out->n_series; i++) {
 		struct rw_series *x = &out->series[i];
 		const uint32_t *from = x->refs;
 		x->refs = refs;
-		for (uint32_t k = 0; k < 2 * x->n_labels; k++) {
-			uint32_t ref = from[k];
-			if (sp->symbol_met[ref] != sp->round) {
-				sp->symbol_met[ref] = sp->round;
-				sp->symbol_number[ref] = (uint32_t)n;
-				symbols[n++] = rw->symbols[ref];
-			}
-			*refs++ = sp->symbol_number[ref];
-		}
+		for (uint32_t k = 0; k < 2 * x->n_labels; k++)
+			*refs++ = symbol_number(sp, from[k]);
 	}
-	out->symbols = symbols;
-	out->n_symbols = n;
-	return OK;
+	out->symbols = sp->symbols;
+	out->n_symbols = sp->n_symbols;
+	return sp->failed ? no_memory(err, "symbols") : OK;
 }
 
 static errc part_metadata(struct ingest_split *sp, struct arena *arena, struct rw_request *out, struct err *err)
@@ -331,9 +344,11 @@ errc ingest_split_part(struct ingest_split *sp, uint32_t part, struct arena *are
 {
 	errc rc = OK;
 	const struct rw_request *rw = sp->rw;
-	const struct ingest_part *p = &sp->parts[part];
+	const struct ingest_split_part *p = &sp->parts[part];
 	*out = *rw;
 	sp->round++;
+	sp->arena = arena;
+	sp->failed = false;
 	if (p->n_series == rw->n_series && (sp->version == RW_2 || p->metadata || rw->n_metadata == 0))
 		return OK;
 	out->n_series = p->n_series;
@@ -356,6 +371,58 @@ errc ingest_split_part(struct ingest_split *sp, uint32_t part, struct arena *are
 	} else if (!p->metadata)
 		out->n_metadata = 0;
 fail:
+	return rc;
+}
+
+/* ---- a part as it is sent on ---- */
+
+static errc slices_of(struct ingest_split *sp, const struct ingest_split_part *p, const struct rw_slices *whole, struct rw_request *rw,
+	struct buf *scratch, struct rw_slices *out, struct err *err)
+{
+	errc rc = OK;
+	bool renumbered = sp->version == RW_2 && p->n_series < sp->rw->n_series;
+	for (uint32_t i = 0; i < p->n_series; i++) {
+		uint32_t no = p->series[i];
+		out->series[i] = whole->series[no];
+		if (renumbered) {
+			buf_clear(scratch);
+			TRY(rw2_slice_renumber(whole->series[no], &rw->series[i], symbol_number, sp, scratch, err));
+			out->series[i] = arena_dup(sp->arena, span_of(scratch->p, scratch->n));
+			if (!out->series[i].p)
+				return no_memory(err, "a series");
+		} else if (sp->relabeled[no])
+			TRY(rw_slice_relabel(whole->series[no], &sp->rw->series[no], sp->arena, &out->series[i], err));
+	}
+	if (!renumbered)
+		return OK;
+	buf_clear(scratch);
+	for (size_t i = 0; i < sp->n_symbols; i++)
+		pb_bytes(scratch, 4, sp->symbols[i]);
+	out->symbols = arena_alloc(sp->arena, sizeof *out->symbols);
+	struct span text = arena_dup(sp->arena, span_of(scratch->n ? (const char *)scratch->p : "", scratch->n));
+	if (!out->symbols || !text.p || scratch->failed || sp->failed)
+		return no_memory(err, "symbols");
+	out->symbols[0] = text;
+	out->n_symbols = 1;
+	rw->symbols = sp->symbols;
+	rw->n_symbols = sp->n_symbols;
+fail:
+	return rc;
+}
+
+errc ingest_split_slices(
+	struct ingest_split *sp, uint32_t part, const struct rw_slices *whole, struct rw_request *rw, struct rw_slices *out, struct err *err)
+{
+	const struct ingest_split_part *p = &sp->parts[part];
+	struct buf scratch;
+	*out = *whole;
+	out->metadata = p->metadata ? whole->metadata : NULL;
+	out->series = arena_alloc(sp->arena, (p->n_series + 1) * sizeof *out->series);
+	if (!out->series)
+		return no_memory(err, "series");
+	buf_init(&scratch, LIMIT_INGEST_LABEL_BYTES);
+	errc rc = slices_of(sp, p, whole, rw, &scratch, out, err);
+	buf_free(&scratch);
 	return rc;
 }
 

@@ -54,36 +54,52 @@ static struct span in_words(const struct split_write *w, const struct split_part
 	return text ? span_cstr(text) : p->refusal;
 }
 
-static void answer(struct split_write *w)
+/* The gravest that is refused. */
+static struct ingest_before refusal_of(const struct split_write *w)
 {
 	const struct split_part *worst = NULL;
-	struct ingest_written sum = {0};
 	struct span nobody = ingest_split_refusal(&w->split, http_arena(w->r));
 	uint32_t n = 0;
 	for (uint32_t k = 0; k < w->split.n_parts; k++) {
 		const struct split_part *p = &w->parts[k];
-		sum.samples += p->store.written.samples;
-		sum.histograms += p->store.written.histograms;
-		sum.exemplars += p->store.written.exemplars;
 		n += p->refusal_id != ERRID_NONE;
 		if (p->refusal_id != ERRID_NONE && (!worst || gravity(p->refusal_id) > gravity(worst->refusal_id)))
 			worst = p;
 	}
+	if (nobody.n > 0 && (!worst || gravity(worst->refusal_id) == gravity(ERRID_TENANT)))
+		return (struct ingest_before){.id = ERRID_TENANT, .words = nobody};
+	if (!worst)
+		return (struct ingest_before){.id = ERRID_NONE};
+	return (struct ingest_before){
+		.id = worst->refusal_id,
+		.words = in_words(w, worst, n - 1),
+		.retry_s = w->retry_s > 0			      ? w->retry_s
+			   : worst->refusal_id == ERRID_TENANT_SERIES ? 60
+								      : 0,
+	};
+}
+
+static void answer(struct split_write *w)
+{
+	struct ingest_written sum = {0};
+	const struct ingest_before refused = refusal_of(w);
+	char text[24];
+	for (uint32_t k = 0; k < w->split.n_parts; k++) {
+		sum.samples += w->parts[k].store.written.samples;
+		sum.histograms += w->parts[k].store.written.histograms;
+		sum.exemplars += w->parts[k].store.written.exemplars;
+	}
 	if (w->split.version == RW_2)
 		ingest_written_headers(w->r, &sum);
-	if (worst || nobody.n > 0)
-		metric_add(w->in->requests_partial, 1);
-	if (nobody.n > 0 && (!worst || gravity(worst->refusal_id) == gravity(ERRID_TENANT)))
-		http_answer(w->r, errid_status(ERRID_TENANT), NULL, nobody);
-	else if (worst) {
-		int64_t wait_s = w->retry_s > 0 ? w->retry_s : worst->refusal_id == ERRID_TENANT_SERIES ? 60 : 0;
-		char text[24];
-		snprintf(text, sizeof text, "%" PRId64, wait_s);
-		if (wait_s > 0)
-			http_set_header(w->r, "Retry-After", text);
-		http_answer(w->r, errid_status(worst->refusal_id), NULL, in_words(w, worst, n - 1));
-	} else
+	if (refused.id == ERRID_NONE) {
 		http_answer(w->r, 204, NULL, (struct span){"", 0});
+		return;
+	}
+	metric_add(w->in->requests_partial, 1);
+	snprintf(text, sizeof text, "%" PRId64, refused.retry_s);
+	if (refused.retry_s > 0)
+		http_set_header(w->r, "Retry-After", text);
+	http_answer(w->r, errid_status(refused.id), NULL, refused.words);
 }
 
 /* ---- storing ---- */
@@ -128,8 +144,8 @@ static void durable(struct ingest_store *st, errc rc, const struct err *err)
 	}
 }
 
-/* Its tenant's limits, and the batch. ERR_LIMIT is the part's own. */
-static errc part_prepare(struct split_write *w, uint32_t k, struct ingest_bounds bounds, struct err *err)
+/* The part as a request of its own, held against its tenant's limits. ERR_LIMIT is the part's own. */
+static errc part_prepare(struct split_write *w, uint32_t k, struct err *err)
 {
 	errc rc = OK;
 	struct split_part *p = &w->parts[k];
@@ -151,10 +167,6 @@ static errc part_prepare(struct split_write *w, uint32_t k, struct ingest_bounds
 		if (p->admission.retry_s > w->retry_s)
 			w->retry_s = p->admission.retry_s;
 	}
-	if (rc != OK)
-		return rc;
-	bounds.max_series = ingest_head_max(w->in, tenant, &p->admission.limits);
-	TRY(ingest_batch(&p->store, tenant, &bounds, err));
 fail:
 	return rc;
 }
@@ -166,11 +178,71 @@ static void give_back(struct split_write *w, uint32_t n)
 		ingest_admit_end(&w->parts[k].admission, false);
 }
 
-errc ingest_split_write(
-	struct ingest *in, struct http_request *r, const struct ingest_split *split, const struct ingest_bounds *bounds, struct err *err)
+static errc here(struct split_write *w, const struct ingest_bounds *bounds, struct err *err)
 {
 	errc rc = OK;
 	struct ingest_store *first = NULL, **last = &first;
+	for (uint32_t k = 0; k < w->split.n_parts; k++) {
+		struct split_part *p = &w->parts[k];
+		struct ingest_bounds own = *bounds;
+		if (p->refusal_id != ERRID_NONE)
+			continue;
+		own.max_series = ingest_head_max(w->in, p->store.b.tenant, &p->admission.limits);
+		TRY(ingest_batch(&p->store, p->store.b.tenant, &own, err));
+		*last = &p->store;
+		last = &p->store.next;
+	}
+	if (!first) {
+		answer(w);
+		return OK;
+	}
+	http_defer(w->r); /* the log may answer before this thread comes back */
+	rc = ingest_store(first, err);
+fail:
+	return rc;
+}
+
+/* On the nodes of the tenants' rings. */
+static errc routed(struct split_write *w, struct span body, const struct ingest_bounds *bounds, struct err *err)
+{
+	errc rc = OK;
+	struct arena *arena = http_arena(w->r);
+	struct rw_slices whole, *slices = arena_alloc(arena, w->split.n_parts * sizeof *slices);
+	struct ingest_part *parts = arena_alloc(arena, w->split.n_parts * sizeof *parts);
+	uint32_t n = 0;
+	if (!slices || !parts)
+		return err_id(err, ERRID_OVERLOADED, ERR_NOMEM, "no memory for %" PRIu32 " tenants", w->split.n_parts);
+	TRY(rw_slices(body, w->split.version, w->split.rw, arena, &whole, err));
+	for (uint32_t k = 0; k < w->split.n_parts; k++) {
+		struct split_part *p = &w->parts[k];
+		if (p->refusal_id != ERRID_NONE)
+			continue;
+		TRY(ingest_split_part(&w->split, k, arena, &p->rw, err));
+		TRY(ingest_split_slices(&w->split, k, &whole, &p->rw, &slices[n], err));
+		parts[n] = (struct ingest_part){
+			.tenant = p->store.b.tenant,
+			.version = w->split.version,
+			.slices = &slices[n],
+			.rw = &p->rw,
+			.n_items = (uint32_t)(p->rw.n_series + (w->split.version == RW_1 ? p->rw.n_metadata : 0)),
+			.max_series = ingest_head_max(w->in, p->store.b.tenant, &p->admission.limits),
+		};
+		n++;
+	}
+	if (n == 0) {
+		answer(w);
+		return OK;
+	}
+	const struct ingest_before before = refusal_of(w);
+	TRY(ingest_route(w->in, w->r, parts, n, bounds, &before, err));
+fail:
+	return rc;
+}
+
+errc ingest_split_write(struct ingest *in, struct http_request *r, const struct ingest_split *split, struct span body,
+	const struct ingest_bounds *bounds, struct err *err)
+{
+	errc rc = OK;
 	uint32_t n = 0;
 	struct split_write *w = arena_calloc(http_arena(r), 1, sizeof *w);
 	if (!w)
@@ -184,32 +256,19 @@ errc ingest_split_write(
 	if (!w->parts)
 		return err_id(err, ERRID_OVERLOADED, ERR_NOMEM, "no memory for %" PRIu32 " tenants", split->n_parts);
 	for (; n < split->n_parts; n++) {
-		rc = part_prepare(w, n, *bounds, err);
-		if (rc == ERR_LIMIT && w->parts[n].refusal_id != ERRID_NONE)
-			continue;
-		if (rc != OK) {
+		rc = part_prepare(w, n, err);
+		if (rc != OK && w->parts[n].refusal_id == ERRID_NONE) {
 			n++;
 			goto fail;
 		}
-		*last = &w->parts[n].store;
-		last = &w->parts[n].store.next;
 	}
 	for (uint32_t k = 0; k < split->n_refused; k++) {
 		const struct rw_series *s = &split->rw->series[split->refused[k]];
 		metric_add(in->refused, s->n_samples + s->n_hists);
 	}
-	if (!first) {
-		answer(w);
+	rc = in->cfg.cluster ? routed(w, body, bounds, err) : here(w, bounds, err);
+	if (rc == OK)
 		return OK;
-	}
-	http_defer(r); /* the log may answer before this thread comes back */
-	if (ingest_store(first, err) == OK)
-		return OK;
-	give_back(w, n);
-	if (split->version == RW_2)
-		ingest_written_headers(r, &(struct ingest_written){0});
-	http_error_of(r, err);
-	return OK;
 fail:
 	give_back(w, n);
 	return rc;

@@ -7,9 +7,14 @@
 #include "base/log.h"
 #include "ingest/ingest_int.h"
 
-static bool gate_open(struct ingest *in, struct http_request *r, enum rw_version version)
+enum errid ingest_gate_id(struct ingest *in)
 {
-	enum errid id = (enum errid)atomic_load_explicit(&in->gate_id, memory_order_acquire);
+	return (enum errid)atomic_load_explicit(&in->gate_id, memory_order_acquire);
+}
+
+bool ingest_gate_open(struct ingest *in, struct http_request *r, enum rw_version version)
+{
+	enum errid id = ingest_gate_id(in);
 	if (LIKELY(id == ERRID_NONE))
 		return true;
 	char text[INGEST_GATE_BYTES];
@@ -23,7 +28,7 @@ static bool gate_open(struct ingest *in, struct http_request *r, enum rw_version
 }
 
 /* Body to series and samples: everything that can be wrong with the request as such. */
-static errc decode(struct ingest *in, struct http_request *r, enum rw_version version, struct admission *a, struct rw_request *rw, struct err *err)
+static errc decode(struct ingest *in, struct http_request *r, struct admission *a, struct ingest_part *part, struct err *err)
 {
 	errc rc = OK;
 	size_t declared, max = in->cfg.max_body_bytes * LIMIT_INGEST_DECODED_FACTOR;
@@ -45,11 +50,11 @@ static errc decode(struct ingest *in, struct http_request *r, enum rw_version ve
 		rc = err_id(err, ERRID_OVERLOADED, ERR_AGAIN, "too many bytes in flight (--ingest.max-inflight)");
 		goto fail;
 	}
-	struct span body;
-	TRY(snappy_decode(http_body(r), max, http_arena(r), &body, err));
+	TRY(snappy_decode(http_body(r), max, http_arena(r), &part->body, err));
 	const struct rw_limits limits = {in->cfg.max_series_per_request, in->cfg.max_samples_per_request, LIMIT_LABELS_DECODE};
-	TRY((version == RW_2 ? rw2_decode : rw1_decode)(body, &limits, http_arena(r), rw, err));
-	TRY(ingest_admit_counts(a, rw->n_series, rw->n_samples + rw->n_hists, err));
+	TRY((part->version == RW_2 ? rw2_decode : rw1_decode)(part->body, &limits, http_arena(r), part->rw, err));
+	TRY(ingest_admit_counts(a, part->rw->n_series, part->rw->n_samples + part->rw->n_hists, err));
+	part->n_items = (uint32_t)(part->rw->n_series + (part->version == RW_1 ? part->rw->n_metadata : 0));
 fail:
 	return rc;
 }
@@ -107,38 +112,40 @@ static struct ingest_bounds bounds_now(const struct ingest *in)
 }
 
 /* On OK the answer is the log's to give and r is no longer ours. */
-static errc store(
-	struct ingest *in, struct http_request *r, enum rw_version version, struct rw_request *rw, const struct admission *a, struct err *err)
+static errc store(struct ingest *in, struct http_request *r, const struct ingest_part *part, const struct admission *a, struct err *err)
 {
 	errc rc = OK;
 	struct ingest_bounds bounds = bounds_now(in);
+	bounds.max_series = part->max_series;
+	if (in->cfg.cluster)
+		return ingest_route(in, r, part, 1, &bounds, NULL, err);
 	struct ingest_pending *w = arena_calloc(http_arena(r), 1, sizeof *w);
 	if (!w)
 		return err_id(err, ERRID_OVERLOADED, ERR_NOMEM, "no memory");
-	w->store = (struct ingest_store){.in = in, .arena = http_arena(r), .rw = rw, .version = version, .judged = judged, .done = durable};
+	w->store =
+		(struct ingest_store){.in = in, .arena = http_arena(r), .rw = part->rw, .version = part->version, .judged = judged, .done = durable};
 	w->r = r;
 	w->limits = a->limits;
-	bounds.max_series = ingest_head_max(in, a->tenant, &a->limits);
-	TRY(ingest_batch(&w->store, a->tenant, &bounds, err));
+	TRY(ingest_batch(&w->store, part->tenant, &bounds, err));
 	TRY(ingest_store(&w->store, err));
 fail:
 	return rc;
 }
 
 /* The same, by the label that names tenants. */
-static errc store_split(
-	struct ingest *in, struct http_request *r, enum rw_version version, struct rw_request *rw, const struct admission *a, struct err *err)
+static errc store_split(struct ingest *in, struct http_request *r, const struct ingest_part *part, const struct admission *a, struct err *err)
 {
 	errc rc = OK;
+	struct rw_request *rw = part->rw;
 	struct ingest_split split;
 	const struct ingest_bounds bounds = bounds_now(in);
 	size_t bytes = 0; /* of labels, which are put together anew */
 	for (size_t i = 0; i < rw->n_series; i++)
-		bytes += version == RW_2 ? 4 * sizeof(uint32_t) * rw->series[i].n_labels : rw->series[i].wire.n;
+		bytes += part->version == RW_2 ? 4 * sizeof(uint32_t) * rw->series[i].n_labels : rw->series[i].wire.n;
 	if (!http_budget_take(r, bytes))
 		return err_id(err, ERRID_OVERLOADED, ERR_AGAIN, "too many bytes in flight (--ingest.max-inflight)");
-	TRY(ingest_split(rw, version, a->tenant, in->cfg.split_label, http_arena(r), &split, err));
-	TRY(ingest_split_write(in, r, &split, &bounds, err));
+	TRY(ingest_split(rw, part->version, a->tenant, in->cfg.split_label, http_arena(r), &split, err));
+	TRY(ingest_split_write(in, r, &split, part->body, &bounds, err));
 fail:
 	return rc;
 }
@@ -148,12 +155,12 @@ void ingest_write(void *arg, struct http_request *r)
 	struct ingest *in = arg;
 	struct err err = {0};
 	errc rc = OK;
+	struct ingest_part *part = NULL;
 	struct span tenant;
-	struct rw_request *rw;
 	struct admission a = {.retry_s = 0};
 	enum rw_version version;
 	rc = rw_negotiate(http_header(r, "Content-Type"), http_header(r, "Content-Encoding"), &version, &err);
-	if (!gate_open(in, r, version))
+	if (!ingest_gate_open(in, r, version))
 		return;
 	metric_add(in->requests[version], 1);
 	TRY(rc);
@@ -163,13 +170,15 @@ void ingest_write(void *arg, struct http_request *r)
 		/* It pays for the size; what else is held against limits is each of its tenants' own. */
 		a.limits.v[TENANT_SERIES] = a.limits.v[TENANT_SAMPLES] = a.limits.v[TENANT_RATE] = 0;
 	}
-	rw = arena_calloc(http_arena(r), 1, sizeof *rw); /* until it is answered */
-	if (!rw) {
+	part = arena_calloc(http_arena(r), 1, sizeof *part + sizeof *part->rw); /* until it is answered */
+	if (!part) {
 		rc = err_id(&err, ERRID_OVERLOADED, ERR_NOMEM, "no memory");
 		goto fail;
 	}
-	TRY(decode(in, r, version, &a, rw, &err));
-	TRY((in->cfg.split_label ? store_split : store)(in, r, version, rw, &a, &err));
+	*part = (struct ingest_part){
+		.tenant = tenant, .version = version, .rw = (struct rw_request *)(part + 1), .max_series = ingest_head_max(in, tenant, &a.limits)};
+	TRY(decode(in, r, &a, part, &err));
+	TRY((in->cfg.split_label ? store_split : store)(in, r, part, &a, &err));
 	ingest_admit_end(&a, true);
 	return;
 fail:
@@ -197,7 +206,7 @@ void ingest_tick(struct ingest *in)
 
 errc ingest_open(const struct ingest_config *cfg, struct ingest **out, struct err *err)
 {
-	ASSERT(cfg->head && cfg->wal && cfg->max_body_bytes > 0);
+	ASSERT(!cfg->head == !cfg->wal && (cfg->head || cfg->cluster) && !cfg->cluster == !cfg->rings && cfg->max_body_bytes > 0);
 	struct ingest *in = calloc(1, sizeof *in);
 	if (!in)
 		return err_set(err, ERR_NOMEM, "no memory for the write endpoints");
@@ -220,6 +229,9 @@ errc ingest_open(const struct ingest_config *cfg, struct ingest **out, struct er
 	ingest_annotations_open(in);
 	in->zeros = metric_counter(
 		"varve_ingest_created_zeros_total", "Zeros stored where series began, by their start timestamps (--ingest.created-timestamp-zero)");
+	static const char peers_help[] = "Requests of peers, with what they owe this node";
+	in->peer_requests[false] = metric_counter_with("varve_ingest_peer_requests_total", peers_help, "kind", "write");
+	in->peer_requests[true] = metric_counter_with("varve_ingest_peer_requests_total", peers_help, "kind", "hint");
 	static const char help[] = "Write requests by the protocol of their headers";
 	in->requests[RW_NONE] = metric_counter_with("varve_ingest_requests_total", help, "version", "none");
 	in->requests[RW_1] = metric_counter_with("varve_ingest_requests_total", help, "version", "1.0");

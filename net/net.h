@@ -70,6 +70,7 @@ void http_server_stop(struct http_server *s, int64_t grace_ms);
 /* ---- the request ---- */
 enum http_method http_method(const struct http_request *r);
 struct span http_path(const struct http_request *r);
+struct span http_target(const struct http_request *r);			 /* path and query, as they travelled */
 struct span http_path_arg(const struct http_request *r);		 /* the "*" segment, percent-decoded */
 struct span http_header(const struct http_request *r, const char *name); /* first value, trimmed; p == NULL when absent */
 /* In Thanos' order: the field of the client's certificate, when the server goes by one, whatever the headers say; else the first that is there of the headers
@@ -81,6 +82,8 @@ CHECKED errc http_tenant_of_peer(const struct http_request *r, struct span *tena
 struct span http_body(const struct http_request *r);
 const char *http_request_id(const struct http_request *r);
 const char *http_client(const struct http_request *r); /* "127.0.0.1:51234" */
+/* The client showed a certificate that is valid (web.config's client_auth_type verifies), and `name` is among its alternative names; NULL: whatever they are. Inside the handler, before http_defer. */
+bool http_client_certified(const struct http_request *r, const char *name);
 struct arena *http_arena(struct http_request *r); /* lives as long as the request, at most max_inflight_bytes: http_budget_take before filling it */
 int64_t http_started_mono_ns(const struct http_request *r);
 /* Form body (as Go, first) and query string, decoded, in order. Returns the n-th value of `name` or p == NULL. ERR_INVALID for a malformed

@@ -590,6 +590,13 @@ struct span http_path(const struct http_request *r)
 	return r->path;
 }
 
+struct span http_target(const struct http_request *r)
+{
+	uintptr_t path = (uintptr_t)r->path.p, begin = (uintptr_t)r->target.p, end = begin + r->target.n;
+	/* a target without any path has one that does not stand in it */
+	return path >= begin && path < end ? span_of(r->path.p, end - path) : r->path;
+}
+
 struct span http_path_arg(const struct http_request *r)
 {
 	return r->path_arg;

@@ -165,7 +165,7 @@ void net_tls_close(struct net_web *w)
 }
 
 /* One of the peer certificate's alternative names is on the list. */
-static bool san_allowed(const struct net_web *w, gnutls_session_t session)
+static bool san_among(gnutls_session_t session, const char *const *names, size_t n_names)
 {
 	unsigned n;
 	const gnutls_datum_t *chain = gnutls_certificate_get_peers(session, &n);
@@ -196,12 +196,17 @@ static bool san_allowed(const struct net_web *w, gnutls_session_t session)
 			} else if (strlen(san) != size) {
 				continue; /* a NUL inside: made to look like another name */
 			}
-			for (size_t k = 0; k < w->tls.n_client_sans && !found; k++)
-				found = strcmp(name, w->tls.client_sans[k]) == 0;
+			for (size_t k = 0; k < n_names && !found; k++)
+				found = strcmp(name, names[k]) == 0;
 		}
 	}
 	gnutls_x509_crt_deinit(crt);
 	return found;
+}
+
+bool net_tls_verifies(const struct net_web *w)
+{
+	return w->tls.client_auth == TLS_CLIENT_VERIFY_IF_GIVEN || w->tls.client_auth == TLS_CLIENT_REQUIRE_AND_VERIFY;
 }
 
 /* During the handshake; non-zero ends it. */
@@ -215,7 +220,7 @@ static int verify_client(gnutls_session_t session)
 	gnutls_typed_vdata_st purpose = {.type = GNUTLS_DT_KEY_PURPOSE_OID, .data = (unsigned char *)(uintptr_t)GNUTLS_KP_TLS_WWW_CLIENT};
 	if (gnutls_certificate_verify_peers(session, &purpose, 1, &status) || status)
 		return GNUTLS_E_CERTIFICATE_ERROR;
-	if (w->tls.n_client_sans && !san_allowed(w, session))
+	if (w->tls.n_client_sans && !san_among(session, w->tls.client_sans, w->tls.n_client_sans))
 		return GNUTLS_E_CERTIFICATE_ERROR;
 	return 0;
 }
@@ -227,8 +232,7 @@ bool net_tls_session(struct net_web *w, gnutls_session_t session)
 		[TLS_CLIENT_REQUIRE_ANY] = GNUTLS_CERT_REQUIRE,
 		[TLS_CLIENT_VERIFY_IF_GIVEN] = GNUTLS_CERT_REQUEST,
 		[TLS_CLIENT_REQUIRE_AND_VERIFY] = GNUTLS_CERT_REQUIRE};
-	enum net_client_auth auth = w->tls.client_auth;
-	gnutls_certificate_server_set_request(session, ask[auth]);
+	gnutls_certificate_server_set_request(session, ask[w->tls.client_auth]);
 	if (net_tls_verifies(w)) {
 		/* the session's own pointer is libmicrohttpd's; its database pointer is free, as no session is ever cached */
 		gnutls_db_set_ptr(session, w);
@@ -237,7 +241,12 @@ bool net_tls_session(struct net_web *w, gnutls_session_t session)
 	return gnutls_priority_set(session, w->priority) == 0 && gnutls_credentials_set(session, GNUTLS_CRD_CERTIFICATE, w->creds) == 0;
 }
 
-bool net_tls_verifies(const struct net_web *w)
+/* What is given was verified in the handshake, or there was none: sessions are not resumed. */
+bool http_client_certified(const struct http_request *r, const char *name)
 {
-	return w->tls.client_auth == TLS_CLIENT_VERIFY_IF_GIVEN || w->tls.client_auth == TLS_CLIENT_REQUIRE_AND_VERIFY;
+	unsigned n = 0;
+	if (!r->conn->web || !net_tls_verifies(r->conn->web))
+		return false;
+	gnutls_session_t session = MHD_get_connection_info(r->mhd, MHD_CONNECTION_INFO_GNUTLS_SESSION)->tls_session;
+	return gnutls_certificate_get_peers(session, &n) && n > 0 && (!name || san_among(session, &name, 1));
 }

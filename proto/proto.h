@@ -80,10 +80,24 @@ CHECKED errc rw2_decode(struct span body, const struct rw_limits *limits, struct
 /* `field`, a series' field of the client's message with tag and length, with the labels of `s` (whose refs are NULL or number the same symbols) instead of its own; all else as it came. In the
  * arena. ERR_INVALID (PROTOBUF): it is none. */
 CHECKED errc rw_slice_relabel(struct span field, const struct rw_series *s, struct arena *arena, struct span *out, struct err *err);
+/* The same for 2.0 where symbols have other numbers: refs of `s` are the new ones, and number() tells those of whatever else refers to symbols. Appended to out. */
+CHECKED errc rw2_slice_renumber(
+	struct span field, const struct rw_series *s, uint32_t (*number)(void *arg, uint32_t ref), void *arg, struct buf *out, struct err *err);
 
 /* Which message a write request carries, from its headers (empty spans = absent): content type with or without parameters, spaces trimmed. */
 enum rw_version { RW_NONE, RW_1, RW_2 };
 CHECKED errc rw_negotiate(struct span content_type, struct span content_encoding, enum rw_version *v, struct err *err);
+
+/* A decoded request's own bytes, to be sent on without encoding anything. */
+struct rw_slices {
+	struct span *series;   /* n_series of the request: each a field of the message, its tag and length included */
+	struct span *metadata; /* 1.0: n_metadata of the request, likewise. 2.0: none, it stands in the series */
+	struct span *symbols;  /* 2.0: the fields of all symbols in their order, those that lie together in one span */
+	size_t n_symbols;
+};
+/* rw was decoded from body. Spans borrow from body; arrays are the arena's. ERR_NOMEM (OVERLOADED). */
+CHECKED errc rw_slices(
+	struct span body, enum rw_version version, const struct rw_request *rw, struct arena *arena, struct rw_slices *out, struct err *err);
 
 /* ---- remote read ---- */
 

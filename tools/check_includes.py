@@ -34,7 +34,7 @@ LIBRARIES = {  # header's beginning -> folders that know the library
     "zlib.h": "net",
     "crypt.h": "net",
     "nghttp2/": "net",
-    "openssl/": "net block bucket",
+    "openssl/": "net block bucket cluster",
     "snappy": "proto",
     "protobuf-c/": "proto",
     "lz4": "wal cluster",

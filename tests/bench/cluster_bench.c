@@ -115,7 +115,7 @@ int main(int argc, char **argv)
 	uint32_t factor = argc > 3 ? (uint32_t)strtoul(argv[3], NULL, 10) : 3;
 	bool lz4 = argc <= 4 || strcmp(argv[4], "none") != 0;
 	struct buf body, answer;
-	struct cluster_config cfg = {.send = keep, .scheme = "http", .lz4 = lz4, .max_peer_bytes = GIB};
+	struct cluster_config cfg = {.send = keep, .lz4 = lz4, .max_peer_bytes = GIB};
 	struct cluster *c;
 	struct ring *ring;
 	struct err err = {0};

@@ -458,7 +458,8 @@ def test_a_fleet_is_summed_up_and_who_is_missing_is_said(varve):
 
     class Ring(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
-            body = json.dumps({"epoch": "0" * 16, "nodes": [{"address": a} for a in nodes]}).encode()
+            body = json.dumps({"epoch": "0" * 16, "hashrings": [{"endpoints": [nodes[0], {"address": nodes[1], "az": "z"}]}, {"endpoints": nodes}],
+                               "remembered": [{"address": "127.0.0.1:1", "state": "drained"}]}).encode()
             self.send_response(200 if self.path == "/-/ring" else 404)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()

@@ -322,9 +322,7 @@ static void fleet_send(void *arg, const struct cluster_send *s)
 {
 	fail_alloc_pause();
 	MUST(arg == &f);
-	static const char scheme[] = "http://", path[] = ":4242" PEER_WRITE_PATH;
-	MUST(strncmp(s->url, scheme, sizeof scheme - 1) == 0 && strcmp(s->url + strlen(s->url) - sizeof path + 1, path) == 0);
-	uint32_t node = node_of(span_cstr(s->url + sizeof scheme - 1)), items[FLEET_ITEMS];
+	uint32_t node = node_of(s->address), items[FLEET_ITEMS];
 	struct arena arena;
 	struct peer_request r;
 	struct write *w;
@@ -676,7 +674,7 @@ void fleet_run(const struct fleet_options *opt)
 {
 	static struct io_ops ops;
 	const struct io_ops *were = io_ops;
-	struct cluster_config cfg = {.send = fleet_send, .sender = &f, .scheme = "http", .port = 4242, .no_timer = true};
+	struct cluster_config cfg = {.send = fleet_send, .sender = &f, .no_timer = true};
 	fail_alloc_pause();
 	memset(&f, 0, sizeof f);
 	f.opt = opt;

@@ -91,12 +91,11 @@ static void the_breaker(void **st)
 	ops.random = breaker_random;
 	io_ops = &ops;
 	now_ns = 1;
-	cluster_peers_init(&t, "http", 0, 1000);
+	cluster_peers_init(&t, 1000);
 	for (int late = 0; late < 2; late++) {
 		sixty_fourth = late ? UINT64_MAX : 0;
 		struct cluster_peer *p = cluster_peer_get(&t, SPAN("breaker:1")), *again = cluster_peer_get(&t, SPAN("breaker:1"));
 		assert_ptr_equal(p, again);
-		assert_string_equal(p->url, "http://breaker:1" PEER_WRITE_PATH);
 		fails(p, LIMIT_PEER_FAILURES - 1);
 		assert_true(cluster_peer_may(p) && cluster_peer_enter(p, 10));
 		cluster_peer_end(p, 10, PEER_ANSWERED, 1);
@@ -138,32 +137,6 @@ static void the_breaker(void **st)
 	io_ops = &io_posix;
 }
 
-static void urls(void **st)
-{
-	(void)st;
-	static struct cluster_peers t;
-	static const struct {
-		uint16_t port;
-		const char *address, *url;
-	} cases[] = {
-		{0, "a.b:10901", "https://a.b:10901" PEER_WRITE_PATH},
-		{19291, "a.b:10901", "https://a.b:19291" PEER_WRITE_PATH},
-		{0, "a.b", "https://a.b:19291" PEER_WRITE_PATH},
-		{7, "a.b", "https://a.b:7" PEER_WRITE_PATH},
-		{0, "[::1]:80", "https://[::1]:80" PEER_WRITE_PATH},
-		{7, "[::1]:80", "https://[::1]:7" PEER_WRITE_PATH},
-		{0, "[fe80::1:2]", "https://[fe80::1:2]:19291" PEER_WRITE_PATH},
-		{7, "10.0.0.1:1", "https://10.0.0.1:7" PEER_WRITE_PATH},
-	};
-	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-		cluster_peers_init(&t, "https", cases[i].port, 0);
-		struct cluster_peer *p = cluster_peer_get(&t, span_cstr(cases[i].address));
-		assert_string_equal(p->url, cases[i].url);
-		cluster_peer_put(p);
-		cluster_peers_free(&t);
-	}
-}
-
 int main(void)
 {
 	const char *s = getenv("VARVE_SEED");
@@ -177,7 +150,6 @@ int main(void)
 		cmocka_unit_test(every_failing_allocation_is_met),
 		cmocka_unit_test(memory_is_gone),
 		cmocka_unit_test(the_breaker),
-		cmocka_unit_test(urls),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -192,7 +192,7 @@ static void writes_of_many_threads(void **st)
 	(void)st;
 	pthread_t clients[CLIENTS], senders[SENDERS];
 	struct waits *waits[CLIENTS];
-	struct cluster_config cfg = {.send = send_one, .scheme = "http", .lz4 = true, .on_missed = on_missed};
+	struct cluster_config cfg = {.send = send_one, .lz4 = true, .on_missed = on_missed};
 	assert_int_equal(cluster_open(&cfg, &cluster, NULL), OK);
 	sets[0] = rings(3); /* everybody has everything: one frame for all */
 	sets[1] = rings(7);
@@ -234,7 +234,7 @@ static void the_timer_ends_it(void **st)
 {
 	(void)st;
 	struct cluster_send kept = {0};
-	struct cluster_config cfg = {.send = never, .sender = &kept, .scheme = "http"};
+	struct cluster_config cfg = {.send = never, .sender = &kept};
 	struct ring_options opt = {RING_KETAMA, 1};
 	struct ring_set *set;
 	struct ring *ring;
