@@ -47,7 +47,7 @@ CXXFLAGS  += -std=c++17 $(OPT) -g -fno-exceptions -Wall -Wextra -Werror $(HARDEN
 LDFLAGS   += -pie -Wl,-z,relro,-z,now,-z,noexecstack $(SAN)
 LIBS_base    := -lisal -lxxhash -lyaml -lm -lpthread
 LIBS_proto   := -lsnappy -lprotobuf-c
-LIBS_net     := -lmicrohttpd -lgnutls -lcurl -lssl -lcrypto -lz -lcrypt
+LIBS_net     := -lresolv -lmicrohttpd -lgnutls -lcurl -lssl -lcrypto -lz -lcrypt
 LIBS_wal     := -llz4
 LIBS_block   := -ljansson -lre2 -lcrypto -lstdc++
 LIBS_cluster := -ljansson -lcrypto

@@ -153,15 +153,31 @@
 #define LIMIT_RATES_BYTES (8 * MIB)		    /* what one node tells of its tenants' rates: 60,000 of the longest names */
 #define LIMIT_RATES_NODES 1024			    /* that tell a board */
 #define LIMIT_RATES_BOARDS 3			    /* of the rings' nodes that are told: one that answers is enough */
+#define LIMIT_PEERS_THINK_MS 1000		    /* and what they say is thought about so often, besides at each change */
+
+/* -- hints ---------------------------------------------------------------------------------------------------------- */
+#define LIMIT_HINTS_BYTES (1 * GIB) /* --hints.max-size: as much as the log of a busy node keeps */
+#define LIMIT_HINTS_RATE (8 * MIB)  /* --hints.rate: who comes back has writes of its own to do */
+#define LIMIT_HINTS_QUEUE_BYTES                                                                                                                      \
+	(16 * MIB) /* wait for the disk; as many are on their way to nodes that keep them, and as many wait to be told. One alone may always */
+#define LIMIT_HINTS_SEGMENT_BYTES (8 * MIB)   /* the step in which a log shrinks: a file */
+#define LIMIT_HINTS_PEERS 2000		      /* nodes that hints are kept for: as many as rings have */
+#define LIMIT_HINTS_BATCH_BYTES (256 * KIB)   /* frames that go as one request, as they are kept ... */
+#define LIMIT_HINTS_BATCH_RAW_BYTES (4 * MIB) /* ... and decompressed: a large frame goes alone */
+#define LIMIT_HINTS_BATCH_FRAMES 64
+#define LIMIT_HINTS_FLIGHTS 16			 /* nodes that are brought hints at the same time, for their memory */
+#define LIMIT_HINTS_HAND_MS 5000		 /* of asking a node to keep one */
+#define LIMIT_HINTS_TIMEOUT_MS 30000		 /* of one delivery: a node that has just come back has much to do */
+#define LIMIT_HINTS_UNREADABLE_MS INT64_C(60000) /* a file that can't be read for so long is given up */
 
 /* -- ring controller ------------------------------------------------------------------------------------------------ */
-#define LIMIT_KUBE_PAGE 500		      /* objects of one list request: a Pod has some 10 KiB */
-#define LIMIT_KUBE_ANSWER_BYTES (64 * MIB)    /* of one answer that is not a watch */
-#define LIMIT_KUBE_LINE_BYTES (8 * MIB)	      /* one event of a watch: an object is at most 1.5 MiB in etcd */
-#define LIMIT_KUBE_OBJECTS 20000	      /* of one kind: ten times the endpoints that rings may have */
-#define LIMIT_KUBE_OBJECT_BYTES (2 * MIB)     /* what is kept of one: a ConfigMap's text */
-#define LIMIT_KUBE_TOKEN_BYTES (64 * KIB)     /* a service account's token: 1 to 2 KiB */
-#define LIMIT_CONTROL_PLAN_BYTES (512 * MIB)  /* one plan over all that is seen: 2 KiB a Pod, and the rings as text several times */
-#define LIMIT_CONTROL_ANSWER_BYTES (64 * KIB) /* of a member to a question */
-#define LIMIT_CONTROL_ASKERS 16		      /* members spoken with at the same time */
-#define LIMIT_CONTROL_MEMBER_MS 2000	      /* one question to a member: who takes longer does not serve */
+#define LIMIT_KUBE_PAGE 500		     /* objects of one list request: a Pod has some 10 KiB */
+#define LIMIT_KUBE_ANSWER_BYTES (64 * MIB)   /* of one answer that is not a watch */
+#define LIMIT_KUBE_LINE_BYTES (8 * MIB)	     /* one event of a watch: an object is at most 1.5 MiB in etcd */
+#define LIMIT_KUBE_OBJECTS 20000	     /* of one kind: ten times the endpoints that rings may have */
+#define LIMIT_KUBE_OBJECT_BYTES (2 * MIB)    /* what is kept of one: a ConfigMap's text */
+#define LIMIT_KUBE_TOKEN_BYTES (64 * KIB)    /* a service account's token: 1 to 2 KiB */
+#define LIMIT_CONTROL_PLAN_BYTES (512 * MIB) /* one plan over all that is seen: 2 KiB a Pod, and the rings as text several times */
+#define LIMIT_CONTROL_ANSWER_BYTES (4 * MIB) /* of a member to a question: whom it remembers */
+#define LIMIT_CONTROL_ASKERS 16		     /* members spoken with at the same time */
+#define LIMIT_CONTROL_MEMBER_MS 2000	     /* one question to a member: who takes longer does not serve */

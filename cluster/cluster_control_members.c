@@ -1,10 +1,10 @@
 /* cluster/cluster_control_members.c - speaking with members: the only file that knows what they are asked and told.
  *
  *     GET  /-/ready   200: it can store, and has read back what it had
- *     GET  /-/ring    {"epoch": "<16 hex digits>", ...}: the rings that it goes by; 404: it knows no such question
- *     PUT  /-/ring    these rings, from now on                                       Authorization: Bearer <--peer.secret-file>
+ *     GET  /-/ring?hashrings=0    {"epoch": "<16 hex digits>", ...}: the rings that it goes by; 404: it knows no such question
+ *     PUT  /-/ring    these rings, from now on                                       signed (cluster/trust.h)
  *     GET  /-/drain   {"state": "active" | "draining" | "drained"}
- *     POST /-/drain   leave: ship everything, then exit                               Authorization: Bearer ...
+ *     POST /-/drain   leave: ship everything, then exit                               signed
  *
  * A few threads go round: whoever is due is asked, and in the same breath told what it does not know yet. A member that does not answer is asked again after a
  * second and stands behind those that do, so that a hung one costs nobody else more than one of the threads, for LIMIT_CONTROL_MEMBER_MS.
@@ -15,6 +15,7 @@
 #include "base/io.h"
 #include "base/log.h"
 #include "cluster/cluster_control_int.h"
+#include "cluster/trust.h"
 
 enum { EAGER_MS = 250, CALM_MS = 3000, FAILED_MS = 1000 };
 
@@ -40,6 +41,9 @@ struct members {
 	void (*woken)(void *arg);
 	void *arg;
 	struct http_client *http;
+	struct trust *trust; /* NULL: without a secret nothing is signed */
+	pthread_mutex_t tick_mu; /* guards ticked_ms, and trust_tick */
+	int64_t ticked_ms;
 	pthread_t threads[LIMIT_CONTROL_ASKERS];
 	size_t n_threads;
 	pthread_mutex_t mu;
@@ -77,7 +81,7 @@ struct talk {
 	const char *ip;
 };
 
-static errc ask(struct talk *t, const char *method, const char *path, struct span body, bool secret, struct err *err)
+static errc ask(struct talk *t, const char *method, const char *path, struct span body, struct err *err)
 {
 	errc rc = OK;
 	const struct control_config *cfg = t->m->cfg;
@@ -90,12 +94,16 @@ static errc ask(struct talk *t, const char *method, const char *path, struct spa
 	CHECK(t->call.url, ERR_NOMEM, "no memory to ask a member");
 	if (body.n > 0)
 		t->headers[t->call.n_headers++] = "Content-Type: application/json";
-	if (secret && cfg->secret_file) {
-		struct span s;
-		TRY(io_read_file(cfg->secret_file, 4096, &t->arena, &s, err));
-		while (s.n > 0 && (uint8_t)s.p[s.n - 1] <= ' ')
-			s.n--;
-		const char *h = arena_printf(&t->arena, "Authorization: Bearer %.*s", SPAN_ARG(s));
+	if (t->m->trust) {
+		const struct trust_words words = {
+			.method = span_cstr(method),
+			.target = span_cstr(path),
+			.content_type = body.n > 0 ? SPAN("application/json") : SPAN(""),
+			.body = body,
+		};
+		char signature[TRUST_HEADER_BYTES];
+		trust_sign(t->m->trust, &words, signature);
+		const char *h = arena_printf(&t->arena, TRUST_HEADER ": %s", signature);
 		CHECK(h, ERR_NOMEM, "no memory to ask a member");
 		t->headers[t->call.n_headers++] = h;
 	}
@@ -108,7 +116,7 @@ fail:
 static errc ask_json(struct talk *t, const char *path, json_t **out, struct err *err)
 {
 	*out = NULL;
-	errc rc = ask(t, "GET", path, (struct span){0}, true, err);
+	errc rc = ask(t, "GET", path, (struct span){0}, err);
 	if (rc == OK && t->call.status == 200)
 		*out = json_loadb((const char *)t->call.answer.p, t->call.answer.n, 0, NULL);
 	return rc;
@@ -156,15 +164,15 @@ static errc visit(struct talk *t, struct visit *v, const struct slot *s, struct 
 	json_t *o = NULL;
 	struct control_answer *a = &v->answer;
 	*a = (struct control_answer){.asked = true};
-	TRY(ask(t, "GET", "/-/ready", (struct span){0}, false, err));
+	TRY(ask(t, "GET", "/-/ready", (struct span){0}, err));
 	a->reached = true;
 	a->ready = t->call.status == 200;
-	TRY(ask_json(t, "/-/ring", &o, err));
+	TRY(ask_json(t, "/-/ring?hashrings=0", &o, err));
 	a->epoch = epoch_of(o);
 	json_decref(o);
 	o = NULL;
 	if (v->text && a->epoch != v->text->epoch) {
-		TRY(ask(t, "PUT", "/-/ring", span_of(v->text->p, v->text->n), true, err));
+		TRY(ask(t, "PUT", "/-/ring", span_of(v->text->p, v->text->n), err));
 		bool good = t->call.status >= 200 && t->call.status <= 299;
 		metric_add(good ? t->m->told : t->m->refused, 1);
 		if (good)
@@ -175,7 +183,7 @@ static errc visit(struct talk *t, struct visit *v, const struct slot *s, struct 
 	TRY(ask_json(t, "/-/drain", &o, err));
 	a->drain = drain_of(o);
 	if (v->drain && (a->drain == DRAIN_ACTIVE || a->drain == DRAIN_UNKNOWN)) {
-		TRY(ask(t, "POST", "/-/drain", (struct span){0}, true, err));
+		TRY(ask(t, "POST", "/-/drain", (struct span){0}, err));
 		metric_add(t->m->drains, 1);
 		if (t->call.status < 200 || t->call.status > 299)
 			complain(v, s, "a member does not drain", t->call.status, span_of(t->call.answer.p, t->call.answer.n));
@@ -210,6 +218,19 @@ static struct slot *next_locked(struct members *m, int64_t now_ms, int64_t *unti
 	return best;
 }
 
+/* The secret may have changed; whoever comes by looks. */
+static void look_at_secret(struct members *m)
+{
+	if (!m->trust || pthread_mutex_trylock(&m->tick_mu) != 0)
+		return;
+	int64_t now_ms = io_mono_ms();
+	if (now_ms - m->ticked_ms >= 1000) {
+		m->ticked_ms = now_ms;
+		trust_tick(m->trust);
+	}
+	pthread_mutex_unlock(&m->tick_mu);
+}
+
 static void *run(void *arg)
 {
 	struct members *m = arg;
@@ -231,6 +252,7 @@ static void *run(void *arg)
 		pthread_mutex_unlock(&m->mu);
 
 		struct err err = {0};
+		look_at_secret(m);
 		t.ip = s->ip;
 		errc rc = visit(&t, &v, s, &err);
 		arena_reset(&t.arena);
@@ -417,6 +439,7 @@ errc members_open(const struct control_config *cfg, void (*woken)(void *arg), vo
 	m->asked = metric_counter_with(asks, asks_help, "result", "ok");
 	m->failed = metric_counter_with(asks, asks_help, "result", "failed");
 	m->drains = metric_counter("varve_control_drains_total", "Times that a member was told to drain");
+	pthread_mutex_init(&m->tick_mu, NULL);
 	pthread_mutex_init(&m->mu, NULL);
 	pthread_condattr_t attr;
 	pthread_condattr_init(&attr);
@@ -429,6 +452,8 @@ errc members_open(const struct control_config *cfg, void (*woken)(void *arg), vo
 		.ca_file = cfg->member_ca,
 		.max_idle_connections = LIMIT_CONTROL_ASKERS};
 	TRY(http_client_open(&http, &m->http, err));
+	if (cfg->secret_file)
+		TRY(trust_open(&(struct trust_config){.secret_file = cfg->secret_file}, &m->trust, err));
 	for (; m->n_threads < LIMIT_CONTROL_ASKERS; m->n_threads++)
 		CHECK(pthread_create(&m->threads[m->n_threads], NULL, run, m) == 0, ERR_AGAIN, "no thread to ask members");
 	*out = m;
@@ -455,6 +480,8 @@ void members_close(struct members *m)
 	free(m->slots);
 	text_unref(m->text);
 	http_client_close(m->http);
+	trust_close(m->trust);
+	pthread_mutex_destroy(&m->tick_mu);
 	pthread_cond_destroy(&m->wake);
 	pthread_mutex_destroy(&m->mu);
 	free(m);

@@ -28,10 +28,14 @@ struct node {
 	struct roster *roster;
 	struct roster_node now; /* its address is this node's own memory */
 	bool local;		/* its address is --hashrings.local-endpoint */
+	bool wanted;		/* by --peers */
+	bool member;		/* is or was in a ring, or somebody remembers it; else it is wanted, and nothing else */
+	bool asked;		/* at least once */
 	bool asking, silent;	/* silent: the question on its way is one to a node that did not answer the one before */
 	bool changed;		/* to be told */
 	uint32_t fails;		/* in a row */
 	int64_t due_ns;
+	int64_t heard_mono_ms; /* its last answer; at first: when it came to be known */
 	struct metric *up, *state;
 
 	/* an answer that was laid down */
@@ -113,6 +117,7 @@ static struct node *add_locked(struct roster *r, struct span address)
 	n->roster = r;
 	n->now.address = span_of(copy, address.n);
 	n->now.stores = true;
+	n->heard_mono_ms = io_mono_ms();
 	n->local = n->now.self = n->now.answers = span_eq(address, r->cfg.self);
 	n->changed = true;
 	if (!n->local) {
@@ -145,7 +150,7 @@ static void forget_locked(struct roster *r, size_t at)
 
 static bool may_go(const struct node *n)
 {
-	return !n->now.in_ring && !n->local && !n->asking && !n->changed;
+	return !n->now.in_ring && !n->local && !n->wanted && !n->asking && !n->changed;
 }
 
 /* Who left so long ago that what it had is in the bucket or nowhere; and who left first, when there are too many. */
@@ -179,7 +184,7 @@ static void set_left_locked(struct roster *r, struct node *n, int64_t left_ms)
 {
 	n->now.in_ring = left_ms == 0;
 	n->now.left_ms = left_ms;
-	n->changed = r->dirty = true;
+	n->member = n->changed = r->dirty = true;
 }
 
 void roster_rings(struct roster *r, struct ring_set *now)
@@ -213,7 +218,9 @@ static void learn_locked(struct roster *r, const struct roster_memory *m)
 	int64_t now_ms = io_now_ms();
 	struct node *n = find_locked(r, m->address);
 	int64_t left_ms = m->left_ms > 0 && m->left_ms < now_ms ? m->left_ms : now_ms;
-	if (n) {
+	if (n && n->local)
+		return;
+	if (n && n->member) {
 		bool drained = m->state == NODE_DRAINED && !n->now.in_ring && !n->now.self && !n->now.answers && m->heard_ms >= n->now.heard_ms;
 		if (drained && n->now.state != NODE_DRAINED) {
 			n->now.state = NODE_DRAINED;
@@ -222,9 +229,11 @@ static void learn_locked(struct roster *r, const struct roster_memory *m)
 		}
 		return;
 	}
-	if (now_ms - left_ms > r->cfg.remember_ms || r->n >= LIMIT_ROSTER_NODES || !(n = add_locked(r, m->address)))
+	if (now_ms - left_ms > r->cfg.remember_ms || (!n && (r->n >= LIMIT_ROSTER_NODES || !(n = add_locked(r, m->address)))))
 		return;
-	n->now.left_ms = left_ms;
+	set_left_locked(r, n, left_ms);
+	if (n->now.heard_ms != 0) /* it said itself what it is */
+		return;
 	n->now.state = m->state;
 	n->now.stores = m->stores;
 	n->now.heard_ms = m->heard_ms;
@@ -267,6 +276,7 @@ static void heard_locked(struct roster *r, struct node *n, const struct roster_w
 	now->stores = w->stores;
 	now->epoch = w->epoch;
 	now->heard_ms = io_now_ms();
+	n->heard_mono_ms = io_mono_ms();
 	now->started_ms = w->started_ms;
 	memcpy(now->id, w->id, sizeof now->id);
 	n->fails = 0;
@@ -306,6 +316,7 @@ static void read_locked(struct roster *r, struct node *n)
 	errc rc = n->came_rc;
 	arena_init(&a, 16 * LIMIT_ROSTER_ANSWER_BYTES);
 	n->asking = false;
+	n->asked = true;
 	r->n_asking--;
 	r->n_silent -= n->silent;
 	if (rc != OK)
@@ -329,7 +340,7 @@ static void read_locked(struct roster *r, struct node *n)
 
 static bool worth_asking(const struct node *n)
 {
-	return !n->local && !n->asking && (n->now.in_ring || n->now.state != NODE_DRAINED);
+	return !n->local && !n->asking && (n->now.in_ring || n->wanted || (n->member && n->now.state != NODE_DRAINED));
 }
 
 /* Those that are due, as many as may be on their way; *next_ns: when the next one is. */
@@ -363,7 +374,7 @@ static void ask(struct node *n)
 	const struct link_call c = {
 		.address = n->now.address,
 		.method = "GET",
-		.target = "/-/ring",
+		.target = "/-/ring?hashrings=0",
 		.deadline_mono_ns = io_mono_ns() + (int64_t)LIMIT_ROSTER_ANSWER_MS * MS_NS,
 		.max_answer_bytes = LIMIT_ROSTER_ANSWER_BYTES,
 		.done = landed,
@@ -380,7 +391,7 @@ static void write_all_locked(const struct roster *r, struct buf *out)
 {
 	buf_printf(out, ROSTER_FILE_HEAD);
 	for (size_t i = 0, k = 0; i < r->n; i++) {
-		if (r->nodes[i]->local)
+		if (r->nodes[i]->local || !r->nodes[i]->member)
 			continue;
 		buf_printf(out, k++ ? ",\n" : "\n");
 		roster_write_node(out, &r->nodes[i]->now);
@@ -436,19 +447,20 @@ static void tell(struct roster *r)
 {
 	for (size_t i = 0;; i++) {
 		struct roster_node copy;
-		bool changed = false;
+		bool changed = false, member = false;
 		pthread_mutex_lock(&r->mu);
 		while (i < r->n && !r->nodes[i]->changed)
 			i++;
 		if (i < r->n) {
 			changed = true;
 			r->nodes[i]->changed = false;
+			member = r->nodes[i]->member || r->nodes[i]->local;
 			copy = r->nodes[i]->now;
 		}
 		pthread_mutex_unlock(&r->mu);
 		if (!changed)
 			return;
-		if (r->cfg.on_change)
+		if (r->cfg.on_change && member)
 			r->cfg.on_change(r->cfg.arg, &copy);
 	}
 }
@@ -459,7 +471,7 @@ static void count_locked(const struct roster *r)
 	for (size_t i = 0; i < r->n; i++) {
 		const struct roster_node *n = &r->nodes[i]->now;
 		disagree += n->in_ring && n->answers && !n->self && n->epoch != r->epoch;
-		left += !n->in_ring && !n->self && n->state != NODE_DRAINED;
+		left += r->nodes[i]->member && !n->in_ring && !n->self && n->state != NODE_DRAINED;
 	}
 	metric_set(r->disagree, (double)disagree);
 	metric_set(r->remembered, (double)left);
@@ -549,27 +561,76 @@ enum node_state roster_said(struct roster *r)
 	return s;
 }
 
+static struct roster_node shown_locked(const struct roster *r, const struct node *n)
+{
+	struct roster_node v = n->now;
+	if (v.self) {
+		v.answers = true;
+		v.state = r->mine;
+		v.epoch = r->epoch;
+		v.heard_ms = io_now_ms();
+	}
+	return v;
+}
+
 errc roster_nodes(struct roster *r, struct arena *arena, struct roster_node **out, size_t *n, struct err *err)
 {
-	bool good = true;
 	pthread_mutex_lock(&r->mu);
-	*n = r->n;
+	*n = 0;
 	*out = arena_calloc(arena, r->n, sizeof **out);
-	good = *out != NULL;
+	bool good = *out != NULL;
 	for (size_t i = 0; good && i < r->n; i++) {
-		struct roster_node *v = &(*out)[i];
-		*v = r->nodes[i]->now;
+		if (!r->nodes[i]->member && !r->nodes[i]->local)
+			continue;
+		struct roster_node *v = &(*out)[(*n)++];
+		*v = shown_locked(r, r->nodes[i]);
 		v->address = arena_dup(arena, v->address);
 		good = v->address.p != NULL;
-		if (v->self) {
-			v->answers = true;
-			v->state = r->mine;
-			v->epoch = r->epoch;
-			v->heard_ms = io_now_ms();
-		}
 	}
 	pthread_mutex_unlock(&r->mu);
-	return good ? OK : err_set(err, ERR_NOMEM, "no memory for %zu nodes", *n);
+	return good ? OK : err_set(err, ERR_NOMEM, "no memory for a list of the nodes");
+}
+
+/* ---- candidates ---- */
+
+errc roster_want(struct roster *r, const struct span *addresses, size_t n, struct err *err)
+{
+	errc rc = OK;
+	pthread_mutex_lock(&r->mu);
+	for (size_t i = 0; i < r->n; i++)
+		r->nodes[i]->wanted = false;
+	for (size_t i = 0; i < n; i++) {
+		struct node *v = find_locked(r, addresses[i]);
+		v = v ? v : add_locked(r, addresses[i]);
+		if (!v)
+			rc = err_set(err, ERR_NOMEM, "no memory for %zu nodes", n);
+		else
+			v->wanted = true;
+	}
+	r->look = true;
+	pthread_cond_signal(&r->wake);
+	pthread_mutex_unlock(&r->mu);
+	return rc;
+}
+
+errc roster_candidates(struct roster *r, struct arena *arena, struct roster_candidate **out, size_t *n, struct err *err)
+{
+	pthread_mutex_lock(&r->mu);
+	*n = 0;
+	*out = arena_calloc(arena, r->n, sizeof **out);
+	bool good = *out != NULL;
+	for (size_t i = 0; good && i < r->n; i++) {
+		const struct node *v = r->nodes[i];
+		if (!v->wanted && !v->now.in_ring)
+			continue;
+		struct roster_candidate *c = &(*out)[(*n)++];
+		*c = (struct roster_candidate){.node = shown_locked(r, v), .wanted = v->wanted, .asked = v->asked || v->local};
+		c->silent_ms = c->node.answers ? 0 : io_mono_ms() - v->heard_mono_ms;
+		c->node.address = arena_dup(arena, c->node.address);
+		good = c->node.address.p != NULL;
+	}
+	pthread_mutex_unlock(&r->mu);
+	return good ? OK : err_set(err, ERR_NOMEM, "no memory for a list of the nodes");
 }
 
 void roster_look(struct roster *r, struct span address)
@@ -591,7 +652,7 @@ void roster_json(struct roster *r, struct buf *out)
 	buf_printf(out, ",\"remembered\":[");
 	for (size_t i = 0, k = 0; i < r->n; i++) {
 		const struct roster_node *n = &r->nodes[i]->now;
-		if (n->in_ring || n->self)
+		if (n->in_ring || n->self || !r->nodes[i]->member)
 			continue;
 		if (k++)
 			buf_u8(out, ',');

@@ -1,6 +1,6 @@
 /* cluster/roster.h - who is in the fleet: every node of any ring that was in force lately, and what it last said of itself.
  *
- *     rings in force ──added──▶ ┌────────┐ ──GET /-/ring, each node, once a second──▶ state, epoch, node id; and whom it remembers
+ *     rings in force ──added──▶ ┌────────┐ ──GET /-/ring?hashrings=0, each, once a second──▶ state, epoch, node id; and whom it remembers
  *     roster file ────at start─▶│ roster │ ◀──────────────────────────────────────────
  *                               └────────┘ ──▶ readers ask these, until a node said that it is drained, or --ring.remember is over
  *
@@ -53,8 +53,18 @@ void roster_rings(struct roster *r, struct ring_set *now);
 /* What this node is from now on: JOINING at first. The others hear of it when they ask next. */
 void roster_say(struct roster *r, enum node_state s);
 enum node_state roster_said(struct roster *r);
-/* All nodes there are, this one included, by address; copied into the arena. ERR_NOMEM. */
+/* All nodes that are or were in a ring, this one included, by address; copied into the arena. ERR_NOMEM. */
 CHECKED errc roster_nodes(struct roster *r, struct arena *arena, struct roster_node **out, size_t *n, struct err *err);
+/* --peers: these are asked as well, though they are in no ring (yet); instead of those of the last call. */
+CHECKED errc roster_want(struct roster *r, const struct span *addresses, size_t n, struct err *err);
+/* The wanted ones and those of the rings in force, by address: what a ring can be made of. */
+struct roster_candidate {
+	struct roster_node node;
+	bool wanted;
+	bool asked;	   /* at least once since the start */
+	int64_t silent_ms; /* it did not answer for so long, by the monotonic clock, since the start or since it is known at most; 0: it answers */
+};
+CHECKED errc roster_candidates(struct roster *r, struct arena *arena, struct roster_candidate **out, size_t *n, struct err *err);
 /* Ask this node now instead of within the second. */
 void roster_look(struct roster *r, struct span address);
 /* What this node says of itself, to answer with: the members of GET /-/ring, as JSON without the braces. The epoch is not among them. */

@@ -234,7 +234,9 @@ static void request_send(struct connection *c, const struct body *body, uint64_t
 		if (status)
 			atomic_store(&r->answered, true);
 		if (status / 100 == 2) {
-			bench_latency_add(&res->latency, (uint64_t)(now_ns - (due_ns ? due_ns : sent_ns)));
+			/* It may be sent a little early (sleep_until); who was early has waited for nothing. */
+			int64_t since_ns = due_ns && due_ns < sent_ns ? due_ns : sent_ns;
+			bench_latency_add(&res->latency, (uint64_t)(now_ns - since_ns));
 			res->acked++;
 			res->samples += of.n;
 			res->bytes += body->n;

@@ -1,8 +1,8 @@
 /* cmd/cmd_cluster.c - what a varve that is one of many has beside its own parts: trust, the way to peers, who is there, the rings in force, and writes spread over them.
  *
- *     trust ─ link ─ roster ─ rings (on change: the roster is told) ─ cluster      opened in this order, closed backwards
+ *     trust ─ link ─ roster ─ hints ─ rings (on change: the roster is told) ─ cluster      opened in this order, closed backwards
  *
- * Opened before the write endpoints, which stand on all of it. Without --hashrings.file or --hashrings there is none of it, and a node stores what it is sent.
+ * Opened before the write endpoints, which stand on all of it. Without --hashrings.file, --hashrings or --peers there is none of it, and a node stores what it is sent.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -46,7 +46,7 @@ int64_t server_ring_remember_ms(const struct server_flags *f)
 
 bool server_has_rings(const struct server_flags *f)
 {
-	return f->hashrings_file || f->hashrings;
+	return f->hashrings_file || f->hashrings || f->peers.n > 0;
 }
 
 errc server_cluster_check(struct server_flags *f, struct err *err)
@@ -55,6 +55,10 @@ errc server_cluster_check(struct server_flags *f, struct err *err)
 	enum ring_algorithm algorithm;
 	bool rings = server_has_rings(f);
 	TRY(server_roles(f->target, &f->roles, err));
+	CHECK(f->peers.n == 0 || (!f->hashrings_file && !f->hashrings), ERR_INVALID,
+		"--peers makes the rings: --hashrings.file and --hashrings exclude it");
+	CHECK(f->peers_gone_after_ms >= 1000 && f->drain_timeout_ms >= 1000 && f->drain_quiet_ms >= 0, ERR_INVALID,
+		"--peers.gone-after and --drain.timeout must be at least 1s");
 	CHECK(!f->hashrings_file || !f->hashrings, ERR_INVALID, "--hashrings.file and --hashrings exclude each other");
 	CHECK(f->replication_factor >= 1 && f->replication_factor <= LIMIT_RING_FACTOR, ERR_INVALID, "--replication-factor must be between 1 and %d",
 		LIMIT_RING_FACTOR);
@@ -64,12 +68,15 @@ errc server_cluster_check(struct server_flags *f, struct err *err)
 	CHECK(f->hashrings_port <= 65535, ERR_INVALID, "--hashrings.port must be at most 65535");
 	CHECK(f->peer_timeout_ms >= 10 && f->peer_timeout_ms <= 120000, ERR_INVALID, "--peer.timeout must be between 10ms and 2m");
 	CHECK(f->peer_max_inflight >= MIB, ERR_INVALID, "--peer.max-inflight must be at least 1MiB");
+	CHECK(f->hints_max_size >= MIB && f->hints_rate >= KIB, ERR_INVALID, "--hints.max-size must be at least 1MiB, --hints.rate at least 1KiB");
+	CHECK(!f->hints_max_age_set || f->hints_max_age_ms > 0, ERR_INVALID, "--hints.max-age must be more than 0");
 	CHECK(!f->peer_tls_cert_file == !f->peer_tls_key_file, ERR_INVALID, "--peer.tls-cert-file and --peer.tls-key-file go together");
 	CHECK(rings || f->roles & ROLE_INGEST || !(f->roles & ROLE_ROUTE), ERR_INVALID,
-		"--target=%s routes and does not store: it needs to know who does (--hashrings.file or --hashrings)", f->target);
-	CHECK(rings || !f->local_endpoint, ERR_INVALID, "--hashrings.local-endpoint says who this node is in the rings: --hashrings.file is missing");
-	CHECK(rings || f->replication_factor == 1, ERR_INVALID, "--replication-factor=%" PRIu64 " needs rings (--hashrings.file or --hashrings)",
-		f->replication_factor);
+		"--target=%s routes and does not store: it needs to know who does (--hashrings.file, --hashrings or --peers)", f->target);
+	CHECK(rings || !f->local_endpoint, ERR_INVALID,
+		"--hashrings.local-endpoint says who this node is in the rings: --hashrings.file or --peers is missing");
+	CHECK(rings || f->replication_factor == 1, ERR_INVALID,
+		"--replication-factor=%" PRIu64 " needs rings (--hashrings.file, --hashrings or --peers)", f->replication_factor);
 fail:
 	return rc;
 }
@@ -108,6 +115,22 @@ static void rings_changed(void *arg, struct ring_set *was, struct ring_set *now)
 			LSPAN("local_endpoint", s->self), LSTR("flag", "--hashrings.local-endpoint"));
 	else if (after && was && !before)
 		log_info("this node is in the hashrings now", LSPAN("local_endpoint", s->self));
+}
+
+/* What the hints ask of the others. */
+static errc hints_send(void *arg, const struct link_call *c, struct err *err)
+{
+	return link_send(arg, c, err);
+}
+
+static errc hints_nodes(void *arg, struct arena *arena, struct roster_node **out, size_t *n, struct err *err)
+{
+	return roster_nodes(arg, arena, out, n, err);
+}
+
+static errc hints_check(void *arg, const struct http_request *r, struct err *err)
+{
+	return link_check(arg, r, err);
 }
 
 /* ---- open and close ---- */
@@ -155,6 +178,7 @@ errc server_cluster_open(struct server *s, struct err *err)
 		.trust = s->trust,
 	};
 	TRY(link_open(&link, &s->link, err));
+	const int64_t until_blocks_ms = f->head_block_range_ms + f->head_cut_delay_ms + 3600000;
 	const struct roster_config roster = {
 		.file = s->roster_path,
 		.self = s->self,
@@ -164,15 +188,42 @@ errc server_cluster_open(struct server *s, struct err *err)
 		.remember_ms = server_ring_remember_ms(f),
 	};
 	TRY(roster_open(&roster, &s->roster, err));
+	const struct hints_config hints = {
+		.dir = f->roles & ROLE_INGEST ? s->hints_dir : NULL,
+		.self = s->self,
+		.max_bytes = f->hints_max_size,
+		.max_age_ms = f->hints_max_age_set ? f->hints_max_age_ms : until_blocks_ms,
+		.rate = f->hints_rate,
+		.remember_ms = roster.remember_ms,
+		.lz4 = strcmp(f->peer_compression, "lz4") == 0,
+		.send = hints_send,
+		.link = s->link,
+		.nodes = hints_nodes,
+		.roster = s->roster,
+		.check = hints_check,
+		.trust = s->trust,
+	};
+	TRY(hints_open(&hints, &s->hints, err));
 	const struct cluster_config cluster = {
 		.send = send_frame,
 		.sender = s,
 		.lz4 = strcmp(f->peer_compression, "lz4") == 0,
 		.quorum = (uint32_t)f->replication_quorum,
 		.max_peer_bytes = f->peer_max_inflight,
+		.on_missed = hints_missed,
+		.missed_arg = s->hints,
 	};
 	TRY(cluster_open(&cluster, &s->cluster, err));
 	TRY(rings_open(s, err));
+	if (f->peers.n > 0)
+		TRY(finder_open(&(struct finder_config){.names = f->peers.v,
+					.n_names = f->peers.n,
+					.factor = (uint32_t)f->replication_factor,
+					.gone_after_ms = f->peers_gone_after_ms,
+					.file = s->peers_path,
+					.roster = s->roster,
+					.rings = s->rings},
+			&s->finder, err));
 fail:
 	return rc;
 }
@@ -183,7 +234,9 @@ void server_cluster_close(struct server *s)
 		link_cancel(s->link); /* who waits for a peer does so no longer */
 	if (s->cluster)
 		cluster_close(s->cluster);
+	finder_close(s->finder);
 	ring_file_close(s->rings);
+	hints_close(s->hints);
 	roster_close(s->roster);
 	link_close(s->link);
 	trust_close(s->trust);
@@ -191,7 +244,7 @@ void server_cluster_close(struct server *s)
 
 void server_cluster_ready(struct server *s)
 {
-	if (s->roster)
+	if (s->roster && roster_said(s->roster) == NODE_JOINING)
 		roster_say(s->roster, NODE_ACTIVE);
 }
 
@@ -220,7 +273,8 @@ static void put_text(struct buf *out, struct span text)
 	buf_printf(out, "\"");
 }
 
-static void ring_answer(struct server *s, struct http_request *r)
+/* brief: without the rings themselves, as nodes ask each other every second. */
+static void ring_answer(struct server *s, struct http_request *r, bool brief)
 {
 	struct ring_file_status st;
 	struct ring_set *set = ring_file_current(s->rings);
@@ -240,12 +294,15 @@ static void ring_answer(struct server *s, struct http_request *r)
 	put_text(&out, s->self);
 	buf_printf(&out, ",");
 	roster_json(s->roster, &out);
-	buf_printf(&out, ",\"hashrings\":");
-	if (set) {
-		struct span json = ring_set_json(set);
+	if (!brief) {
+		struct span json = set ? ring_set_json(set) : SPAN("null");
+		buf_printf(&out, ",\"hashrings\":");
 		buf_put(&out, json.p, json.n);
-	} else
-		buf_printf(&out, "null");
+		if (s->finder) {
+			buf_printf(&out, ",");
+			finder_json(s->finder, &out);
+		}
+	}
 	buf_printf(&out, "}\n");
 	if (out.failed)
 		http_error(r, ERRID_OVERLOADED, "no memory for the rings");
@@ -257,7 +314,7 @@ static void ring_answer(struct server *s, struct http_request *r)
 
 void server_ring_get(void *arg, struct http_request *r)
 {
-	ring_answer(arg, r);
+	ring_answer(arg, r, http_parse_params(r, NULL) == OK && span_is(http_param(r, "hashrings", 0), "0"));
 }
 
 void server_ring_put(void *arg, struct http_request *r)
@@ -265,7 +322,9 @@ void server_ring_put(void *arg, struct http_request *r)
 	struct server *s = arg;
 	struct err err = {0};
 	errc rc = link_check_order(s->trust, r, &err);
-	if (rc == OK) {
+	if (rc == OK && s->finder)
+		rc = err_id(&err, ERRID_BAD_REQUEST, ERR_INVALID, "the rings of this node are made of --peers");
+	else if (rc == OK) {
 		rc = ring_file_offer(s->rings, "PUT /-/ring", http_body(r), &err);
 		if (rc != OK)
 			err.id = errid_text(rc == ERR_NOMEM ? ERRID_OVERLOADED : ERRID_BAD_REQUEST);
@@ -273,5 +332,5 @@ void server_ring_put(void *arg, struct http_request *r)
 	if (rc != OK)
 		http_error_of(r, &err);
 	else
-		ring_answer(s, r);
+		ring_answer(s, r, false);
 }

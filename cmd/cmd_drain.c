@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include "base/io.h"
 #include "base/limits.h"
+#include "cluster/trust.h"
 #include "cmd/cmd_int.h"
 
 enum { LOOK_MS = 250 };
@@ -15,6 +16,7 @@ enum { LOOK_MS = 250 };
 struct drain_tool {
 	struct arena arena;
 	struct http_client *http;
+	struct trust *trust; /* NULL: no secret */
 	const char *url, *secret_file, *ca_file;
 	int64_t if_asked_ms, timeout_ms;
 };
@@ -26,14 +28,14 @@ static errc ask(struct drain_tool *t, const char *method, char state[16], struct
 	const char *headers[1];
 	struct http_call call = {.method = method, .headers = headers, .max_answer_bytes = LIMIT_CONTROL_ANSWER_BYTES};
 	json_t *v = NULL;
-	struct span s;
 	call.url = arena_printf(&t->arena, "%s/-/drain", t->url);
 	CHECK(call.url, ERR_NOMEM, "no memory");
-	if (t->secret_file) {
-		TRY(io_read_file(t->secret_file, 4096, &t->arena, &s, err));
-		while (s.n > 0 && (uint8_t)s.p[s.n - 1] <= ' ')
-			s.n--;
-		headers[call.n_headers++] = arena_printf(&t->arena, "Authorization: Bearer %.*s", SPAN_ARG(s));
+	if (t->trust) {
+		const char *host = strstr(call.url, "://"), *target = strchr(host ? host + 3 : call.url, '/');
+		const struct trust_words words = {.method = span_cstr(method), .target = span_cstr(target)};
+		char signature[TRUST_HEADER_BYTES];
+		trust_sign(t->trust, &words, signature);
+		headers[call.n_headers++] = arena_printf(&t->arena, TRUST_HEADER ": %s", signature);
 		CHECK(headers[0], ERR_NOMEM, "no memory");
 	}
 	rc = http_call(t->http, &call, err);
@@ -104,7 +106,7 @@ int cmd_drain(int argc, char **argv)
 			.kind = FLAG_STRING,
 			.into = &t.secret_file,
 			.value_name = "PATH",
-			.help = "The secret that it takes such orders by.",
+			.help = "The secret that it takes such orders by: they are signed with it.",
 			.common = true},
 		{.name = "peer.ca-file",
 			.kind = FLAG_STRING,
@@ -133,9 +135,12 @@ int cmd_drain(int argc, char **argv)
 		const struct http_client_config http = {
 			.connect_timeout_ms = 2000, .idle_timeout_ms = 5000, .total_timeout_ms = 5000, .ca_file = t.ca_file};
 		rc = http_client_open(&http, &t.http, &err);
+		if (rc == OK && t.secret_file)
+			rc = trust_open(&(struct trust_config){.secret_file = t.secret_file}, &t.trust, &err);
 		if (rc == OK)
 			rc = run(&t, &err);
 		http_client_close(t.http);
+		trust_close(t.trust);
 	}
 	arena_free(&t.arena);
 	arena_free(&words);

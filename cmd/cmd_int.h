@@ -6,6 +6,8 @@
 #include "bucket/bucket.h"
 #include "bucket/catalog.h"
 #include "cluster/cluster.h"
+#include "cluster/finder.h"
+#include "cluster/hints.h"
 #include "cluster/link.h"
 #include "cluster/ring_file.h"
 #include "cluster/roster.h"
@@ -60,6 +62,11 @@ struct server_flags {
 	const char *peer_compression, *peer_secret_file, *peer_tls_ca_file, *peer_tls_cert_file, *peer_tls_key_file, *peer_tls_server_name,
 		*peer_tls_name;
 	uint64_t peer_max_inflight;
+	struct flag_list peers;
+	int64_t peers_gone_after_ms, drain_quiet_ms, drain_timeout_ms;
+	uint64_t hints_max_size, hints_rate;
+	int64_t hints_max_age_ms;
+	bool hints_max_age_set;
 };
 
 /* The server's table (static storage); *n its length. */
@@ -82,12 +89,14 @@ void data_dir_close(struct data_dir *d);
 /* ---- the running server ---- */
 enum server_phase { PHASE_STARTING, PHASE_REPLAY, PHASE_READY, PHASE_STOPPING, PHASE_FAILED };
 
+struct leave;
+
 struct server {
 	/* constant after start */
 	const struct server_flags *flags;
 	struct arena arena; /* paths and labels, for the life of the server */
 	struct data_dir dir;
-	const char *wal_dir, *block_dir, *chunk_dir, *cache_dir, *bucket_default_dir, *catalog_path, *roster_path;
+	const char *wal_dir, *block_dir, *chunk_dir, *cache_dir, *bucket_default_dir, *catalog_path, *roster_path, *peers_path, *hints_dir;
 	struct labels ext_labels;
 	struct bucket *bucket;
 	struct catalog *catalog;
@@ -102,8 +111,10 @@ struct server {
 	struct link *link;
 	struct roster *roster;
 	struct ring_file *rings;
+	struct hints *hints;
 	struct cluster *cluster;
-	struct span self; /* --hashrings.local-endpoint */
+	struct finder *finder; /* with --peers */
+	struct span self;      /* --hashrings.local-endpoint */
 	struct server_rates {
 		uint64_t epoch; /* that ingest was told of; 0: none */
 		int64_t said_ms;
@@ -113,6 +124,9 @@ struct server {
 	atomic_int exit_code;
 	atomic_bool stopping;
 	atomic_bool disk_low;
+	atomic_bool left;		    /* drained: nobody sends it anything any more */
+	atomic_uint_fast64_t peer_wrote_ms; /* monotonic: the last write of a peer */
+	struct leave *leave;
 	/* replay progress, written by the replaying thread */
 	atomic_uint_fast64_t replay_first, replay_last, replay_now;
 	int64_t started_ms;
@@ -142,6 +156,12 @@ void server_rates_tick(struct server *s); /* twice a second, from one thread */
 void server_rates_hear(void *server, struct http_request *r);
 void server_ring_get(void *server, struct http_request *r);
 void server_ring_put(void *server, struct http_request *r);
+/* cmd_leave.c: POST /-/drain. */
+CHECKED errc server_leave_open(struct server *s, struct err *err);
+void server_leave_close(struct server *s); /* after head and shipper were released */
+void server_drain_get(void *server, struct http_request *r);
+void server_drain_post(void *server, struct http_request *r);
+void server_peer_write(void *server, struct http_request *r); /* ingest_peer_write, and when it was */
 /* cmd_blocks.c: finds local block directories that the catalog does not know; tells the head when `tell_head`. */
 CHECKED errc server_scan_blocks(struct server *s, bool tell_head, struct err *err);
 /* cmd_background.c: disk watermark, audits, local rescans. */

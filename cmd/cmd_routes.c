@@ -195,7 +195,7 @@ static void front(void *arg, struct http_request *r)
 		     "GET  /api/v1/series /api/v1/labels /api/v1/label/NAME/values\n"
 		     "GET  /api/v1/query_exemplars /api/v1/metadata\n"
 		     "GET  /api/v1/status/tsdb /api/v1/status/blocks /api/v1/status/walreplay /api/v1/status/buildinfo\n"
-		     "GET  /metrics /-/healthy /-/ready /-/tenants /-/ring   POST /-/flush /-/reload   PUT /-/ring\n"));
+		     "GET  /metrics /-/healthy /-/ready /-/tenants /-/ring /-/drain   POST /-/flush /-/reload /-/drain   PUT /-/ring\n"));
 }
 
 /* A flag that is given empty is not given. */
@@ -237,6 +237,8 @@ static void routes_common(struct server *s, struct routes *t)
 		{HTTP_GET, "/metrics", HTTP_NO_BUDGET | HTTP_GZIP, 0, metrics, s},
 		{HTTP_GET, "/-/healthy", HTTP_NO_AUTH | HTTP_NO_BUDGET, 0, healthy, s},
 		{HTTP_GET, "/-/ready", HTTP_NO_AUTH | HTTP_NO_BUDGET, 0, ready, s},
+		{HTTP_GET, "/-/drain", HTTP_NO_AUTH | HTTP_NO_BUDGET, 0, server_drain_get, s},
+		{HTTP_POST, "/-/drain", HTTP_NO_BUDGET | (s->trust ? HTTP_NO_AUTH : 0), 64 * KIB, server_drain_post, s},
 		{HTTP_POST | HTTP_PUT, "/-/reload", HTTP_NO_BUDGET, 64 * KIB, reload, s}, {HTTP_GET, "/", HTTP_NO_BUDGET, 0, front, s});
 }
 
@@ -249,7 +251,8 @@ static void routes_write(struct server *s, struct routes *t)
 	ADD(t, {HTTP_POST, "/api/v1/receive", HTTP_INLINE, max_body, write, arg}, {HTTP_POST, "/api/v1/write", HTTP_INLINE, max_body, write, arg},
 		{HTTP_POST, "/api/v1/push", HTTP_INLINE, max_body, write, arg});
 	if (s->rings && s->head)
-		ADD(t, {HTTP_POST, PEER_WRITE_PATH, HTTP_INLINE | HTTP_NO_AUTH, f->ingest_max_inflight, ingest_peer_write, s->ingest},
+		ADD(t, {HTTP_POST, PEER_WRITE_PATH, HTTP_INLINE | HTTP_NO_AUTH, f->ingest_max_inflight, server_peer_write, s},
+			{HTTP_POST, HINTS_PATH, HTTP_INLINE | HTTP_NO_AUTH, f->ingest_max_inflight, hints_receive, s->hints},
 			{HTTP_POST, INGEST_RATES_PATH, HTTP_WORKER | HTTP_NO_AUTH, LIMIT_RATES_BYTES, server_rates_hear, s});
 	if (s->head)
 		ADD(t, {HTTP_GET, "/-/tenants", HTTP_WORKER | HTTP_GZIP, 0, ingest_tenants, s->ingest});

@@ -40,7 +40,9 @@ void server_gate(struct server *s)
 		return;
 	switch (atomic_load(&s->phase)) {
 	case PHASE_READY:
-		if (atomic_load(&s->disk_low))
+		if (atomic_load(&s->left))
+			ingest_gate(s->ingest, ERRID_SHUTTING_DOWN, "this node has drained and is going: send it to another one");
+		else if (atomic_load(&s->disk_low))
 			ingest_gate(s->ingest, ERRID_DISK_FULL, "the disk is below its reserve (--disk.reserve): writes go on when there is room");
 		else
 			ingest_gate(s->ingest, ERRID_NONE, NULL);
@@ -181,23 +183,31 @@ static errc read_objstore(struct server *s, const char **name, struct span *text
 
 static errc make_paths(struct server *s, struct err *err)
 {
-	const char *root = s->dir.path;
-	s->wal_dir = arena_printf(&s->arena, "%s/wal", root);
-	s->block_dir = arena_printf(&s->arena, "%s/blocks", root);
-	s->chunk_dir = arena_printf(&s->arena, "%s/head", root);
-	s->cache_dir = arena_printf(&s->arena, "%s/cache", root);
-	s->bucket_default_dir = arena_printf(&s->arena, "%s/bucket", root);
-	s->catalog_path = arena_printf(&s->arena, "%s/catalog.sqlite", root);
-	s->roster_path = arena_printf(&s->arena, "%s/roster.json", root);
-	if (!s->wal_dir || !s->block_dir || !s->chunk_dir || !s->cache_dir || !s->bucket_default_dir || !s->catalog_path || !s->roster_path)
-		return err_set(err, ERR_NOMEM, "no memory for paths");
+	const struct {
+		const char **into, *name;
+	} paths[] = {
+		{&s->wal_dir, "wal"},
+		{&s->block_dir, "blocks"},
+		{&s->chunk_dir, "head"},
+		{&s->cache_dir, "cache"},
+		{&s->bucket_default_dir, "bucket"},
+		{&s->catalog_path, "catalog.sqlite"},
+		{&s->roster_path, "roster.json"},
+		{&s->peers_path, "peers.json"},
+		{&s->hints_dir, "hints"},
+	};
+	for (size_t i = 0; i < sizeof paths / sizeof *paths; i++) {
+		*paths[i].into = arena_printf(&s->arena, "%s/%s", s->dir.path, paths[i].name);
+		if (!*paths[i].into)
+			return err_set(err, ERR_NOMEM, "no memory for paths");
+	}
 	const char *const dirs[] = {s->wal_dir, s->block_dir, s->chunk_dir, s->cache_dir};
 	for (size_t i = 0; i < sizeof dirs / sizeof dirs[0]; i++) {
 		errc rc = io_mkdir(dirs[i], err);
 		if (rc != OK)
 			return rc;
 	}
-	return io_fsync_dir(root, err);
+	return io_fsync_dir(s->dir.path, err);
 }
 
 static enum wal_sync sync_mode(const char *word)
@@ -315,6 +325,7 @@ static errc open_parts(struct server *s, struct err *err)
 		};
 		TRY(ingest_open(&ingest, &s->ingest, err));
 	}
+	TRY(server_leave_open(s, err));
 	server_gate(s);
 	TRY(tenant_delete_start(s, err));
 	TRY(server_listen(s, err));
@@ -390,6 +401,7 @@ static void close_parts(struct server *s)
 {
 	if (s->http)
 		stop_http(s);
+	server_leave_close(s);
 	if (s->bucket)
 		bucket_cancel(s->bucket);
 	tenant_delete_stop();
@@ -536,6 +548,7 @@ int cmd_server(int argc, char **argv)
 			flags.head_cut_delay_set |= table[i].set && table[i].into == &flags.head_cut_delay_ms;
 			flags.disk_reserve_set |= table[i].set && table[i].into == &flags.disk_reserve;
 			flags.ring_remember_set |= table[i].set && table[i].into == &flags.ring_remember_ms;
+			flags.hints_max_age_set |= table[i].set && table[i].into == &flags.hints_max_age_ms;
 		}
 		rc = server_flags_check(&flags, &err);
 	}

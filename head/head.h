@@ -166,7 +166,7 @@ struct head_exemplars {
 	bool known;		  /* head_append has stored or met a sample of it; else it is looked for */
 	const struct exemplar *v; /* labels as they came */
 	uint32_t n;
-	uint32_t written; /* out: of them are there now */
+	uint32_t written;	      /* out: of them are there now */
 	enum exemplar_result refused; /* out: NO_SERIES or OUT_OF_ORDER when that is so of one of them, the last such; else STORED */
 };
 

@@ -76,6 +76,8 @@ static errc frame_read(struct peer_write *w, struct err *err)
 	if (!http_budget_take(w->r, n))
 		return err_id(err, ERRID_OVERLOADED, ERR_AGAIN, "too many bytes in flight (--ingest.max-inflight)");
 	TRY(peer_request_decode(http_body(w->r), http_arena(w->r), &w->request, err));
+	if (!http_budget_take(w->r, w->request.n_sections * sizeof(struct ingest_stored_part)))
+		return err_id(err, ERRID_OVERLOADED, ERR_AGAIN, "too many bytes in flight (--ingest.max-inflight)");
 fail:
 	return rc;
 }

@@ -1,4 +1,4 @@
-/* net/net.h - HTTP: the server that clients and peers talk to, and two clients: one that waits, for buckets, and one that does not, for peers.
+/* net/net.h - HTTP: the server that clients and peers talk to, and two clients: one that waits, for buckets, and one that does not, for peers. And names into addresses.
  *
  * Server: libmicrohttpd with an epoll thread pool behind this header. A request reaches its handler when its body is complete (or the route
  * takes none); the handler answers at once, or later from any thread (the connection sleeps meanwhile: that is how a write waits for
@@ -191,3 +191,13 @@ struct http_send {
 CHECKED errc http_send(struct http_sender *s, const struct http_send *call, struct err *err);
 /* Only inside done: a header of the answer, its name in lower case; p == NULL when absent. */
 struct span http_send_header(const struct http_sender *s, const char *name);
+
+/* ---- names ----
+ *
+ * Addresses as "host:port" or "[v6]:port", in no order, some perhaps twice; all memory is the arena's. ERR_NET: the name service knows none, or does not answer. Both wait as long as it does. */
+struct net_found {
+	struct span *v;
+	size_t n;
+};
+CHECKED errc net_find_addresses(const char *name, uint16_t port, struct arena *arena, struct net_found *out, struct err *err); /* A and AAAA */
+CHECKED errc net_find_services(const char *name, struct arena *arena, struct net_found *out, struct err *err);		       /* SRV: targets with their ports */

@@ -247,6 +247,9 @@ struct http_server {
 	struct http_server *next; /* all servers of the process, for the gauges */
 };
 
+/* net_names.c: the SRV records of an answer as it came. */
+CHECKED errc net_srv_read(const char *name, const uint8_t *answer, size_t n, struct arena *arena, struct net_found *out, struct err *err);
+
 /* net_request.c */
 void *request_begin(void *cls, const char *uri, struct MHD_Connection *mhd);
 enum MHD_Result request_step(void *cls, struct MHD_Connection *mhd, const char *url, const char *method, const char *version, const char *upload,

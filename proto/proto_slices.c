@@ -7,8 +7,7 @@
 
 enum { RW1_SERIES = 1, RW1_METADATA = 3, RW2_SYMBOL = 4, RW2_SERIES = 5 };
 
-errc rw_slices(
-	struct span body, enum rw_version version, const struct rw_request *rw, struct arena *arena, struct rw_slices *out, struct err *err)
+errc rw_slices(struct span body, enum rw_version version, const struct rw_request *rw, struct arena *arena, struct rw_slices *out, struct err *err)
 {
 	const uint32_t series_field = version == RW_2 ? RW2_SERIES : RW1_SERIES, other_field = version == RW_2 ? RW2_SYMBOL : RW1_METADATA;
 	const size_t max_other = version == RW_2 ? rw->n_symbols : rw->n_metadata;

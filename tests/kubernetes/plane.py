@@ -7,6 +7,7 @@
 Pods get addresses of 127.0.0.0/8, one each, all of which are this machine: a member is a process or thread that listens on its Pod's address.
 """
 import collections
+import hmac
 import http.client
 import http.server
 import json
@@ -15,6 +16,7 @@ import pathlib
 import re
 import socket
 import ssl
+import struct
 import subprocess
 import sys
 import threading
@@ -206,6 +208,16 @@ def epoch_of(text, factor, directory):
         return EPOCHS[text, factor]
 
 
+def signed_by(secret, method, target, headers, body):
+    """What cluster/trust.h says of a signature."""
+    version, ms, nonce, mac = (headers.get("X-Varve-Peer") or "v0 0 0 0").split(" ")
+    if version != "v1" or abs(int(ms) - time.time() * 1000) > 60000 or len(nonce) != 16:
+        return False
+    parts = [p.encode() for p in (method, target, headers.get("THANOS-TENANT") or "", headers.get("Content-Type") or "", ms, nonce, body)]
+    text = b"".join(struct.pack("<Q", len(p)) for p in parts) + b"".join(parts)
+    return hmac.compare_digest(mac, hmac.new(secret.encode(), text, "sha256").hexdigest())
+
+
 class Member:
     """What the controller needs of a varve: /-/ready, /-/ring, /-/drain."""
 
@@ -249,8 +261,8 @@ class Member:
                 self.end_headers()
                 self.wfile.write(data)
 
-            def trusted(self):
-                if member.secret is None or self.headers.get("Authorization") == f"Bearer {member.secret}":
+            def trusted(self, body):
+                if member.secret is None or signed_by(member.secret, self.command, self.path, self.headers, body):
                     return True
                 member.denied += 1
                 self.answer(401, "who are you?")
@@ -264,7 +276,7 @@ class Member:
                     time.sleep(0.05)
                 if self.path == "/-/ready":
                     self.answer(200 if member.ready else 503, "ready" if member.ready else "replaying")
-                elif self.path == "/-/ring":
+                elif self.path == "/-/ring?hashrings=0":
                     self.answer(200, {"epoch": member.epoch() or "0000000000000000"})
                 elif self.path == "/-/drain":
                     self.answer(200, {"state": member.state})
@@ -273,7 +285,7 @@ class Member:
 
             def do_PUT(self):
                 text = self.body()
-                if not self.trusted():
+                if not self.trusted(text):
                     return
                 if epoch_of(text, member.factor, member.dir) is None:
                     self.answer(400, "refused")
@@ -283,8 +295,7 @@ class Member:
                 self.answer(200, "taken")
 
             def do_POST(self):
-                self.body()
-                if not self.trusted():
+                if not self.trusted(self.body()):
                     return
                 if member.state == "active":
                     member.state = "draining"

@@ -102,11 +102,11 @@ def as_deployed(world, items, secret):
 
 def runs_as_deployed(plane, world, text, tmp_path, ring_of):
     secret = tmp_path / "secret"
-    secret.write_text("sesame")
+    secret.write_text("open, sesame: a secret")
     items = apply(plane, world.namespace, text)
     control, flags = as_deployed(world, items, secret)
     world.port = int(flags["port"])
-    kubelet = world.kubelet_start(secret="sesame")
+    kubelet = world.kubelet_start(secret="open, sesame: a secret")
     control.start()
     generated = flags["configmap-generated-name"]
 

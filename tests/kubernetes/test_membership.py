@@ -191,8 +191,8 @@ def test_routers_are_told_too_and_never_in_a_ring(world):
 
 def test_the_secret_goes_with_orders(world, tmp_path):
     secret = tmp_path / "secret"
-    secret.write_text("sesame\n")
-    world.kubelet_start(secret="sesame")
+    secret.write_text("open, sesame: a secret\n")
+    world.kubelet_start(secret="open, sesame: a secret")
     world.base()
     world.api.create("statefulsets", planes.statefulset("s", 3))
     world.control(peer__secret_file=secret)

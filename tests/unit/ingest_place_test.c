@@ -301,14 +301,13 @@ static void bad_labels(void **st)
 		struct span label;
 		const char *id;
 	} cases[] = {
-		{SPAN("\x0a\x01\xff\x12\x01x"), "err-varve-label-utf8"},
-		{SPAN("\x0a\x08__name__\x12\x01\xff"), "err-varve-label-utf8"},
+		{SPAN("\x0a\x01\xff\x12\x01x"), "err-varve-label-utf8"}, {SPAN("\x0a\x08__name__\x12\x01\xff"), "err-varve-label-utf8"},
 		{SPAN("\x0a\x01"
-			    "a\x12\x05x"),
+		      "a\x12\x05x"),
 			"err-varve-protobuf"},
 		{SPAN("\x0a\x7f"), "err-varve-protobuf"},
 		{SPAN("\x0a\x01"
-			    "a\x12\x01\xff"),
+		      "a\x12\x01\xff"),
 			NULL}, /* a value may be any bytes here: the head refuses that series alone */
 	};
 	struct arena arena;

@@ -230,7 +230,7 @@ static void labels_are(struct lab *l, const struct rw_request *rw, const struct 
 
 static void part_is(struct lab *l, struct ingest_split *sp, uint32_t part)
 {
-	const struct ingest_part *p = &sp->parts[part];
+	const struct ingest_split_part *p = &sp->parts[part];
 	struct rw_request rw;
 	struct err err = {0};
 	size_t samples = 0, hists = 0, exemplars = 0;
@@ -266,7 +266,7 @@ static void part_is(struct lab *l, struct ingest_split *sp, uint32_t part)
 /* 2.0: exactly what the part's own series say, and nobody else's words. */
 static void metadata_is(struct lab *l, struct ingest_split *sp, uint32_t part)
 {
-	const struct ingest_part *p = &sp->parts[part];
+	const struct ingest_split_part *p = &sp->parts[part];
 	struct rw_request rw;
 	struct err err = {0};
 	assert_int_equal(ingest_split_part(sp, part, &l->arena, &rw, &err), OK);
