@@ -144,6 +144,12 @@ static void series_put(struct lab *l, const struct want *w, size_t i, struct buf
 	}
 	for (uint32_t k = 0; k < w->n_exemplars; k++) {
 		size_t e = pb_begin(b, l->version == RW_2 ? 4 : 3);
+		if (l->version == RW_2) {
+			size_t refs = pb_begin(b, 1);
+			buf_uvarint(b, symbol(l, SPAN("trace_id")));
+			buf_uvarint(b, symbol(l, span_cstr(text(l, "trace %zu", i))));
+			pb_end(b, refs);
+		}
 		pb_double_bits(b, 2, f64_bits((double)i));
 		pb_uint(b, 3, 1000 * i + 700);
 		pb_end(b, e);
@@ -389,6 +395,70 @@ static void what_is_sent_on_has_lost_the_label(void **state)
 		}
 }
 
+/* A part as it is sent on is a message of its own: with its series, what comes with them, and in 2.0 no symbols but its own. */
+static void a_part_is_a_message(void **state)
+{
+	(void)state;
+	for (uint64_t seed = 1; seed <= 25; seed++)
+		for (enum rw_version v = RW_1; v <= RW_2; v++) {
+			struct lab l;
+			struct rw_request rw;
+			struct ingest_split sp;
+			struct rw_slices whole;
+			struct err err = {0};
+			lab_open(&l, v, seed < 4 ? seed : seed * 8, seed * 0xd6e8feb86659fd93u);
+			decode(&l, &rw);
+			assert_int_equal(rw_slices(l.body, v, &rw, &l.arena, &whole, &err), OK);
+			assert_int_equal(ingest_split(&rw, v, SPAN("mine"), LABEL, &l.arena, &sp, &err), OK);
+			for (uint32_t k = 0; k < sp.n_parts; k++) {
+				struct rw_request part, again;
+				struct rw_slices own;
+				struct buf body;
+				buf_init(&body, GIB);
+				assert_int_equal(ingest_split_part(&sp, k, &l.arena, &part, &err), OK);
+				assert_int_equal(ingest_split_slices(&sp, k, &whole, &part, &own, &err), OK);
+				for (size_t i = 0; v == RW_2 && i < own.n_symbols; i++)
+					buf_span(&body, own.symbols[i]);
+				for (uint32_t i = 0; i < sp.parts[k].n_series; i++)
+					buf_span(&body, own.series[i]);
+				for (size_t i = 0; v == RW_1 && sp.parts[k].metadata && i < rw.n_metadata; i++)
+					buf_span(&body, own.metadata[i]);
+				struct span was = l.body;
+				l.body = arena_dup(&l.arena, span_of(body.n ? (const char *)body.p : "", body.n));
+				decode(&l, &again);
+				l.body = was;
+				buf_free(&body);
+				assert_int_equal(again.n_series, sp.parts[k].n_series);
+				assert_true(
+					again.n_samples == part.n_samples && again.n_hists == part.n_hists && again.n_exemplars == part.n_exemplars);
+				assert_int_equal(again.n_symbols, part.n_symbols);
+				for (size_t i = 0; i < again.n_symbols; i++)
+					assert_true(span_eq(again.symbols[i], part.symbols[i]));
+				for (uint32_t i = 0; i < sp.parts[k].n_series; i++) {
+					const struct want *w = &l.series[sp.parts[k].series[i]];
+					const struct rw_series *s = &again.series[i];
+					labels_are(&l, &again, s, w);
+					assert_true(s->n_samples == w->n_samples && s->n_exemplars == w->n_exemplars && s->n_hists == w->n_hists);
+					assert_int_equal(s->metadata > 0, v == RW_2 && w->metadata);
+					char help[32];
+					snprintf(help, sizeof help, "help of %d", (int)(sp.parts[k].series[i] % 2));
+					if (s->metadata > 0)
+						assert_true(span_is(again.metadata[s->metadata - 1].help, help));
+					for (uint32_t x = 0; x < w->n_exemplars; x++) {
+						struct labels e;
+						assert_int_equal(
+							labels_from_wire(again.exemplars[s->first_exemplar + x].wire, 10, &l.arena, &e, &err), OK);
+						assert_int_equal(e.n, v == RW_2);
+						if (v == RW_2)
+							assert_true(
+								span_is(e.v[0].name, "trace_id") && span_has_prefix(e.v[0].value, SPAN("trace ")));
+					}
+				}
+			}
+			arena_free(&l.arena);
+		}
+}
+
 static void more_tenants_than_a_request_may_name(void **state)
 {
 	(void)state;
@@ -445,8 +515,11 @@ static void memory_may_end_anywhere(void **state)
 	for (enum rw_version v = RW_1; v <= RW_2; v++) {
 		struct lab l;
 		struct rw_request rw;
+		struct rw_slices whole, own;
+		struct err before = {0};
 		lab_open(&l, v, 200, 77);
 		decode(&l, &rw);
+		assert_int_equal(rw_slices(l.body, v, &rw, &l.arena, &whole, &before), OK);
 		size_t failed = 0;
 		for (uint64_t nth = 1;; nth++) {
 			struct arena arena;
@@ -459,8 +532,11 @@ static void memory_may_end_anywhere(void **state)
 			memcpy(copy.series, rw.series, rw.n_series * sizeof *rw.series);
 			fail_alloc_at(nth, false);
 			errc rc = ingest_split(&copy, v, SPAN("mine"), LABEL, &arena, &sp, &err);
-			for (uint32_t p = 0; rc == OK && p < sp.n_parts; p++)
+			for (uint32_t p = 0; rc == OK && p < sp.n_parts; p++) {
 				rc = ingest_split_part(&sp, p, &arena, &part, &err);
+				if (rc == OK)
+					rc = ingest_split_slices(&sp, p, &whole, &part, &own, &err);
+			}
 			fail_alloc_off();
 			arena_free(&arena);
 			if (rc == OK)
@@ -479,6 +555,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(every_series_goes_where_its_label_says),
 		cmocka_unit_test(what_is_sent_on_has_lost_the_label),
+		cmocka_unit_test(a_part_is_a_message),
 		cmocka_unit_test(more_tenants_than_a_request_may_name),
 		cmocka_unit_test(malformed_labels_refuse_the_request),
 		cmocka_unit_test(memory_may_end_anywhere),
