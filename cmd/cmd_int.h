@@ -172,8 +172,10 @@ void background_audit_now(struct server *s);
 /* cmd_tenant_delete.c */
 CHECKED errc tenant_delete_start(struct server *s, struct err *err);
 void tenant_delete_stop(void);
-/* Everything of the tenant that was stored up to now: a job that survives restarts. Also when a peer says so. */
-CHECKED errc tenant_delete(struct server *s, struct span tenant, struct err *err);
+#define TENANT_DELETE_PATH "/-/peer/tenant-delete"
+/* Everything of the tenant that was stored up to then: a job that survives restarts. tell: the other nodes of the rings do not know. */
+CHECKED errc tenant_delete(struct server *s, struct span tenant, int64_t asked_ms, bool tell, struct err *err);
+void tenant_delete_hear(void *server, struct http_request *r);
 /* The block is of a tenant that is deleted: its directory need not wait until its cut is settled, for what a replay would bring back is deleted again. */
 bool tenant_delete_covers(struct server *s, struct ulid block);
 void tenant_route(void *server, struct http_request *r); /* GET, DELETE /-/tenants/NAME */

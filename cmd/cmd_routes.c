@@ -253,6 +253,7 @@ static void routes_write(struct server *s, struct routes *t)
 	if (s->rings && s->head)
 		ADD(t, {HTTP_POST, PEER_WRITE_PATH, HTTP_INLINE | HTTP_NO_AUTH, f->ingest_max_inflight, server_peer_write, s},
 			{HTTP_POST, HINTS_PATH, HTTP_INLINE | HTTP_NO_AUTH, f->ingest_max_inflight, hints_receive, s->hints},
+			{HTTP_POST, TENANT_DELETE_PATH, HTTP_WORKER | HTTP_NO_AUTH, 0, tenant_delete_hear, s},
 			{HTTP_POST, INGEST_RATES_PATH, HTTP_WORKER | HTTP_NO_AUTH, LIMIT_RATES_BYTES, server_rates_hear, s});
 	if (s->head)
 		ADD(t, {HTTP_GET, "/-/tenants", HTTP_WORKER | HTTP_GZIP, 0, ingest_tenants, s->ingest});

@@ -327,7 +327,8 @@ static errc open_parts(struct server *s, struct err *err)
 	}
 	TRY(server_leave_open(s, err));
 	server_gate(s);
-	TRY(tenant_delete_start(s, err));
+	if (s->catalog)
+		TRY(tenant_delete_start(s, err));
 	TRY(server_listen(s, err));
 	if (s->catalog) {
 		const struct shipper_config shipper = {

@@ -12,7 +12,8 @@
  * The file has a line for each:  <tenant> <asked, ms> <remove at, ms> <0, or when it was done, ms>
  * It is the job: every step looks at what there is, so a step that was cut off is taken again. A job that is done is kept for a week: what other nodes ship late is found then.
  *
- * Each node does its part: its own windows, and the bucket, which all see; marking and removing twice is the same.
+ * Each node does its part: its own windows, and the bucket, which all see; marking and removing twice is the same. Who is asked tells every node of its rings, until each has said that it knows (POST
+ * /-/peer/tenant-delete?asked=<ms>, the tenant in THANOS-TENANT); who was told tells nobody.
  */
 #include <inttypes.h>
 #include <pthread.h>
@@ -23,9 +24,12 @@
 #include "base/limits.h"
 #include "base/log.h"
 #include "base/tenant.h"
+#include "cluster/link.h"
+#include "cluster/roster.h"
 #include "cmd/cmd_int.h"
 
-enum { STEP_MS = 1000, LOOK_AGAIN_MS = 600000, DELETIONS_MAX = 10000 };
+enum { STEP_MS = 1000, LOOK_AGAIN_MS = 600000, DELETIONS_MAX = 10000, TELL_MS = 2000, DELETE_AHEAD_MS = 60000 /* clocks */ };
+
 #define KEPT_MS (7 * 86400 * INT64_C(1000))
 
 enum deletion_state { CUTTING, MARKING, WAITING, REMOVING, DONE };
@@ -38,6 +42,7 @@ struct deletion {
 	enum deletion_state state;
 	int64_t look_ms; /* of io_mono_ms: not before */
 	uint64_t blocks, marked, removed;
+	bool tell;	 /* there are nodes that do not know yet */
 	char error[200]; /* of the last step; empty: it worked */
 };
 
@@ -99,6 +104,7 @@ static errc file_read(struct err *err)
 				at > 0 && tenant_valid(span_cstr(d->tenant)),
 			ERR_CORRUPT, "%s: a line is not \"<tenant> <asked> <remove> <done>\"", job.path);
 		d->state = d->done_ms ? DONE : CUTTING;
+		d->tell = !d->done_ms; /* whoever was told before says so */
 		TRY(catalog_hide(job.s->catalog, span_cstr(d->tenant), d->asked_ms, err));
 	}
 fail:
@@ -192,15 +198,55 @@ fail:
 	return rc;
 }
 
+/* All nodes of the rings, each for itself. false: one did not answer, and is told again. */
+static bool tell_nodes(struct server *s, const struct deletion *d)
+{
+	struct err err = {0};
+	struct arena a;
+	struct roster_node *v = NULL;
+	size_t n = 0;
+	bool all = true;
+	char target[96];
+	arena_init(&a, 64 * MIB);
+	snprintf(target, sizeof target, TENANT_DELETE_PATH "?asked=%" PRId64, d->asked_ms);
+	all = roster_nodes(s->roster, &a, &v, &n, &err) == OK;
+	for (size_t i = 0; all && i < n && !atomic_load(&s->stopping); i++) {
+		struct buf answer;
+		int status = 0;
+		const struct link_call call = {
+			.address = v[i].address,
+			.method = "POST",
+			.target = target,
+			.tenant = span_cstr(d->tenant),
+			.deadline_mono_ns = io_mono_ns() + TELL_MS * INT64_C(1000000),
+			.max_answer_bytes = 64 * KIB,
+		};
+		if (v[i].self || !v[i].stores || v[i].state == NODE_DRAINED)
+			continue;
+		buf_init(&answer, 64 * KIB);
+		bool knows = link_ask(s->link, &call, &status, &answer, &err) == OK && status == 202;
+		if (!knows)
+			log_warn("a node does not know yet that a tenant is deleted", LSTR("tenant", d->tenant), LSPAN("node", v[i].address),
+				LI64("status", status), LERR(&err));
+		all &= knows || !v[i].in_ring;
+		buf_free(&answer);
+	}
+	arena_free(&a);
+	return all;
+}
+
 static errc step(struct server *s, struct deletion *d, struct err *err)
 {
 	errc rc = OK;
 	uint64_t left = 0;
 	int64_t now_ms = io_now_ms();
 	struct deletion late;
+	if (d->tell && s->roster)
+		d->tell = !tell_nodes(s, d);
 	switch (d->state) {
 	case CUTTING:
-		TRY(head_flush_tenant(s->head, span_cstr(d->tenant), d->asked_ms, err));
+		if (s->head)
+			TRY(head_flush_tenant(s->head, span_cstr(d->tenant), d->asked_ms, err));
 		shipper_notify(s->shipper);
 		d->state = MARKING;
 		break;
@@ -208,7 +254,9 @@ static errc step(struct server *s, struct deletion *d, struct err *err)
 	case WAITING:
 		TRY(over_blocks(s, d, false, &left, err));
 		d->state = now_ms >= d->remove_ms && left == 0 ? REMOVING : left == 0 ? WAITING : MARKING;
-		d->look_ms = d->state != WAITING ? 0 : io_mono_ms() + (d->remove_ms - now_ms < LOOK_AGAIN_MS ? d->remove_ms - now_ms : LOOK_AGAIN_MS);
+		d->look_ms = d->state != WAITING || d->tell
+				     ? 0
+				     : io_mono_ms() + (d->remove_ms - now_ms < LOOK_AGAIN_MS ? d->remove_ms - now_ms : LOOK_AGAIN_MS);
 		break;
 	case REMOVING:
 		TRY(over_blocks(s, d, true, &left, err));
@@ -352,12 +400,14 @@ bool tenant_delete_covers(struct server *s, struct ulid block)
 	return covers;
 }
 
-errc tenant_delete(struct server *s, struct span tenant, struct err *err)
+errc tenant_delete(struct server *s, struct span tenant, int64_t asked_ms, bool tell, struct err *err)
 {
 	errc rc = OK;
 	ASSERT(tenant_valid(tenant));
 	pthread_mutex_lock(&job.mu);
 	struct deletion *d = find_locked(tenant), *made = NULL, before = {.state = DONE};
+	if (d && d->asked_ms >= asked_ms)
+		goto fail; /* it is known */
 	if (d)
 		before = *d;
 	else {
@@ -369,16 +419,16 @@ errc tenant_delete(struct server *s, struct span tenant, struct err *err)
 		job.first = d;
 		job.n++;
 	}
-	int64_t now = io_now_ms();
 	d->state = CUTTING;
-	d->asked_ms = now;
-	d->remove_ms = now + s->flags->tenant_delete_delay_ms;
+	d->tell = tell;
+	d->asked_ms = asked_ms;
+	d->remove_ms = asked_ms + s->flags->tenant_delete_delay_ms;
 	d->done_ms = d->look_ms = 0;
 	d->marked = d->removed = 0;
 	d->error[0] = 0;
 	rc = file_write_locked(err);
 	if (rc == OK)
-		rc = catalog_hide(s->catalog, tenant, now, err);
+		rc = catalog_hide(s->catalog, tenant, asked_ms, err);
 	if (rc != OK && made) {
 		job.first = made->next;
 		job.n--;
@@ -387,7 +437,7 @@ errc tenant_delete(struct server *s, struct span tenant, struct err *err)
 		*d = before;
 	pthread_cond_signal(&job.wake);
 	if (rc == OK)
-		log_info("a tenant is deleted", LSPAN("tenant", tenant), LI64("remove_at", now + s->flags->tenant_delete_delay_ms));
+		log_info("a tenant is deleted", LSPAN("tenant", tenant), LI64("remove_at", asked_ms + s->flags->tenant_delete_delay_ms));
 fail:
 	pthread_mutex_unlock(&job.mu);
 	return rc;
@@ -431,10 +481,11 @@ void tenant_route(void *arg, struct http_request *r)
 				SPAN_ARG(tenant), SPAN_ARG(tenant));
 			goto fail;
 		}
-		TRY(tenant_delete(s, tenant, &err));
+		TRY(tenant_delete(s, tenant, io_now_ms(), true, &err));
 	}
-	struct head_usage u;
-	head_tenant_usage(s->head, tenant, io_now_ms(), &u);
+	struct head_usage u = {.series = 0};
+	if (s->head)
+		head_tenant_usage(s->head, tenant, io_now_ms(), &u);
 	buf_printf(&out, "{\"tenant\":");
 	buf_json_string(&out, tenant);
 	buf_printf(&out, ",\"series\":%" PRIu64 ",\"windows\":%" PRIu64 ",\"memoryBytes\":%" PRIu64 ",\"deletion\":", u.series, u.windows,
@@ -452,4 +503,28 @@ fail:
 		http_error_of(r, &err);
 	}
 	buf_free(&out);
+}
+
+/* What another node was asked for. */
+void tenant_delete_hear(void *arg, struct http_request *r)
+{
+	struct server *s = arg;
+	struct err err = {0};
+	errc rc = OK;
+	struct span tenant;
+	int64_t asked_ms;
+	TRY(link_check(s->trust, r, &err));
+	TRY(http_tenant_of_peer(r, &tenant, &err));
+	TRY(http_parse_params(r, &err));
+	if (!span_to_i64(http_param(r, "asked", 0), &asked_ms) || asked_ms <= 0 || asked_ms > io_now_ms() + DELETE_AHEAD_MS) {
+		rc = err_id(&err, ERRID_BAD_PARAMETER, ERR_INVALID, "asked=%.*s is no time that was", SPAN_ARG(http_param(r, "asked", 0)));
+		goto fail;
+	}
+	TRY(tenant_delete(s, tenant, asked_ms, false, &err));
+	http_answer(r, 202, NULL, SPAN("known\n"));
+	return;
+fail:
+	if (!err.id)
+		err.id = errid_text(ERRID_OVERLOADED);
+	http_error_of(r, &err);
 }

@@ -232,3 +232,27 @@ def test_the_rate_is_the_fleets(fleet, tmp_path):
     got = [sum(n for at, n in counts[k] if began <= at < ended) / (ended - began) for k in range(3)]
     print(f"rate {rate}: {[round(g) for g in got]} stored a second by {len(loads)} doors, {sum(got):.0f} together; sent {[r for _, r in loads]}")
     assert abs(sum(got) - rate) <= rate / 10
+
+
+def test_a_deleted_tenant_is_gone_everywhere(fleet, tmp_path):
+    """Also on a node that was away when it was asked; what comes after stays."""
+    bucket = tmp_path / "bucket.yml"
+    bucket.write_text(f"type: FILESYSTEM\nconfig: {{directory: {tmp_path}/bucket}}\n", "utf-8")
+    servers = fleet(3, 3, 0, **{"tenant.delete-delay": "3s", "objstore.config-file": bucket, "bucket.audit-interval": "1s"})
+    t = now()
+    for tenant in ("gone", "stays"):
+        for k in range(3):
+            assert servers[k].client(tenant).write([(labels("up", i=str(i + 100 * k)), [(t, bits(1.0))]) for i in range(100)]).status == 204
+    assert len(everywhere(servers, "gone")) == 300
+    servers[2].kill9()
+    assert servers[0].client().request("DELETE", "/-/tenants/gone?confirm=gone").status == 202
+    for s in servers[:2]:
+        procs.wait_for(lambda: stored(s, "gone") == {}, 20, "nothing is read")
+    assert servers[1].client().get("/-/tenants/gone").json()["deletion"] is not None
+    servers[2].start()
+    for s in servers:
+        procs.wait_for(lambda: stored(s, "gone") == {} and s.client().get("/-/tenants/gone").json()["deletion"], 20, "nothing is read")
+    assert servers[1].client("gone").write([(labels("after"), [(now(), bits(2.0))])]).status == 204
+    for s in servers:
+        procs.wait_for(lambda: s.client().get("/-/tenants/gone").json()["deletion"]["state"] == "done", 40, "done")
+    assert list(everywhere(servers, "gone")) == [labels("after")] and len(everywhere(servers, "stays")) == 300

@@ -9,7 +9,7 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static void part_holds(struct ingest_split *sp, uint32_t k, struct arena *arena)
+static void part_holds(struct ingest_split *sp, uint32_t k, const struct rw_slices *whole, struct arena *arena)
 {
 	struct rw_request part;
 	struct err err = {0};
@@ -35,13 +35,31 @@ static void part_holds(struct ingest_split *sp, uint32_t k, struct arena *arena)
 	}
 	if (samples != part.n_samples || hists != part.n_hists || exemplars != part.n_exemplars)
 		abort();
+	/* As it is sent on: a message of the same. */
+	const struct rw_limits limits = {1000, 10000, 64};
+	struct rw_slices own;
+	struct rw_request again;
+	struct buf body;
+	if (ingest_split_slices(sp, k, whole, &part, &own, &err) != OK)
+		abort();
+	buf_init(&body, 64 * MIB);
+	for (size_t i = 0; sp->version == RW_2 && i < own.n_symbols; i++)
+		buf_span(&body, own.symbols[i]);
+	for (size_t i = 0; i < part.n_series; i++)
+		buf_span(&body, own.series[i]);
+	rc = (sp->version == RW_2 ? rw2_decode : rw1_decode)(span_of(body.n ? (const char *)body.p : "", body.n), &limits, arena, &again, &err);
+	if (rc != OK && rc != ERR_LIMIT && rc != ERR_NOMEM)
+		abort();
+	if (rc == OK && (again.n_series != part.n_series || again.n_samples != part.n_samples || again.n_exemplars != part.n_exemplars))
+		abort();
+	buf_free(&body);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	const struct rw_limits limits = {1000, 10000, 64};
 	struct arena arena;
-	struct rw_request rw;
+	struct rw_request rw, decoded;
 	struct ingest_split sp;
 	struct err err = {0};
 	if (size < 2)
@@ -49,12 +67,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	enum rw_version version = data[0] & 1 ? RW_2 : RW_1;
 	struct span body = span_of(data + 1, size - 1);
 	arena_init(&arena, 256 * MIB);
-	if ((version == RW_2 ? rw2_decode : rw1_decode)(body, &limits, &arena, &rw, &err) == OK &&
+	if ((version == RW_2 ? rw2_decode : rw1_decode)(body, &limits, &arena, &rw, &err) == OK && (decoded = rw, true) &&
 		ingest_split(&rw, version, SPAN("mine"), "team", &arena, &sp, &err) == OK) {
 		size_t n = sp.n_refused;
+		struct rw_slices whole;
+		if (rw_slices(body, version, &decoded, &arena, &whole, &err) != OK)
+			abort();
 		for (uint32_t k = 0; k < sp.n_parts; k++) {
 			n += sp.parts[k].n_series;
-			part_holds(&sp, k, &arena);
+			part_holds(&sp, k, &whole, &arena);
 		}
 		if (n != rw.n_series)
 			abort();
