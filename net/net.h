@@ -200,4 +200,4 @@ struct net_found {
 	size_t n;
 };
 CHECKED errc net_find_addresses(const char *name, uint16_t port, struct arena *arena, struct net_found *out, struct err *err); /* A and AAAA */
-CHECKED errc net_find_services(const char *name, struct arena *arena, struct net_found *out, struct err *err);		       /* SRV: targets with their ports */
+CHECKED errc net_find_services(const char *name, struct arena *arena, struct net_found *out, struct err *err); /* SRV: targets with their ports */
