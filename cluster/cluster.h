@@ -10,9 +10,9 @@
  *
  * A series of n different nodes is stored when q of them have it (q the quorum, n at most), refused when so many refused that q never will, whoever tries again, and to be tried again when
  * q can't be reached otherwise, or has not been by the deadline. Nobody waits for the slowest: done is called once, when every series is decided. The rest of the peers is heard out; what
- * one of them missed of that which was stored is told to on_missed, as a frame to be delivered later.
+ * one of them missed of that which was stored is told to on_missed, as frames to be delivered later, each with a node that can keep it (cluster_missed.c; cluster/hints.h).
  *
- * Threads: begin, mine and go on the thread of the client's request; verdicts from any (the sender's, the log's); done and on_missed from whichever of them decides, or from the timer's; never while
+ * Threads: begin, mine and go on the thread of the client's request; verdicts from any (the sender's, the log's); done from whichever of them decides, or from the timer's; on_missed from one of its own, mostly; never while
  * a lock is held. Peers (cluster_peer.c) live as long as a ring in use names them: bytes in flight to each are bounded, and one that fails is left alone for a while.
  */
 #pragma once
@@ -33,14 +33,24 @@ struct cluster_send {
 	void *arg;
 };
 
+/* What a peer did not get of that which a quorum stored: each item of a share is told once, with a node that has it. Borrowed for the call. */
+struct cluster_missed {
+	struct span address; /* who missed it; empty: this node did */
+	const struct span *
+		holders; /* each stored all of it; the first is to keep it, the others are for when that can't be reached. An empty one is this node, and first */
+	uint32_t n_holders;
+	uint32_t n_items;
+	struct span frame; /* a hint. Empty: there is none, as there was no memory for it, or it is this node's own share */
+};
+
 struct cluster_config {
 	void (*send)(void *sender, const struct cluster_send *s); /* copies *s */
 	void *sender;
 	bool lz4;		 /* --peer.compression */
 	uint32_t quorum;	 /* --replication.quorum; 0: floor(factor / 2) + 1 */
 	uint64_t max_peer_bytes; /* of frames that one peer has not answered; 0: LIMIT_PEER_INFLIGHT_BYTES. One alone may always go */
-	/* `frame`, a hint, is what the peer at `address` did not get of a write of which that was stored by a quorum. Borrowed for the call. NULL: nobody keeps it. */
-	void (*on_missed)(void *arg, struct span address, struct span frame);
+	/* Of a write that is decided, after its done, or before that has returned. NULL: nobody keeps it. */
+	void (*on_missed)(void *arg, const struct cluster_missed *m);
 	void *missed_arg;
 	bool no_timer; /* for tests: cluster_expire is called instead (cluster/cluster_write_int.h) */
 };

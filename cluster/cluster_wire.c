@@ -208,6 +208,15 @@ errc peer_request_declared(struct span frame, size_t *n, struct err *err)
 	return rc;
 }
 
+errc peer_request_peek(struct span frame, struct peer_request *out, struct err *err)
+{
+	struct header h;
+	errc rc = header_get(frame, &h, out, err);
+	if (rc == OK && crc_around((const uint8_t *)frame.p, frame.n, AT_CRC) != get_le32(frame.p + AT_CRC))
+		rc = malformed(err, "its checksum is wrong");
+	return rc;
+}
+
 static errc section_get(struct rd *r, struct peer_request *req, struct peer_section *s, struct err *err)
 {
 	uint8_t version = rd_u8(r), tenant_n = rd_u8(r);
@@ -256,6 +265,53 @@ errc peer_request_decode(struct span frame, struct arena *arena, struct peer_req
 		return malformed(err, "something follows the last section");
 fail:
 	return rc;
+}
+
+/* ---- how much it is ---- */
+
+/* Any field: its number, and what is in it when it has a length. */
+static bool any_field(struct rd *r, uint64_t *number, bool *has_length, struct span *content)
+{
+	uint64_t tag = rd_uvarint(r);
+	*number = tag >> 3;
+	*has_length = (tag & 7) == 2;
+	switch (tag & 7) {
+	case 0:
+		rd_uvarint(r);
+		break;
+	case 1:
+		rd_bytes(r, 8);
+		break;
+	case 2:
+		*content = rd_str(r);
+		break;
+	case 5:
+		rd_bytes(r, 4);
+		break;
+	default:
+		r->ok = false;
+	}
+	return r->ok;
+}
+
+uint64_t peer_request_samples(const struct peer_request *r)
+{
+	uint64_t n = 0, number;
+	bool has_length;
+	struct span series = {"", 0}, content;
+	for (uint32_t i = 0; i < r->n_sections; i++) {
+		const struct peer_section *s = &r->sections[i];
+		uint64_t series_field = s->version == RW_1 ? 1 : 5, hists_field = s->version == RW_1 ? 4 : 3;
+		struct rd body = rd_of(s->body.p, s->body.n);
+		while (rd_left(&body) > 0 && any_field(&body, &number, &has_length, &series)) {
+			if (number != series_field || !has_length)
+				continue;
+			struct rd in = rd_of(series.p, series.n);
+			while (rd_left(&in) > 0 && any_field(&in, &number, &has_length, &content))
+				n += has_length && (number == 2 || number == hists_field);
+		}
+	}
+	return n;
 }
 
 /* ---- some of it ---- */

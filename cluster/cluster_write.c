@@ -6,8 +6,8 @@
  * A write lives until its last share is over, which is at the latest when the sender gives up; its outcome is told earlier, when it is decided. Counted on are: the caller until
  * cluster_write_go, each share until it is over, and the list of deadlines.
  *
- * What a peer missed can be told only when it is known what was stored: so a share that fails keeps its frame until the write is decided, and the thread that decides it tells; one that fails
- * later tells itself.
+ * What a peer missed can be told only when it is known what was stored: so a share that fails keeps its frame until the write is decided, and the thread that decides it has it told; one that fails
+ * later has itself told (cluster_missed.c).
  */
 #include <inttypes.h>
 #include <stdlib.h>
@@ -18,7 +18,7 @@ enum { BUFFERS_KEPT = 16, BUFFER_KEPT_BYTES = 2 << 20, FRAME_SLACK = 2 };
 
 /* ---- buffers between writes: their size settles at what clients send ---- */
 
-static struct buf buffer_take(struct cluster *c)
+struct buf cluster_buffer_take(struct cluster *c)
 {
 	struct buf b = {0};
 	pthread_mutex_lock(&c->buffers.mu);
@@ -29,7 +29,7 @@ static struct buf buffer_take(struct cluster *c)
 	return b;
 }
 
-static void buffer_give(struct cluster *c, struct buf *b)
+void cluster_buffer_give(struct cluster *c, struct buf *b)
 {
 	buf_clear(b);
 	pthread_mutex_lock(&c->buffers.mu);
@@ -46,7 +46,7 @@ static void frame_put(struct cluster *c, struct cluster_frame *f)
 {
 	if (!f || atomic_fetch_sub(&f->refs, 1) > 1)
 		return;
-	buffer_give(c, &f->b);
+	cluster_buffer_give(c, &f->b);
 	free(f);
 }
 
@@ -61,7 +61,7 @@ static struct cluster_frame *frame_make(struct cluster *c, struct buf *b)
 		/* A frame may wait for seconds: it keeps no more than it needs. */
 		f->b.max = b->n;
 		buf_put(&f->b, b->p, b->n);
-		buffer_give(c, b);
+		cluster_buffer_give(c, b);
 		if (f->b.failed) {
 			free(f);
 			f = NULL;
@@ -88,7 +88,7 @@ static void op_free(struct cluster_op *op)
 	free(op);
 }
 
-static void op_put(struct cluster_op *op)
+void cluster_op_put(struct cluster_op *op)
 {
 	if (atomic_fetch_sub(&op->refs, 1) > 1)
 		return;
@@ -127,49 +127,6 @@ static void op_begins(struct cluster *c, struct cluster_op *op)
 	pthread_mutex_unlock(&c->mu);
 }
 
-/* ---- what a peer missed ---- */
-
-struct missing {
-	const struct cluster_share *s;
-	uint32_t verdict; /* the next one */
-};
-
-/* Asked for all items of a share, ascending. */
-static bool is_missing(void *arg, uint32_t i)
-{
-	struct missing *m = arg;
-	const struct cluster_share *s = m->s;
-	bool stored = s->op->counts[s->items[i]].state == CLUSTER_STORED;
-	if (s->why != ERRID_NONE)
-		return stored;
-	while (m->verdict < s->n_verdicts && s->verdicts[m->verdict].item < i)
-		m->verdict++;
-	return stored && m->verdict < s->n_verdicts && s->verdicts[m->verdict].item == i && s->verdicts[m->verdict].kind == PEER_AGAIN;
-}
-
-/* The write is finished, so counts stand still. */
-static void tell_missed(struct cluster_share *s)
-{
-	struct cluster *c = s->op->c;
-	struct missing m = {.s = s};
-	struct err err = {0};
-	uint32_t n = 0;
-	errc rc = OK;
-	for (uint32_t i = 0; i < s->n; i++)
-		n += is_missing(&m, i);
-	if (n == 0)
-		return;
-	struct buf hint = buffer_take(c);
-	m.verdict = 0;
-	struct span frame = span_of(s->frame->b.p, s->frame->b.n);
-	rc = n == s->n ? peer_request_as_hint(frame, &hint, &err) : peer_request_pick(frame, c->cfg.lz4, is_missing, &m, &n, &hint, &err);
-	if (rc == OK)
-		c->cfg.on_missed(c->cfg.missed_arg, s->peer->address, span_of(hint.p, hint.n));
-	else
-		log_warn("what a peer missed could not be told", LSPAN("peer", s->peer->address), LU64("series", n), LERR(&err));
-	buffer_give(c, &hint);
-}
-
 /* ---- the outcome ---- */
 
 /* Decided, or too late, and the caller lets go: once, and then done. With op->mu held; released here. */
@@ -197,14 +154,14 @@ static void finish_or_unlock(struct cluster_op *op)
 	free(items);
 	for (uint32_t i = 0; i < op->n_shares; i++)
 		if (op->shares[i].missed)
-			tell_missed(&op->shares[i]);
+			cluster_tell_missed(&op->shares[i]);
 	pthread_mutex_lock(&c->mu);
 	bool timed = op->timed;
 	if (timed)
 		unlink_locked(c, op);
 	pthread_mutex_unlock(&c->mu);
 	if (timed)
-		op_put(op);
+		cluster_op_put(op);
 }
 
 /* A share's verdicts are in (s->why, s->verdicts); the reference that it held goes. */
@@ -222,7 +179,7 @@ static void share_over(struct cluster_share *s, enum errid why, const struct pee
 	bool missed = why != ERRID_NONE;
 	for (uint32_t i = 0; !missed && i < s->n_verdicts; i++)
 		missed = s->verdicts[i].kind == PEER_AGAIN;
-	missed = missed && s->frame && op->c->cfg.on_missed;
+	missed = missed && op->c->cfg.on_missed;
 	struct cluster_frame *unneeded = missed ? NULL : s->frame;
 	if (!missed)
 		s->frame = NULL;
@@ -230,14 +187,14 @@ static void share_over(struct cluster_share *s, enum errid why, const struct pee
 	if (late) {
 		pthread_mutex_unlock(&op->mu);
 		if (missed)
-			tell_missed(s);
+			cluster_tell_missed(s);
 	} else {
 		s->missed = missed;
 		cluster_count_share_locked(op, s);
 		finish_or_unlock(op);
 	}
 	frame_put(op->c, unneeded);
-	op_put(op);
+	cluster_op_put(op);
 }
 
 /* The sender's answer. */
@@ -294,7 +251,7 @@ void cluster_write_go(struct cluster_op *op)
 	pthread_mutex_lock(&op->mu);
 	op->going = true;
 	finish_or_unlock(op);
-	op_put(op);
+	cluster_op_put(op);
 }
 
 /* ---- deadlines ---- */
@@ -314,7 +271,7 @@ void cluster_expire(struct cluster *c, int64_t now_ns)
 		pthread_mutex_lock(&op->mu);
 		op->expired = true;
 		finish_or_unlock(op);
-		op_put(op);
+		cluster_op_put(op);
 	}
 }
 
@@ -470,7 +427,7 @@ static uint32_t raw_of(const struct cluster_write *w, const struct cluster_share
 static errc frame_of(struct cluster *c, const struct cluster_write *w, struct cluster_share *s, struct err *err)
 {
 	errc rc = OK;
-	struct buf raw = buffer_take(c), out = buffer_take(c);
+	struct buf raw = cluster_buffer_take(c), out = cluster_buffer_take(c);
 	int64_t left_ms = (w->deadline_mono_ns - io_mono_ns()) / 1000000;
 	struct peer_request r = {.epoch = ring_set_epoch(s->op->routes->set),
 		.left_ms = left_ms < 1		  ? 1
@@ -486,8 +443,8 @@ static errc frame_of(struct cluster *c, const struct cluster_write *w, struct cl
 	s->frame = frame_make(c, &out);
 	CHECK(s->frame, ERR_NOMEM, "no memory for what a peer is sent");
 fail:
-	buffer_give(c, &raw);
-	buffer_give(c, &out);
+	cluster_buffer_give(c, &raw);
+	cluster_buffer_give(c, &out);
 	return rc;
 }
 
@@ -593,12 +550,14 @@ fail:
 errc cluster_open(const struct cluster_config *cfg, struct cluster **out, struct err *err)
 {
 	ASSERT(cfg->send);
+	errc rc = OK;
 	struct cluster *c = calloc(1, sizeof *c);
 	if (!c)
 		return err_set(err, ERR_NOMEM, "no memory for the cluster");
 	c->cfg = *cfg;
 	cluster_peers_init(&c->peers, cfg->max_peer_bytes);
 	pthread_mutex_init(&c->buffers.mu, NULL);
+	cluster_teller_init(&c->teller);
 	pthread_mutex_init(&c->routes_mu, NULL);
 	pthread_mutex_init(&c->mu, NULL);
 	pthread_cond_init(&c->idle, NULL);
@@ -616,12 +575,17 @@ errc cluster_open(const struct cluster_config *cfg, struct cluster **out, struct
 	if (!cfg->no_timer) {
 		c->has_timer = pthread_create(&c->timer, NULL, timer, c) == 0;
 		if (!c->has_timer) {
-			cluster_close(c);
-			return err_set(err, ERR_AGAIN, "no thread for the deadlines of writes");
+			rc = err_set(err, ERR_AGAIN, "no thread for the deadlines of writes");
+			goto fail;
 		}
+		if (cfg->on_missed)
+			TRY(cluster_teller_start(&c->teller, err));
 	}
 	*out = c;
 	return OK;
+fail:
+	cluster_close(c);
+	return rc;
 }
 
 void cluster_close(struct cluster *c)
@@ -636,6 +600,7 @@ void cluster_close(struct cluster *c)
 	pthread_mutex_unlock(&c->mu);
 	if (c->has_timer)
 		pthread_join(c->timer, NULL);
+	cluster_teller_free(&c->teller);
 	cluster_routes_put(c->routes);
 	cluster_peers_free(&c->peers);
 	for (size_t i = 0; i < c->buffers.n; i++)

@@ -80,6 +80,7 @@ struct cluster_share {
 	bool entered;		     /* the peer may have it, and its bytes are counted */
 	uint64_t bytes;
 	int64_t sent_ns;
+	struct cluster_share *next_told; /* the teller's list */
 
 	/* guarded by the op's mu */
 	bool over;	    /* its verdicts are in */
@@ -124,10 +125,21 @@ struct cluster_buffers {
 	size_t n;
 };
 
+struct cluster_teller {
+	pthread_mutex_t mu; /* guards: */
+	pthread_cond_t some;
+	struct cluster_share *first, **last;
+	uint64_t bytes; /* of their frames */
+	bool stop;
+	bool runs; /* constant after open */
+	pthread_t thread;
+};
+
 struct cluster {
 	struct cluster_config cfg;
 	struct cluster_peers peers;
 	struct cluster_buffers buffers;
+	struct cluster_teller teller;
 
 	pthread_mutex_t routes_mu;
 	struct cluster_routes *routes; /* of the rings that were used last */
@@ -160,3 +172,17 @@ void cluster_count_share_locked(struct cluster_op *op, const struct cluster_shar
 void cluster_count_expire_locked(struct cluster_op *op);
 /* Of a write that is decided; *items is freed by the caller. */
 void cluster_outcome_of_locked(const struct cluster_op *op, struct cluster_outcome *o, struct cluster_item **items);
+
+/* ---- what a peer missed (cluster_missed.c) ---- */
+
+/* Of a share that is over, of a write that is finished; no lock is held. By the teller, when there is one and it keeps up. */
+void cluster_tell_missed(struct cluster_share *s);
+void cluster_teller_init(struct cluster_teller *t);
+CHECKED errc cluster_teller_start(struct cluster_teller *t, struct err *err);
+void cluster_teller_free(struct cluster_teller *t); /* after all is told */
+
+/* cluster_write.c: one less counts on it. */
+void cluster_op_put(struct cluster_op *op);
+/* Buffers between writes (cluster_write.c). An empty one is fine. */
+struct buf cluster_buffer_take(struct cluster *c);
+void cluster_buffer_give(struct cluster *c, struct buf *b);

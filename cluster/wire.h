@@ -55,6 +55,10 @@ CHECKED errc peer_request_encode(const struct peer_request *r, bool lz4, struct 
 CHECKED errc peer_request_declared(struct span frame, size_t *n, struct err *err);
 /* Spans borrow from frame and arena. ERR_INVALID, ERR_UNSUPPORTED (another version) and ERR_LIMIT carry PEER_FRAME; ERR_NOMEM OVERLOADED. */
 CHECKED errc peer_request_decode(struct span frame, struct arena *arena, struct peer_request *out, struct err *err);
+/* The header's fields and n_sections, and whether the checksum is right: for who passes a frame on and need not take it apart. Errors as of peer_request_decode. */
+CHECKED errc peer_request_peek(struct span frame, struct peer_request *out, struct err *err);
+/* Floats and histograms of all its series, counted by their tags; what is no protobuf has none. */
+uint64_t peer_request_samples(const struct peer_request *r);
 
 /* The same request as a hint, into `out`, which is empty. `frame` is one that was made here. ERR_NOMEM. */
 CHECKED errc peer_request_as_hint(struct span frame, struct buf *out, struct err *err);

@@ -1,6 +1,6 @@
 /* cmd/cmd_cluster.c - what a varve that is one of many has beside its own parts: trust, the way to peers, who is there, the rings in force, and writes spread over them.
  *
- *     trust ─ link ─ roster ─ rings (on change: the roster is told) ─ cluster      opened in this order, closed backwards
+ *     trust ─ link ─ roster ─ hints ─ rings (on change: the roster is told) ─ cluster      opened in this order, closed backwards
  *
  * Opened before the write endpoints, which stand on all of it. Without --hashrings.file, --hashrings or --peers there is none of it, and a node stores what it is sent.
  */
@@ -64,6 +64,8 @@ errc server_cluster_check(struct server_flags *f, struct err *err)
 	CHECK(f->hashrings_port <= 65535, ERR_INVALID, "--hashrings.port must be at most 65535");
 	CHECK(f->peer_timeout_ms >= 10 && f->peer_timeout_ms <= 120000, ERR_INVALID, "--peer.timeout must be between 10ms and 2m");
 	CHECK(f->peer_max_inflight >= MIB, ERR_INVALID, "--peer.max-inflight must be at least 1MiB");
+	CHECK(f->hints_max_size >= MIB && f->hints_rate >= KIB, ERR_INVALID, "--hints.max-size must be at least 1MiB, --hints.rate at least 1KiB");
+	CHECK(!f->hints_max_age_set || f->hints_max_age_ms > 0, ERR_INVALID, "--hints.max-age must be more than 0");
 	CHECK(!f->peer_tls_cert_file == !f->peer_tls_key_file, ERR_INVALID, "--peer.tls-cert-file and --peer.tls-key-file go together");
 	CHECK(rings || f->roles & ROLE_INGEST || !(f->roles & ROLE_ROUTE), ERR_INVALID,
 		"--target=%s routes and does not store: it needs to know who does (--hashrings.file, --hashrings or --peers)", f->target);
@@ -111,6 +113,22 @@ static void rings_changed(void *arg, struct ring_set *was, struct ring_set *now)
 		log_info("this node is in the hashrings now", LSPAN("local_endpoint", s->self));
 }
 
+/* What the hints ask of the others. */
+static errc hints_send(void *arg, const struct link_call *c, struct err *err)
+{
+	return link_send(arg, c, err);
+}
+
+static errc hints_nodes(void *arg, struct arena *arena, struct roster_node **out, size_t *n, struct err *err)
+{
+	return roster_nodes(arg, arena, out, n, err);
+}
+
+static errc hints_check(void *arg, const struct http_request *r, struct err *err)
+{
+	return link_check(arg, r, err);
+}
+
 /* ---- open and close ---- */
 
 static errc rings_open(struct server *s, struct err *err)
@@ -156,21 +174,40 @@ errc server_cluster_open(struct server *s, struct err *err)
 		.trust = s->trust,
 	};
 	TRY(link_open(&link, &s->link, err));
+	const int64_t until_blocks_ms = f->head_block_range_ms + f->head_cut_delay_ms + 3600000;
 	const struct roster_config roster = {
 		.file = s->roster_path,
 		.self = s->self,
 		.id = s->dir.node[0] ? s->dir.node : NULL,
 		.targets = f->target,
 		.link = s->link,
-		.remember_ms = f->ring_remember_set ? f->ring_remember_ms : f->head_block_range_ms + f->head_cut_delay_ms + 3600000,
+		.remember_ms = f->ring_remember_set ? f->ring_remember_ms : until_blocks_ms,
 	};
 	TRY(roster_open(&roster, &s->roster, err));
+	const struct hints_config hints = {
+		.dir = f->roles & ROLE_INGEST ? s->hints_dir : NULL,
+		.self = s->self,
+		.max_bytes = f->hints_max_size,
+		.max_age_ms = f->hints_max_age_set ? f->hints_max_age_ms : until_blocks_ms,
+		.rate = f->hints_rate,
+		.remember_ms = roster.remember_ms,
+		.lz4 = strcmp(f->peer_compression, "lz4") == 0,
+		.send = hints_send,
+		.link = s->link,
+		.nodes = hints_nodes,
+		.roster = s->roster,
+		.check = hints_check,
+		.trust = s->trust,
+	};
+	TRY(hints_open(&hints, &s->hints, err));
 	const struct cluster_config cluster = {
 		.send = send_frame,
 		.sender = s,
 		.lz4 = strcmp(f->peer_compression, "lz4") == 0,
 		.quorum = (uint32_t)f->replication_quorum,
 		.max_peer_bytes = f->peer_max_inflight,
+		.on_missed = hints_missed,
+		.missed_arg = s->hints,
 	};
 	TRY(cluster_open(&cluster, &s->cluster, err));
 	TRY(rings_open(s, err));
@@ -191,10 +228,12 @@ void server_cluster_close(struct server *s)
 {
 	if (s->link)
 		link_cancel(s->link); /* who waits for a peer does so no longer */
+	repair_close(s->repair);      /* asks peers, and stores what they answer */
 	if (s->cluster)
 		cluster_close(s->cluster);
 	finder_close(s->finder);
 	ring_file_close(s->rings);
+	hints_close(s->hints);
 	roster_close(s->roster);
 	link_close(s->link);
 	trust_close(s->trust);

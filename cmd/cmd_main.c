@@ -13,6 +13,7 @@ static const struct {
 	{"ring", cmd_ring},
 	{"control", cmd_control},
 	{"drain", cmd_drain},
+	{"digest", cmd_digest},
 	{"server", cmd_server},
 };
 

@@ -48,6 +48,9 @@ static void request(struct span frame)
 	errc rc = peer_request_decode(frame, &arena, &r, NULL);
 	if (rc == OK) {
 		must(peer_request_declared(frame, &declared, NULL) == OK && arena.used_bytes <= declared + 16);
+		must(peer_request_peek(frame, &again, NULL) == OK && again.n_sections == r.n_sections && again.min_t == r.min_t &&
+			again.hint == r.hint);
+		must(peer_request_samples(&r) <= frame.n * 128);
 		bool plain = (frame.p[6] & 1) == 0;
 		must(peer_request_encode(&r, !plain, &out, NULL) == OK);
 		must(!plain || span_eq(frame, span_of(out.p, out.n)));

@@ -58,6 +58,7 @@ static struct fleet {
 	struct cluster *c;
 	bool hints;
 	uint32_t quorum, self, n_writes;
+	uint64_t own_missed; /* items that this node itself missed, as it was told */
 	struct ring_set *sets[2];
 	enum health health[FLEET_NODES];
 	struct write writes[FLEET_WRITES];
@@ -476,23 +477,65 @@ static void step(void)
 
 /* ---- a write ---- */
 
-static void on_missed(void *arg, struct span address, struct span frame)
+/* The cluster has heard of node k that it has item i. */
+static bool holds(const struct write *w, uint32_t i, uint32_t k)
+{
+	return w->owns[i][k] && w->said[i][k] == STORED;
+}
+
+/* Each holder has all of it; all that have are named; this node is the first as long as it has any of it. */
+static void holders_hold(const struct write *w, const struct cluster_missed *m, const uint32_t *items, uint32_t n)
+{
+	uint32_t want = 0;
+	for (uint32_t k = 0; k < FLEET_NODES; k++) {
+		bool all = true;
+		for (uint32_t i = 0; i < n; i++)
+			all &= holds(w, items[i], k);
+		want += all;
+	}
+	/* Without memory the cluster may not have heard what was answered. */
+	MUST(m->n_holders > 0 && (m->n_holders == want || (!f.opt->exact && m->n_holders < want)));
+	for (uint32_t h = 0; h < m->n_holders; h++) {
+		uint32_t k = m->holders[h].n > 0 ? node_of(m->holders[h]) : w->self;
+		MUST((k == w->self) == (m->holders[h].n == 0));
+		for (uint32_t i = 0; i < n; i++)
+			MUST(holds(w, items[i], k));
+		for (uint32_t j = 0; j < h; j++)
+			MUST(!span_eq(m->holders[h], m->holders[j]));
+	}
+	for (uint32_t i = 0; f.opt->exact && i < n && m->holders[0].n > 0; i++)
+		MUST(w->self >= FLEET_NODES || !holds(w, items[i], w->self));
+	fleet_seen.elsewhere += m->holders[0].n > 0;
+	fleet_seen.spare += m->n_holders > 1;
+}
+
+static void on_missed(void *arg, const struct cluster_missed *m)
 {
 	fail_alloc_pause();
-	MUST(arg == &f);
-	uint32_t node = node_of(address), items[FLEET_ITEMS];
+	MUST(arg == &f && m->n_items > 0);
+	if (m->frame.n == 0) {
+		MUST(m->n_holders == 0 && (m->address.n == 0 || !f.opt->exact));
+		f.own_missed += m->address.n == 0 ? m->n_items : 0;
+		fail_alloc_resume();
+		return;
+	}
+	uint32_t node = node_of(m->address), items[FLEET_ITEMS];
 	struct arena arena;
 	struct peer_request r;
 	struct write *w;
 	arena_init(&arena, MIB);
-	uint32_t n = items_of(frame, &w, items, &r, &arena);
-	MUST(r.hint && r.left_ms == 0 && node != w->self && n > 0);
+	uint32_t n = items_of(m->frame, &w, items, &r, &arena);
+	MUST(r.hint && r.left_ms == 0 && node != w->self && n == m->n_items);
 	for (uint32_t k = 0; k < n; k++) {
 		MUST(!w->missed[items[k]][node] && w->owns[items[k]][node]);
 		w->missed[items[k]][node] = true;
 		fleet_seen.missed++;
 		fleet_seen.late_missed += f.now > w->deadline;
 	}
+	if (w->done && !w->unsaid)
+		for (uint32_t k = 0; k < n; k++)
+			MUST(w->outcome[items[k]] == CLUSTER_STORED);
+	holders_hold(w, m, items, n);
 	arena_free(&arena);
 	fail_alloc_resume();
 }
@@ -650,17 +693,18 @@ static struct ring_set *rings(uint32_t n_nodes, uint32_t from, uint32_t factor, 
 	return s;
 }
 
-static void everything_ended_well(const struct write *w)
+static void everything_ended_well(const struct write *w, uint64_t *own_owed)
 {
 	if (!w->begun)
 		return;
 	MUST(w->done);
 	for (uint32_t i = 0; i < w->n_items; i++)
 		for (uint32_t k = 0; k < FLEET_NODES; k++) {
-			bool owed = f.hints && k != w->self && w->owns[i][k] && w->said[i][k] == AGAIN && w->outcome[i] == CLUSTER_STORED;
+			bool owed = f.hints && w->owns[i][k] && w->said[i][k] == AGAIN && w->outcome[i] == CLUSTER_STORED;
+			*own_owed += owed && k == w->self;
 			MUST(!w->missed[i][k] || w->outcome[i] == CLUSTER_STORED || w->unsaid);
 			if (f.opt->exact)
-				MUST(w->missed[i][k] == owed);
+				MUST(w->missed[i][k] == (owed && k != w->self));
 		}
 }
 
@@ -712,8 +756,11 @@ void fleet_run(const struct fleet_options *opt)
 	}
 	while (f.n_events > 0)
 		step();
+	uint64_t own_owed = 0;
 	for (uint32_t i = 0; i < f.n_writes; i++)
-		everything_ended_well(&f.writes[i]);
+		everything_ended_well(&f.writes[i], &own_owed);
+	MUST(!opt->exact || own_owed == f.own_missed);
+	fleet_seen.own_missed += own_owed;
 	if (rc == OK)
 		cluster_peers(f.c, nothing_is_in_flight, NULL);
 	cluster_close(rc == OK ? f.c : NULL);

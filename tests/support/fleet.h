@@ -18,5 +18,6 @@ void fleet_run(const struct fleet_options *opt);
 /* How many series were acknowledged, refused, tried again, told as missed over all runs: a test that never sees one of them tests nothing. */
 struct fleet_seen {
 	uint64_t stored, refused, again, missed, late_missed, partial, unsent, expired;
+	uint64_t elsewhere, spare, own_missed; /* frames kept by another node, frames that several could keep, items that this node itself missed */
 };
 extern struct fleet_seen fleet_seen;

@@ -27,6 +27,7 @@ static void random_fleets(void **st)
 		fleet_seen.unsent);
 	assert_true(fleet_seen.stored > 1000 && fleet_seen.refused > 1000 && fleet_seen.again > 1000 && fleet_seen.missed > 1000);
 	assert_true(fleet_seen.expired > 100 && fleet_seen.partial > 100 && fleet_seen.unsent > 100 && fleet_seen.late_missed > 0);
+	assert_true(fleet_seen.elsewhere > 100 && fleet_seen.spare > 100 && fleet_seen.own_missed > 10);
 }
 
 static void every_failing_allocation_is_met(void **st)

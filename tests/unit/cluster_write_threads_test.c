@@ -101,10 +101,10 @@ static void send_one(void *arg, const struct cluster_send *s)
 		give(j);
 }
 
-static void on_missed(void *arg, struct span address, struct span frame)
+static void on_missed(void *arg, const struct cluster_missed *m)
 {
 	(void)arg;
-	assert_true(address.n > 0 && frame.n > PEER_HEADER_BYTES);
+	assert_true(m->n_items > 0 && (m->address.n > 0) == (m->frame.n > PEER_HEADER_BYTES) && (m->n_holders > 0) == (m->frame.n > 0));
 	atomic_fetch_add(&missed, 1);
 }
 
