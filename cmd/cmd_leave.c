@@ -3,6 +3,7 @@
  *     active ──POST──▶ draining: says so to who asks, and takes writes as before,
  *                         │      until no ring has it and nobody sends it anything         (leave_waits_for)
  *                         │      every window becomes a block, every block goes to the bucket, with the doors open; what came in between, the same again
+ *                         │      hints for nodes that answer are delivered
  *                         │      the doors are closed (503, to be tried again elsewhere); what is left, the same again, until nothing is
  *                         └▶ drained: says so for some seconds, so that the others hear of it, then exit 0
  *
@@ -170,6 +171,49 @@ static bool ship_all(struct leave *l)
 	}
 }
 
+struct owed {
+	const struct roster_node *nodes;
+	size_t n;
+	uint64_t samples;
+};
+
+static void count_owed(void *arg, const struct hints_status *h)
+{
+	struct owed *o = arg;
+	for (size_t i = 0; i < o->n; i++)
+		if (o->nodes[i].answers && span_eq(o->nodes[i].address, h->address))
+			o->samples += h->pending_samples;
+}
+
+/* Samples that are kept here for nodes that were away and are back. Who is still away gets them by repair, from others. */
+static uint64_t owed_to_others(const struct server *s)
+{
+	struct arena a;
+	struct owed o = {0};
+	struct roster_node *v = NULL;
+	if (!s->hints)
+		return 0;
+	arena_init(&a, 16 * MIB);
+	if (roster_nodes(s->roster, &a, &v, &o.n, NULL) == OK) {
+		o.nodes = v;
+		hints_each(s->hints, count_owed, &o);
+	}
+	arena_free(&a);
+	return o.samples;
+}
+
+/* Hints are no promise, so they hold a drain up for --drain.timeout at most; true: the process stops. */
+static bool wait_for_hints(struct leave *l)
+{
+	int64_t until_ms = io_mono_ms() + l->s->flags->drain_timeout_ms;
+	while (owed_to_others(l->s) > 0 && io_mono_ms() < until_ms) {
+		waits(l, "samples that it keeps for nodes that were away are delivered");
+		if (nap(l, LOOK_MS))
+			return true;
+	}
+	return false;
+}
+
 static void *run(void *arg)
 {
 	struct leave *l = arg;
@@ -185,6 +229,8 @@ static void *run(void *arg)
 		if (ship_all(l))
 			return NULL;
 	}
+	if (wait_for_hints(l))
+		return NULL;
 	atomic_store(&s->left, true);
 	server_gate(s);
 	/* A write that passed the doors just before ends within the linger. */

@@ -369,6 +369,7 @@ static void what_is_asked_for_is_what_was_configured(void **st)
 	struct trust *signer = trust_of(path), *liar = trust_of(file_with(second_secret));
 	trust_sign(signer, &w, right);
 	trust_sign(liar, &w, wrong);
+	const struct span headers[] = {{0}, span_cstr(right), span_cstr(wrong)};
 	for (int secret = 0; secret < 2; secret++)
 		for (int certificates = 0; certificates < 2; certificates++) {
 			struct trust *t;
@@ -379,7 +380,7 @@ static void what_is_asked_for_is_what_was_configured(void **st)
 					for (int near = 0; near < 2; near++) {
 						struct err err = {0};
 						const struct trust_claim c = {.words = w,
-							.header = signature == 0 ? (struct span){NULL, 0} : span_cstr(signature == 1 ? right : wrong),
+							.header = headers[signature],
 							.certificate = certificate,
 							.address = near ? SPAN("10.1.2.3:4") : SPAN("192.0.2.1:4")};
 						enum errid want = certificates && !certificate	      ? ERRID_PEER_UNKNOWN
