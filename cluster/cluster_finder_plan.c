@@ -97,7 +97,7 @@ static errc write_ring(const struct finder_view *view, struct finder_plan *plan,
 		buf_json_string(&b, view->nodes[i].node.address);
 	}
 	buf_printf(&b, "\n]}]\n");
-	plan->text = b.failed ? (struct span){0} : arena_dup(arena, span_of(b.p, b.n));
+	plan->text = b.failed ? (struct span){NULL, 0} : arena_dup(arena, span_of(b.p, b.n));
 	buf_free(&b);
 	return plan->text.p ? OK : err_set(err, ERR_NOMEM, "no memory for a ring of %zu", plan->n_in);
 }

@@ -379,7 +379,7 @@ static void what_is_asked_for_is_what_was_configured(void **st)
 					for (int near = 0; near < 2; near++) {
 						struct err err = {0};
 						const struct trust_claim c = {.words = w,
-							.header = signature == 0 ? (struct span){0} : span_cstr(signature == 1 ? right : wrong),
+							.header = signature == 0 ? (struct span){NULL, 0} : span_cstr(signature == 1 ? right : wrong),
 							.certificate = certificate,
 							.address = near ? SPAN("10.1.2.3:4") : SPAN("192.0.2.1:4")};
 						enum errid want = certificates && !certificate	      ? ERRID_PEER_UNKNOWN
