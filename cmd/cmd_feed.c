@@ -18,7 +18,8 @@ static errc peers(void *arg, struct arena *arena, struct feed_peer **out, size_t
 	if (!*out)
 		return err_set(err, ERR_NOMEM, "no memory for %zu nodes", all);
 	for (size_t i = 0; i < all; i++) {
-		if (v[i].self)
+		/* Who said that it is drained and went has nothing more to tell. */
+		if (v[i].self || (v[i].state == NODE_DRAINED && !v[i].answers))
 			continue;
 		struct feed_peer *p = &(*out)[(*n)++];
 		*p = (struct feed_peer){.address = v[i].address, .answers = v[i].answers, .stores = v[i].stores};
