@@ -392,6 +392,35 @@ static void snapshots(void **state)
 	put_snapshot(l, 1, 9);
 }
 
+/* Many blocks: some pages, some answers, and the oldest changes are kept no more. */
+static void many_blocks(void **state)
+{
+	struct lab *l = *state;
+	struct feed_snapshot s;
+	uint32_t n = getenv("VARVE_FULL") ? LIMIT_FEED_KEPT + 3000 : 5000;
+	lab_bulk(l, 0, n);
+	int64_t t0 = io_mono_ms();
+	put_snapshot(l, 0, 1);
+	int64_t t1 = io_mono_ms();
+	assert_int_equal(take_snapshot(l, 1, 0, &s), OK);
+	int64_t t2 = io_mono_ms();
+	assert_true(s.blocks == n && lab_digest(l, 1) == lab_digest(l, 0));
+	print_message("%u blocks: snapshot of %llu bytes written in %lld ms, taken in %lld ms", n, (unsigned long long)s.size_bytes,
+		(long long)(t1 - t0), (long long)(t2 - t1));
+	if (n > LIMIT_FEED_KEPT) {
+		bool gap;
+		struct buf a;
+		lab_tell(l, 0, 2, &a);
+		assert_int_equal(lab_apply(l, 2, 0, &a, &gap), 0);
+		assert_true(gap);
+		buf_free(&a);
+	} else {
+		assert_int_equal(lab_hear(l, 2, 0), n);
+		assert_true(lab_digest(l, 2) == lab_digest(l, 0));
+	}
+	print_message(", told and applied in %lld ms\n", (long long)(io_mono_ms() - t2));
+}
+
 /* Any byte of the newest snapshot turned, or its end cut off: never a catalog other than that of the one before it, or of the whole one. */
 static void damaged_snapshots(void **state)
 {
@@ -624,6 +653,7 @@ int main(void)
 		TEST(model),
 		TEST(gaps_are_owed),
 		TEST(snapshots),
+		TEST(many_blocks),
 		TEST(damaged_snapshots),
 		TEST(failing_calls),
 		TEST(without_memory),
