@@ -51,7 +51,7 @@ LIBS_net     := -lresolv -lmicrohttpd -lgnutls -lcurl -lssl -lcrypto -lz -lcrypt
 LIBS_wal     := -llz4
 LIBS_block   := -ljansson -lre2 -lcrypto -lstdc++
 LIBS_cluster := -ljansson -lcrypto
-LIBS_bucket  := -lsqlite3 -lexpat -lcrypto -ljansson
+LIBS_bucket  := -lsqlite3 -lexpat -lcrypto -ljansson -llz4
 LIBS_query   := -ljansson
 libs      = $(foreach f,$(1),$(LIBS_$(f)))
 archives  = $(foreach f,$(1),$(B)/lib/lib$(f).a)
@@ -231,11 +231,16 @@ e2e: $(TOOL_BIN) $(B)/varve $(call ready,$(TEST_READY))
 test-kubernetes: $(B)/varve $(call ready,test venv kubernetes)
 	@$(TEST_ENV) tools/run_tests.py --results $(B)/results/kubernetes --pytest $(PYTHON) -m pytest -q tests/kubernetes $(PYTEST_ARGS)
 
+# A fleet of real processes under load, faults and change; some twenty minutes, because what it watches takes its time. VARVE_FULL=1 takes longer ones.
+.PHONY: cluster-test
+cluster-test: $(TOOL_BIN) $(B)/varve $(call ready,test venv prometheus)
+	@$(TEST_ENV) tools/run_tests.py --results $(B)/results/cluster --pytest $(PYTHON) -m pytest -q -rs tests/cluster $(PYTEST_ARGS)
+
 # ---- longer programs, each with its own words under --help ----
 N         ?= 200
 SEED      ?=
 BUCKET    ?= directory
-.PHONY: crash power bench bench-flat bench-sync bench-pause bench-profile bench-cut bench-docs demo
+.PHONY: crash power bench bench-flat bench-sync bench-pause bench-profile bench-ring bench-cut bench-docs demo
 STATES    ?= 2400
 power: $(B)/varve $(TOOL_BIN) $(call ready,$(TEST_READY))
 	@$(TEST_ENV) $(PYTHON) tests/crash/power.py --states $(STATES) $(if $(SEED),--seed $(SEED))
@@ -253,11 +258,13 @@ bench-pause: $(BENCH_READY)
 	@$(TEST_ENV) $(PYTHON) tests/bench/bench_pause.py
 bench-profile: $(BENCH_READY)
 	@$(TEST_ENV) BENCH_RUNS=1 $(PYTHON) tests/bench/bench_profile.py
+bench-ring: $(BENCH_READY)
+	@$(TEST_ENV) $(PYTHON) tests/bench/bench_ring.py
 bench-cut: $(B)/bench/head_cut_bench
 	@for n in 200000 1000000; do for k in "9 float" "480 float"; do $< $(B)/bench-data/cut $$n $$k && rm -rf $(B)/bench-data/cut || exit 1; done; done
 	@for k in late histogram; do $< $(B)/bench-data/cut 20000 480 $$k && rm -rf $(B)/bench-data/cut || exit 1; done
-bench-docs: $(call ready,venv)
-	@$(PYTHON) tests/bench/bench_docs.py
+bench-docs: $(B)/varve $(call ready,venv)
+	@$(TEST_ENV) $(PYTHON) tests/bench/bench_docs.py
 demo: $(B)/varve $(B)/bench/query_check $(call ready,venv $(if $(filter minio,$(BUCKET)),minio))
 	@$(TEST_ENV) $(PYTHON) tools/demo.py --bucket $(BUCKET)
 
@@ -295,12 +302,13 @@ help:
 	@echo "make unit                 unit tests only; one of them: make unit/NAME"
 	@echo "make e2e                  end-to-end tests only; PYTEST_ARGS='-k crash -x' chooses"
 	@echo "make test-kubernetes      the ring controller and deploy/ against a real control plane; builds it, once"
+	@echo "make cluster-test         a fleet of real processes: growth under load, restarts, kill -9, slow and dead peers, bad ring files, clocks, forgeries"
 	@echo "make check                formatting, include table, seam, word lists, gcc and clang warnings, cppcheck"
 	@echo "make fuzz                 every fuzz target for FUZZ_SECONDS=60 under ASan and UBSan"
 	@echo "make crash N=200 SEED=7   kill -9 under load, N times, nothing acknowledged may be lost"
 	@echo "make power STATES=2400    the same for power cuts: what a lost disk cache leaves of a recorded run"
 	@echo "make bench                side by side with Prometheus and VictoriaMetrics; BENCH_SCALE=small for a look, BENCH_RUNS=5; one in C: make bench/NAME"
-	@echo "make bench-flat           what a sample costs with more series, connections, tenants, churn;  make bench-sync  what fdatasync costs;  make bench-pause  what requests notice of a cut;  make bench-cut  a block"
+	@echo "make bench-flat           what a sample costs with more series, connections, tenants, churn;  make bench-sync  what fdatasync costs;  make bench-pause  what requests notice of a cut;  make bench-cut  a block;  make bench-ring  a router and its nodes"
 	@echo "make bench-docs           the last results of these into docs/performance.md"
 	@echo "make demo BUCKET=minio    the main job on the terminal, in a minute; BUCKET=directory is the default"
 	@echo "make format clean distclean"

@@ -170,6 +170,38 @@
 #define LIMIT_HINTS_TIMEOUT_MS 30000		 /* of one delivery: a node that has just come back has much to do */
 #define LIMIT_HINTS_UNREADABLE_MS INT64_C(60000) /* a file that can't be read for so long is given up */
 
+/* -- repair --------------------------------------------------------------------------------------------------------- */
+#define LIMIT_REPAIR_BYTES_PER_S (32 * MIB)  /* --repair.rate: a fifth of a core here */
+#define LIMIT_REPAIR_SETTLE_MS 15000	     /* samples of the last so long are on their way: senders are some seconds late, and hints are */
+#define LIMIT_REPAIR_ANSWER_BYTES (64 * MIB) /* of one question: a piece is a quarter of a megabyte, or one histogram; a page of windows less */
+#define LIMIT_REPAIR_WINDOWS 1000000	     /* that one pass compares: 10,000 tenants of a fleet of 30, three windows each */
+#define LIMIT_REPAIR_ASK_MS 10000	     /* for an answer that takes no work */
+#define LIMIT_REPAIR_DIGEST_MS 120000	     /* for a digest: 50 M samples a second and core, half of the time */
+#define LIMIT_REPAIR_RETRY_MS 100	     /* a question is asked again after this, and three times as long each time */
+#define LIMIT_REPAIR_RETRY_MAX_MS 5000	     /* what can't be stored for want of memory or disk waits this long at most */
+#define LIMIT_REPAIR_AGAIN_MS 5000	     /* a pass that failed is begun again after this, and twice as long each time ... */
+#define LIMIT_REPAIR_AGAIN_MAX_MS 300000     /* ... up to this */
+#define LIMIT_REPAIR_OWED_MS 30000	     /* how often each peer is asked what it owes */
+#define LIMIT_REPAIR_HINTS_MS 600000	     /* hints are waited for this long: then what is missing is taken from windows */
+
+/* -- one picture of the bucket ------------------------------------------------------------------------------------- */
+#define LIMIT_FEED_KEPT 100000		  /* changes that are kept for peers: a day of 1,000 tenants; who is farther behind takes a snapshot */
+#define LIMIT_FEED_CHANGES 1000		  /* of one answer */
+#define LIMIT_FEED_ANSWER_BYTES (1 * MIB) /* of one answer, but one change alone always goes */
+#define LIMIT_FEED_REASON_BYTES 4096	  /* of a quarantine; longer ones are cut */
+#define LIMIT_FEED_RECORD_BYTES (2 * LIMIT_META_JSON_BYTES + 8 * KIB) /* one change: meta.json, and what objects there are */
+#define LIMIT_FEED_QUEUED_BYTES (96 * MIB)			      /* answers that wait to be applied; what is more is asked for again */
+#define LIMIT_FEED_POLLS 256		      /* peers that are asked at the same time: of more, each is held for a shorter while */
+#define LIMIT_FEED_HELD 4096		      /* questions that wait for a change; more are answered at once */
+#define LIMIT_FEED_WAIT_MS 1500		      /* how long one waits: a peer that went away unnoticed, and is back, is heard within two seconds */
+#define LIMIT_FEED_SLACK_MS 2000	      /* an answer has this much longer than the question may be held */
+#define LIMIT_FEED_BACKOFF_MS 100	      /* after a failed question, and twice as long each time ... */
+#define LIMIT_FEED_BACKOFF_MAX_MS 1000	      /* ... up to this */
+#define LIMIT_FEED_NODES 65536		      /* feeds followed, over all time */
+#define LIMIT_FEED_GONE_MS INT64_C(604800000) /* a week: accounts of a block that is gone come late by minutes */
+#define LIMIT_SNAPSHOT_PAGE_BYTES (1 * MIB)   /* of a snapshot, but one block alone always has a page */
+#define LIMIT_SNAPSHOT_BYTES (8 * GIB)	      /* of a snapshot: two million blocks with a long meta.json each */
+
 /* -- ring controller ------------------------------------------------------------------------------------------------ */
 #define LIMIT_KUBE_PAGE 500		     /* objects of one list request: a Pod has some 10 KiB */
 #define LIMIT_KUBE_ANSWER_BYTES (64 * MIB)   /* of one answer that is not a watch */

@@ -48,8 +48,13 @@ static errc first_connection(struct catalog *c, bool *rebuilt, struct err *err)
 			rc = catalog_conn_open(c, &fresh, &conn, err);
 		fresh = true;
 	}
-	if (rc != OK)
+	if (rc == OK)
+		rc = catalog_feed_load(c, conn, err);
+	if (rc != OK) {
+		if (conn)
+			catalog_conn_close(conn);
 		return rc;
+	}
 	sqlite3_stmt *st = catalog_stmt(conn, "SELECT value FROM facts WHERE name='complete'", err);
 	bool complete = st && sqlite3_step(st) == SQLITE_ROW && span_is(catalog_column(st, 0), "1");
 	*rebuilt = fresh || !complete;
@@ -83,6 +88,7 @@ errc catalog_open(const struct catalog_config *cfg, struct catalog **out, bool *
 	c->read_only = cfg->read_only;
 	c->rebuilds = metric_counter("varve_catalog_rebuilds_total", "Times the catalog was found damaged and set aside");
 	c->row_errors = metric_counter("varve_catalog_row_errors_total", "Catalog rows whose checksum was wrong");
+	c->announced = metric_counter("varve_feed_announced_total", "Changes of the bucket that this node saw first, and tells the others");
 	CHECK(c->path && c->node, ERR_NOMEM, "no memory for the catalog");
 	TRY(first_connection(c, rebuilt, err));
 	*out = c;
@@ -235,8 +241,6 @@ errc catalog_set_local_state(struct catalog *c, struct ulid u, enum block_state 
 		rc = err_set(err, ERR_NOTFOUND, "catalog: no local block %s", ulid_text(u).s);
 	if (rc == OK)
 		rc = catalog_seal(conn, true, u, err);
-	if (rc == OK && s == BLOCK_QUARANTINED)
-		rc = catalog_feed(c, conn, "quarantined", u, err);
 	TRY(catalog_end(conn, rc, err));
 fail:
 	catalog_give(c, conn);
@@ -259,8 +263,11 @@ errc catalog_uploaded(struct catalog *c, const struct block_meta *meta, uint64_t
 		.state = BLOCK_LIVE,
 		.meta_size = json.n,
 		.objects = span_of(objects.p, objects.n)};
+	struct catalog_standing was;
 	TRY(catalog_run(conn, "BEGIN IMMEDIATE", err));
-	rc = catalog_put_block(c, conn, &p, err);
+	rc = catalog_standing(conn, meta->ulid, &was, err);
+	if (rc == OK)
+		rc = catalog_put_block(c, conn, &p, err);
 	sqlite3_stmt *st = rc == OK ? catalog_stmt(conn, live, err) : NULL;
 	if (st) {
 		catalog_bind_ulid(st, 1, meta->ulid);
@@ -270,7 +277,7 @@ errc catalog_uploaded(struct catalog *c, const struct block_meta *meta, uint64_t
 			rc = catalog_seal(conn, true, meta->ulid, err);
 	}
 	if (rc == OK)
-		rc = catalog_feed(c, conn, "live", meta->ulid, err);
+		rc = catalog_changed(c, conn, meta->ulid, &was, err);
 	TRY(catalog_end(conn, rc, err));
 fail:
 	catalog_give(c, conn);
@@ -464,6 +471,8 @@ errc catalog_quarantine(struct catalog *c, struct ulid u, const char *reason, st
 	TRY(catalog_take(c, &conn, err));
 	TRY(catalog_run(conn, "BEGIN IMMEDIATE", err));
 	bool any = false;
+	struct catalog_standing was;
+	rc = catalog_standing(conn, u, &was, err);
 	for (int i = 0; rc == OK && !any && i < 2; i++) {
 		sqlite3_stmt *st = catalog_stmt(conn, i ? local : block, err);
 		if (st) {
@@ -478,7 +487,7 @@ errc catalog_quarantine(struct catalog *c, struct ulid u, const char *reason, st
 	if (rc == OK && !any)
 		rc = err_set(err, ERR_NOTFOUND, "no block %s in the catalog", ulid_text(u).s);
 	if (rc == OK)
-		rc = catalog_feed(c, conn, "quarantined", u, err);
+		rc = catalog_changed(c, conn, u, &was, err);
 	TRY(catalog_end(conn, rc, err));
 fail:
 	catalog_give(c, conn);

@@ -35,6 +35,7 @@ struct audit {
 	const struct catalog_audit_options *opt;
 	struct catalog_audit_stats *st;
 	int64_t started_ms;
+	bool filling; /* the first audit of a catalog: what it finds is new to nobody else */
 
 	struct seen cur;    /* being listed */
 	struct buf objects; /* of cur */
@@ -178,10 +179,10 @@ static errc object_listed(void *arg, const struct bucket_object *o, struct err *
 
 /* ---- reading what is new ---- */
 
-static errc judge(const struct seen *s, const struct block_meta *m, struct err *err)
+errc catalog_judge(struct ulid u, const struct block_meta *m, struct err *err)
 {
 	errc rc = OK;
-	CHECK(ulid_eq(m->ulid, s->ulid), ERR_CORRUPT, "meta.json says ulid %s", ulid_text(m->ulid).s);
+	CHECK(ulid_eq(m->ulid, u), ERR_CORRUPT, "meta.json says ulid %s", ulid_text(m->ulid).s);
 	CHECK(m->mint <= m->maxt, ERR_CORRUPT, "meta.json says minTime %" PRId64 " and maxTime %" PRId64, m->mint, m->maxt);
 	struct span tenant = labels_get(m->ext_labels, SPAN("tenant_id"));
 	CHECK(tenant.n == 0 || tenant_valid(tenant), ERR_CORRUPT, "meta.json's tenant_id is not of the form [A-Za-z0-9_-][A-Za-z0-9._-]{0,127}");
@@ -213,7 +214,7 @@ static errc fetch(struct audit *a, const struct seen *s, struct arena *arena, st
 	if (rc == OK)
 		rc = block_meta_parse(key, f->json, arena, &f->meta, &why);
 	if (rc == OK)
-		rc = judge(s, &f->meta, &why);
+		rc = catalog_judge(s->ulid, &f->meta, &why);
 	f->bad = rc == ERR_CORRUPT || rc == ERR_INVALID || rc == ERR_LIMIT || rc == ERR_UNSUPPORTED;
 	if (rc != OK && !f->bad)
 		return err_set(err, rc, "%s", why.msg);
@@ -243,15 +244,14 @@ static errc store(struct audit *a, struct catalog_conn *conn, const struct fetch
 			.meta_size = s->meta_size,
 			.meta_mtime = s->meta_mtime,
 			.objects = s->objects};
+		struct catalog_standing was;
 		if (v[i].gone)
 			continue;
-		if (v[i].bad) {
-			rc = catalog_put_bad(a->c, conn, s->ulid, v[i].why, &p, err);
-			continue;
-		}
-		rc = catalog_put_block(a->c, conn, &p, err);
+		rc = catalog_standing(conn, s->ulid, &was, err);
 		if (rc == OK)
-			rc = catalog_feed(a->c, conn, s->marked ? "marked" : "live", s->ulid, err);
+			rc = v[i].bad ? catalog_put_bad(a->c, conn, s->ulid, v[i].why, &p, err) : catalog_put_block(a->c, conn, &p, err);
+		if (rc == OK)
+			rc = catalog_changed(a->c, conn, s->ulid, &was, err);
 	}
 	return catalog_end(conn, rc, err);
 }
@@ -265,6 +265,8 @@ static void *fetcher(void *arg)
 	struct fetched batch[BATCH];
 	arena_init(&arena, 4 * LIMIT_META_JSON_BYTES);
 	errc rc = catalog_take(a->c, &conn, &err);
+	if (rc == OK)
+		conn->quiet = a->filling;
 	for (bool more = true; more && rc == OK;) {
 		size_t n = 0;
 		while (rc == OK && n < BATCH && arena.used_bytes < LIMIT_META_JSON_BYTES) {
@@ -323,22 +325,25 @@ static int ulid_order(const void *x, const void *y)
 static errc row_missing(struct audit *a, struct ulid u, int64_t missing, struct err *err)
 {
 	static const char more[] = "UPDATE blocks SET missing=missing+1 WHERE ulid=?1";
-	static const char drop[] = "DELETE FROM blocks WHERE ulid=?1";
-	static const char drop_sources[] = "DELETE FROM block_sources WHERE ulid=?1";
+	bool gone = missing + 1 >= MISSING_MAX;
+	struct catalog_standing was;
 	errc rc = catalog_run(a->conn, "BEGIN IMMEDIATE", err);
 	if (rc != OK)
 		return rc;
-	const char *sql[] = {missing + 1 >= MISSING_MAX ? drop : more, drop_sources};
-	size_t n = sql[0] == drop ? 2 : 1;
-	for (size_t i = 0; rc == OK && i < n; i++) {
-		sqlite3_stmt *st = catalog_stmt(a->conn, sql[i], err);
+	rc = catalog_standing(a->conn, u, &was, err);
+	if (rc == OK && gone) {
+		rc = catalog_drop_block(a->conn, u, err);
+		if (rc == OK)
+			rc = catalog_changed(a->c, a->conn, u, &was, err);
+	} else if (rc == OK) {
+		sqlite3_stmt *st = catalog_stmt(a->conn, more, err);
 		if (st)
 			catalog_bind_ulid(st, 1, u);
 		rc = catalog_exec(a->conn, st, err);
+		if (rc == OK)
+			rc = catalog_seal(a->conn, false, u, err);
 	}
-	if (rc == OK)
-		rc = n == 2 ? catalog_feed(a->c, a->conn, "gone", u, err) : catalog_seal(a->conn, false, u, err);
-	if (rc == OK && n == 2) {
+	if (rc == OK && gone) {
 		a->st->removed++;
 		log_warn("block is no longer in the bucket", LULID("block", u));
 	}
@@ -389,7 +394,7 @@ static errc find_missing(struct audit *a, struct err *err)
 
 static errc note_complete(struct audit *a, struct err *err)
 {
-	return catalog_run(a->conn, "INSERT INTO facts VALUES ('complete','1') ON CONFLICT (name) DO UPDATE SET value='1'", err);
+	return catalog_fact_set(a->conn, "complete", "1", err);
 }
 
 errc catalog_audit(struct catalog *c, struct bucket *b, const struct catalog_audit_options *opt, struct catalog_audit_stats *stats, struct err *err)
@@ -407,6 +412,8 @@ errc catalog_audit(struct catalog *c, struct bucket *b, const struct catalog_aud
 	arena_init(&a.text, GIB);
 	pthread_mutex_lock(&c->mu);
 	c->auditing = true;
+	a.filling = !c->complete;
+	uint64_t jumps = c->jumps;
 	pthread_mutex_unlock(&c->mu);
 
 	TRY(catalog_take(c, &a.conn, err));
@@ -416,6 +423,7 @@ errc catalog_audit(struct catalog *c, struct bucket *b, const struct catalog_aud
 	TRY(fetch_all(&a, err));
 	TRY(find_missing(&a, err));
 	TRY(note_complete(&a, err));
+	TRY(catalog_paid(c, a.conn, jumps, err));
 fail:
 	catalog_give(c, a.conn);
 	free(a.jobs);

@@ -88,15 +88,18 @@ errc catalog_exec(struct catalog_conn *conn, sqlite3_stmt *st, struct err *err)
 errc catalog_end(struct catalog_conn *conn, errc rc, struct err *err)
 {
 	if (rc == OK)
+		rc = catalog_feed_note(conn, err);
+	if (rc == OK)
 		rc = catalog_run(conn, "COMMIT", err);
 	if (rc != OK)
 		sqlite3_exec(conn->db, "ROLLBACK", NULL, NULL, NULL);
+	catalog_feed_done(conn, rc == OK);
 	return rc;
 }
 
 /* ---- opening ---- */
 
-static errc fact(struct catalog_conn *conn, const char *name, char *out, size_t n, struct err *err)
+errc catalog_fact(struct catalog_conn *conn, const char *name, char *out, size_t n, struct err *err)
 {
 	errc rc = OK;
 	out[0] = 0;
@@ -111,6 +114,17 @@ static errc fact(struct catalog_conn *conn, const char *name, char *out, size_t 
 		rc = catalog_error(conn, "facts", err);
 	sqlite3_finalize(st);
 	return rc;
+}
+
+errc catalog_fact_set(struct catalog_conn *conn, const char *name, const char *value, struct err *err)
+{
+	static const char set[] = "INSERT INTO facts VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET value=?2";
+	sqlite3_stmt *st = catalog_stmt(conn, set, err);
+	if (st) {
+		sqlite3_bind_text(st, 1, name, -1, SQLITE_TRANSIENT);
+		sqlite3_bind_text(st, 2, value, -1, SQLITE_TRANSIENT);
+	}
+	return catalog_exec(conn, st, err);
 }
 
 static errc pragma_int(struct catalog_conn *conn, const char *sql, int64_t *out, struct err *err)
@@ -137,19 +151,26 @@ static errc integrity(struct catalog_conn *conn, struct err *err)
 	return rc;
 }
 
+/* An empty database in memory with the schema that a new file would have. */
+static errc schema_model(sqlite3 **db, struct err *err)
+{
+	if (sqlite3_open_v2(":memory:", db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, NULL) != SQLITE_OK ||
+		sqlite3_exec(*db, schema_sql, NULL, NULL, NULL) != SQLITE_OK)
+		return err_set(err, ERR_NOMEM, "catalog: the schema could not be made: %s", sqlite3_errmsg(*db));
+	return OK;
+}
+
 /* Does the file's schema say, word for word, what a new one's would? */
 static errc schema_check(struct catalog_conn *conn, struct err *err)
 {
 	static const char sql[] = "SELECT type, name, tbl_name, coalesce(sql,'') FROM sqlite_schema ORDER BY type, name";
 	errc rc = OK;
-	struct catalog_conn model = {0};
+	sqlite3 *model = NULL;
 	sqlite3_stmt *a = NULL, *b = NULL;
 	bool same = true, more = true;
-	if (sqlite3_open_v2(":memory:", &model.db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, NULL) != SQLITE_OK ||
-		sqlite3_exec(model.db, schema_sql, NULL, NULL, NULL) != SQLITE_OK || sqlite3_prepare_v2(model.db, sql, -1, &a, NULL) != SQLITE_OK) {
-		rc = err_set(err, ERR_NOMEM, "catalog: the schema could not be made: %s", sqlite3_errmsg(model.db));
-		goto fail;
-	}
+	TRY(schema_model(&model, err));
+	CHECK(sqlite3_prepare_v2(model, sql, -1, &a, NULL) == SQLITE_OK, ERR_NOMEM, "catalog: the schema could not be read: %s",
+		sqlite3_errmsg(model));
 	if (sqlite3_prepare_v2(conn->db, sql, -1, &b, NULL) != SQLITE_OK) {
 		rc = catalog_error(conn, "schema", err);
 		goto fail;
@@ -165,7 +186,30 @@ static errc schema_check(struct catalog_conn *conn, struct err *err)
 fail:
 	sqlite3_finalize(a);
 	sqlite3_finalize(b);
-	sqlite3_close(model.db);
+	sqlite3_close(model);
+	return rc;
+}
+
+/* Version 1 had a feed that nobody read, and nothing of versions: each block that it knows is at its first. */
+static errc migrate_1(struct catalog_conn *conn, struct err *err)
+{
+	static const char made[] =
+		"SELECT sql FROM sqlite_schema WHERE name IN ('block_versions', 'block_versions_gone', 'feed', 'followed') ORDER BY type DESC";
+	errc rc = OK;
+	sqlite3 *model = NULL;
+	sqlite3_stmt *st = NULL;
+	TRY(schema_model(&model, err));
+	CHECK(sqlite3_prepare_v2(model, made, -1, &st, NULL) == SQLITE_OK, ERR_NOMEM, "catalog: the schema could not be read: %s",
+		sqlite3_errmsg(model));
+	TRY(catalog_run(conn, "DROP TABLE feed", err));
+	while (sqlite3_step(st) == SQLITE_ROW)
+		TRY(catalog_run(conn, (const char *)sqlite3_column_text(st, 0), err));
+	TRY(catalog_run(conn, "INSERT INTO block_versions SELECT ulid, 1, NULL FROM blocks", err));
+	TRY(catalog_feed_new(conn, err));
+	TRY(catalog_run(conn, "UPDATE facts SET value='2' WHERE name='schema'; PRAGMA user_version=2", err));
+fail:
+	sqlite3_finalize(st);
+	sqlite3_close(model);
 	return rc;
 }
 
@@ -198,11 +242,13 @@ errc catalog_conn_open(struct catalog *c, bool *fresh, struct catalog_conn **out
 			TRY(catalog_run(conn, "BEGIN IMMEDIATE", err));
 			rc = catalog_run(conn, schema_sql, err);
 			if (rc == OK)
-				rc = catalog_run(conn, "INSERT INTO facts VALUES ('schema', '1'); PRAGMA user_version=1", err);
+				rc = catalog_run(conn, "INSERT INTO facts VALUES ('schema', '2'); PRAGMA user_version=2", err);
+			if (rc == OK)
+				rc = catalog_feed_new(conn, err);
 			TRY(catalog_end(conn, rc, err));
 		} else {
 			char schema[16];
-			TRY(fact(conn, "schema", schema, sizeof schema, err));
+			TRY(catalog_fact(conn, "schema", schema, sizeof schema, err));
 			/* Two places say the version: only when both agree is it believed, so that a flipped byte is damage and not "newer". */
 			CHECK(atoll(schema) == version, ERR_CORRUPT, "catalog: the file says version %" PRId64 ", its facts say '%s'", version,
 				schema);
@@ -210,8 +256,19 @@ errc catalog_conn_open(struct catalog *c, bool *fresh, struct catalog_conn **out
 				"catalog: %s has schema version %" PRId64
 				", this varve knows up to %d: run the newer varve again; nothing was changed",
 				c->path, version, CATALOG_SCHEMA);
+			CHECK(version == CATALOG_SCHEMA || !c->read_only, ERR_UNSUPPORTED,
+				"catalog: %s has schema version %" PRId64 ": a server of this version brings it up to %d when it starts", c->path,
+				version, CATALOG_SCHEMA);
+			if (version == 1) {
+				TRY(catalog_run(conn, "BEGIN IMMEDIATE", err));
+				TRY(catalog_end(conn, migrate_1(conn, err), err));
+			}
 			TRY(schema_check(conn, err));
 			TRY(integrity(conn, err));
+			if (!c->read_only) {
+				TRY(catalog_run(conn, "BEGIN IMMEDIATE", err));
+				TRY(catalog_end(conn, catalog_feed_check(conn, err), err));
+			}
 		}
 	}
 	conn->catalog = c;
@@ -256,6 +313,7 @@ void catalog_give(struct catalog *c, struct catalog_conn *conn)
 		return;
 	for (size_t i = 0; i < conn->n_stmts; i++)
 		sqlite3_reset(conn->stmts[i].stmt);
+	conn->quiet = false;
 	pthread_mutex_lock(&c->mu);
 	bool keep = c->n_idle < CATALOG_IDLE_CONNECTIONS;
 	if (keep) {
@@ -314,6 +372,11 @@ static uint32_t row_crc(sqlite3_stmt *st)
 	return crc;
 }
 
+bool catalog_row_whole(sqlite3_stmt *st)
+{
+	return row_crc(st) == (uint32_t)sqlite3_column_int64(st, COL_CRC);
+}
+
 errc catalog_seal(struct catalog_conn *conn, bool local, struct ulid u, struct err *err)
 {
 	static const char get_block[] = "SELECT " BLOCK_COLUMNS " FROM blocks WHERE ulid=?1";
@@ -339,7 +402,7 @@ errc catalog_seal(struct catalog_conn *conn, bool local, struct ulid u, struct e
 	return catalog_exec(conn, st, err);
 }
 
-static bool state_parse(struct span s, enum block_state *out)
+bool catalog_state_parse(struct span s, enum block_state *out)
 {
 	for (int i = 0; i <= BLOCK_QUARANTINED; i++)
 		if (span_is(s, block_state_name((enum block_state)i))) {
@@ -386,8 +449,8 @@ errc catalog_row_bad(struct catalog *c, struct span ulid, struct err *err)
 errc catalog_row(struct catalog *c, sqlite3_stmt *st, struct arena *arena, struct catalog_block *b, struct err *err)
 {
 	*b = (struct catalog_block){0};
-	bool ok = row_crc(st) == (uint32_t)sqlite3_column_int64(st, COL_CRC) && ulid_parse(catalog_column(st, COL_ULID), &b->ulid) &&
-		  state_parse(catalog_column(st, COL_STATE), &b->state);
+	bool ok = catalog_row_whole(st) && ulid_parse(catalog_column(st, COL_ULID), &b->ulid) &&
+		  catalog_state_parse(catalog_column(st, COL_STATE), &b->state);
 	if (!ok)
 		return catalog_row_bad(c, catalog_column(st, COL_ULID), err);
 	b->tenant = arena_dup(arena, catalog_column(st, COL_TENANT));
@@ -591,20 +654,5 @@ errc catalog_put_bad(struct catalog *c, struct catalog_conn *conn, struct ulid u
 		.meta_size = seen->meta_size,
 		.meta_mtime = seen->meta_mtime,
 		.objects = seen->objects};
-	errc rc = catalog_put_block(c, conn, &p, err);
-	return rc == OK ? catalog_feed(c, conn, "quarantined", u, err) : rc;
-}
-
-errc catalog_feed(struct catalog *c, struct catalog_conn *conn, const char *kind, struct ulid u, struct err *err)
-{
-	static const char add[] =
-		"INSERT INTO feed (node, seq, at, kind, ulid) VALUES (?1, (SELECT coalesce(max(seq),0)+1 FROM feed WHERE node=?1), ?2, ?3, ?4)";
-	sqlite3_stmt *st = catalog_stmt(conn, add, err);
-	if (!st)
-		return ERR_IO;
-	sqlite3_bind_text(st, 1, c->node, -1, SQLITE_STATIC);
-	sqlite3_bind_int64(st, 2, io_now_ms());
-	sqlite3_bind_text(st, 3, kind, -1, SQLITE_STATIC);
-	catalog_bind_ulid(st, 4, u);
-	return catalog_exec(conn, st, err);
+	return catalog_put_block(c, conn, &p, err);
 }

@@ -125,3 +125,14 @@ void catalog_watch(struct catalog *c);
 uint64_t catalog_generation(struct catalog *c);
 /* Empties the bucket's rows and forgets the damage; local rows are read again from the directories by the caller. */
 CHECKED errc catalog_reset(struct catalog *c, struct err *err);
+
+/* ---- one picture on all nodes (bucket/feed.h) ---- */
+
+/* Of the blocks that plans are made of: ulid, mark and meta.json of each live one. Equal on two nodes: they plan the same blocks. Kept beside the rows,
+ * in their transactions. */
+CHECKED errc catalog_digest(struct catalog *c, uint64_t *digest, uint64_t *live_blocks, struct err *err);
+/* Changes were passed over that only an audit can find, and none that began since is done; over restarts. 0: none were; else a number that grows with
+ * each. */
+uint64_t catalog_owed(struct catalog *c);
+/* Called after each change that this process makes in the feed; quick, and nothing of this header. NULL: no more, and none runs any longer. */
+void catalog_on_fed(struct catalog *c, void (*fn)(void *arg), void *arg);

@@ -1,13 +1,14 @@
--- bucket/catalog_schema.sql - the catalog: DATA_DIR/catalog.sqlite. Version 1 (facts.schema and user_version say the same).
+-- bucket/catalog_schema.sql - the catalog: DATA_DIR/catalog.sqlite. Version 2 (facts.schema and user_version say the same).
 --
 -- Three separate things: what the bucket holds (blocks, block_sources: a cache of the meta.json files), what this node has not finished
--- (local_blocks: also found again from the directories), and the change feed that peers will read (feed).
+-- (local_blocks: also found again from the directories), and what changed and how far peers were followed (block_versions, feed, followed).
 --
 -- Times are milliseconds since 1970, intervals are [min_time, max_time). Every row of blocks and local_blocks carries a CRC-32C over
 -- its other columns in the order of this file (docs/format/catalog.md says how); a mismatch means: set the file aside and rebuild.
 
 CREATE TABLE facts (
-    name  TEXT PRIMARY KEY,      -- schema; complete: '1' once a whole audit of the bucket has been read in
+    name  TEXT PRIMARY KEY,      -- schema; complete: '1' once a whole audit of the bucket has been read in; feed: the name of this file's feed, a ULID;
+                                 -- digest: of the live blocks, and their number; owed: '1' when changes were missed that only an audit can find
     value TEXT NOT NULL
 ) STRICT;
 
@@ -90,12 +91,27 @@ CREATE TABLE local_blocks (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX local_blocks_by_time ON local_blocks (tenant, resolution, span, min_time);
 
--- What changed, in order, by the node that changed it.
+-- How often a block has changed, by whoever saw it change, this node or another: of two accounts of a block the one with more is the newer. It outlives
+-- the block's row for a while, so that an old account of a block that is gone does not bring it back.
+CREATE TABLE block_versions (
+    ulid    TEXT PRIMARY KEY,
+    version INTEGER NOT NULL,
+    gone_at INTEGER                          -- when this node learned that it went; NULL: it is in blocks
+) STRICT, WITHOUT ROWID;
+CREATE INDEX block_versions_gone ON block_versions (gone_at) WHERE gone_at IS NOT NULL;
+
+-- What this node saw change in the bucket, in order and without a gap: its change feed, which peers follow.
 CREATE TABLE feed (
-    node TEXT NOT NULL,
-    seq  INTEGER NOT NULL,
+    seq  INTEGER PRIMARY KEY,
     at   INTEGER NOT NULL,
-    kind TEXT NOT NULL CHECK (kind IN ('live', 'gone', 'quarantined', 'marked')),
-    ulid TEXT NOT NULL,
-    PRIMARY KEY (node, seq)
+    kind TEXT NOT NULL CHECK (kind IN ('live', 'marked', 'quarantined', 'superseded', 'deleting', 'gone')), -- as it was then
+    ulid TEXT NOT NULL
+) STRICT;
+
+-- How far this node has read the feeds of others.
+CREATE TABLE followed (
+    node TEXT PRIMARY KEY,
+    feed TEXT NOT NULL,                      -- its name: a catalog that is made anew has another
+    seq  INTEGER NOT NULL,                   -- everything up to here is in blocks
+    at   INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;

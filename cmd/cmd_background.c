@@ -127,14 +127,29 @@ static void *audit_main(void *arg)
 	int64_t retry_ms = AUDIT_RETRY_FIRST_MS;
 	int64_t next_audit = 0, next_scan = io_mono_ms() + RESCAN_INTERVAL_MS;
 	struct metric *failures = metric_counter("varve_bucket_audit_failures_total", "Audits of the bucket that ended with an error");
+	uint64_t owed_before = 0;
+	/* What a snapshot does not know its feeds tell, or an audit is owed. */
+	if (s->catalog_rebuilt && server_feed_fill(s)) {
+		due = interval > 0;
+		next_audit = io_mono_ms() + interval;
+	}
 	for (;;) {
 		int64_t now = io_mono_ms();
+		/* What a peer could not tell any more is found now, not at the next interval. */
+		uint64_t owed = catalog_owed(s->catalog);
+		if (owed > owed_before) {
+			due = true;
+			next_audit = now;
+			owed_before = owed;
+		}
 		catalog_watch(s->catalog);
 		if (catalog_damaged(s->catalog)) {
 			struct err err = {0};
 			if (catalog_reset(s->catalog, &err) == OK && server_scan_blocks(s, false, &err) == OK) {
-				due = true;
-				next_audit = 0;
+				bool filled = server_feed_fill(s);
+				due = !filled || interval > 0;
+				next_audit = filled ? io_mono_ms() + interval : 0;
+				owed_before = 0;
 			} else {
 				log_error("the damaged catalog could not be made anew; it is tried again", LERR(&err));
 			}

@@ -232,6 +232,7 @@ void server_cluster_close(struct server *s)
 {
 	if (s->link)
 		link_cancel(s->link); /* who waits for a peer does so no longer */
+	repair_close(s->repair);      /* asks peers, and stores what they answer */
 	if (s->cluster)
 		cluster_close(s->cluster);
 	finder_close(s->finder);

@@ -65,6 +65,8 @@ struct flag *server_flag_table(struct server_flags *f, size_t *n)
 			"Below this much free disk writes get 503 until there is room. Default: the larger of 1GiB and 3 %."),
 		F("bucket.audit-interval", FLAG_DURATION_MS, bucket_audit_interval_ms, "15m", "DURATION", true,
 			"How often the bucket is listed for blocks that others put or removed; 0 = never."),
+		F("catalog.snapshot-interval", FLAG_DURATION_MS, catalog_snapshot_interval_ms, "15m", "DURATION", false,
+			"With hashrings: how often one node writes what it knows of the bucket into the bucket, for new nodes; 0 = never."),
 		F("cache.dir-size", FLAG_SIZE, cache_dir_size, "2GiB", "SIZE", true,
 			"Bound of the on-disk cache of bucket indexes (DATA-DIR/cache)."),
 		F("query.max-concurrency", FLAG_U64, query_max_concurrency, "20", "COUNT", true, "Reads that run at once; as many more wait."),
@@ -141,6 +143,8 @@ struct flag *server_flag_table(struct server_flags *f, size_t *n)
 		F("drain.quiet", FLAG_DURATION_MS, drain_quiet_ms, "15s", "DURATION", false,
 			"A node that drains goes when no peer has sent it anything for so long."),
 		F("drain.timeout", FLAG_DURATION_MS, drain_timeout_ms, "10m", "DURATION", false, "A drain that takes longer says so, and goes on."),
+		F("repair.rate", FLAG_SIZE, repair_rate, "32MiB", "SIZE", false,
+			"Bytes a second that a node takes from its peers at most when its open windows lack something that theirs have."),
 		F("shutdown.grace", FLAG_DURATION_MS, shutdown_grace_ms, "10s", "DURATION", false, "How long running requests may end on SIGTERM."),
 		F("flush.timeout", FLAG_DURATION_MS, flush_timeout_ms, "10m", "DURATION", false, "POST /-/flush gives up after this."),
 	};

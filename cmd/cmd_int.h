@@ -5,6 +5,7 @@
 #include "base/config.h"
 #include "bucket/bucket.h"
 #include "bucket/catalog.h"
+#include "bucket/feed.h"
 #include "cluster/cluster.h"
 #include "cluster/finder.h"
 #include "cluster/hints.h"
@@ -13,6 +14,7 @@
 #include "cluster/roster.h"
 #include "head/head.h"
 #include "ingest/ingest.h"
+#include "ingest/repair.h"
 #include "net/net.h"
 #include "query/query.h"
 #include "shipper/shipper.h"
@@ -42,7 +44,7 @@ struct server_flags {
 	uint64_t ingest_max_labels, ingest_max_label_name, ingest_max_label_value;
 	uint64_t disk_reserve;
 	bool disk_reserve_set;
-	int64_t bucket_audit_interval_ms, blocks_keep_local_ms;
+	int64_t bucket_audit_interval_ms, catalog_snapshot_interval_ms, blocks_keep_local_ms;
 	uint64_t cache_dir_size;
 	uint64_t query_max_concurrency, query_max_samples, query_max_memory;
 	int64_t query_timeout_ms;
@@ -67,6 +69,7 @@ struct server_flags {
 	uint64_t hints_max_size, hints_rate;
 	int64_t hints_max_age_ms;
 	bool hints_max_age_set;
+	uint64_t repair_rate;
 };
 
 /* The server's table (static storage); *n its length. */
@@ -96,7 +99,8 @@ struct server {
 	const struct server_flags *flags;
 	struct arena arena; /* paths and labels, for the life of the server */
 	struct data_dir dir;
-	const char *wal_dir, *block_dir, *chunk_dir, *cache_dir, *bucket_default_dir, *catalog_path, *roster_path, *peers_path, *hints_dir;
+	const char *wal_dir, *block_dir, *chunk_dir, *cache_dir, *bucket_default_dir, *catalog_path, *roster_path, *peers_path, *hints_dir,
+		*feed_file;
 	struct labels ext_labels;
 	struct bucket *bucket;
 	struct catalog *catalog;
@@ -119,6 +123,8 @@ struct server {
 		uint64_t epoch; /* that ingest was told of; 0: none */
 		int64_t said_ms;
 	} rates; /* of the thread that ticks */
+	struct repair *repair; /* of every node that stores, also of one alone: it answers for its digests */
+	struct feed *feed;     /* also NULL without a catalog (cmd_feed.c) */
 
 	atomic_int phase; /* enum server_phase */
 	atomic_int exit_code;
@@ -162,6 +168,15 @@ void server_leave_close(struct server *s); /* after head and shipper were releas
 void server_drain_get(void *server, struct http_request *r);
 void server_drain_post(void *server, struct http_request *r);
 void server_peer_write(void *server, struct http_request *r); /* ingest_peer_write, and when it was */
+/* cmd_repair.c: replicas that hold the same again. */
+CHECKED errc server_repair_open(struct server *s, struct err *err);
+void server_repair_ready(struct server *s); /* the log is replayed */
+/* cmd_feed.c: one picture of the bucket on all nodes. */
+CHECKED errc server_feed_open(struct server *s, struct err *err);
+void server_feed_close(struct server *s);
+/* A catalog that was made anew begins with the newest snapshot in the bucket. false: there is none for it, an audit has to read everything. */
+bool server_feed_fill(struct server *s);
+void server_feed_get(void *server, struct http_request *r);
 /* cmd_blocks.c: finds local block directories that the catalog does not know; tells the head when `tell_head`. */
 CHECKED errc server_scan_blocks(struct server *s, bool tell_head, struct err *err);
 /* cmd_background.c: disk watermark, audits, local rescans. */
@@ -195,6 +210,7 @@ int cmd_ring(int argc, char **argv);
 int cmd_control(int argc, char **argv);
 int cmd_drain(int argc, char **argv);
 int cmd_tenants(int argc, char **argv);
+int cmd_digest(int argc, char **argv);
 
 /* "varve: <message>" on stderr; returns the code. */
 int cmd_fail(int code, const struct err *err);

@@ -14,6 +14,7 @@ static const struct {
 	{"control", cmd_control},
 	{"drain", cmd_drain},
 	{"tenants", cmd_tenants},
+	{"digest", cmd_digest},
 	{"server", cmd_server},
 };
 

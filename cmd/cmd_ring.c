@@ -1,4 +1,4 @@
-/* cmd/cmd_ring.c - `varve ring show|check|where FILE` and `varve ring diff OLD NEW`: hashring files, before they are given to anybody.
+/* cmd/cmd_ring.c - `varve ring show|check|where FILE` and `varve ring diff OLD NEW`: hashring files, before they are given to anybody; `varve ring simulate`: fleets that are only thought of.
  *
  * It reads files only and asks no server: what it says of a file is what every process that reads it will do.
  */
@@ -315,9 +315,12 @@ static errc run(struct ring_tool *t, const struct flag_list *args, struct err *e
 	struct ring_set *set = NULL, *was = NULL;
 	const char *word = args->n > 0 ? args->v[0] : "";
 	size_t i = 0;
+	if (args->n == 1 && strcmp(word, "simulate") == 0)
+		return ring_simulate(t, err);
 	while (i < 4 && strcmp(word, words[i]) != 0)
 		i++;
-	CHECK(i < 4 && args->n == (i == 3 ? 3 : 2), ERR_INVALID, "usage: varve ring show|check|where FILE, or varve ring diff OLD NEW");
+	CHECK(i < 4 && args->n == (i == 3 ? 3 : 2), ERR_INVALID,
+		"usage: varve ring show|check|where FILE, varve ring diff OLD NEW, or varve ring simulate");
 	CHECK(!t->tenant || strlen(t->tenant) <= LIMIT_RING_NAME_BYTES, ERR_INVALID, "--tenant has more than %d bytes", LIMIT_RING_NAME_BYTES);
 	if (i == 3)
 		TRY(ring_file_read(t, args->v[1], &was, err));
@@ -380,17 +383,47 @@ int cmd_ring(int argc, char **argv)
 			.into = &t.output,
 			.fallback = "table",
 			.value_name = "table|json",
-			.help = "Form of what show, check and diff print.",
+			.help = "Form of what show, check, diff and simulate print.",
+			.common = true},
+		{.name = "nodes",
+			.kind = FLAG_STRING,
+			.into = &t.nodes,
+			.fallback = "3,5,9,20,50,100,200",
+			.value_name = "N,N,...",
+			.help = "simulate: how many nodes there are, one step after the other.",
+			.common = true},
+		{.name = "series",
+			.kind = FLAG_U64,
+			.into = &t.series,
+			.fallback = "0",
+			.value_name = "COUNT",
+			.help = "simulate: place so many series one by one as well, and count.",
+			.common = true},
+		{.name = "zones",
+			.kind = FLAG_U64,
+			.into = &t.zones,
+			.fallback = "1",
+			.value_name = "COUNT",
+			.help = "simulate: nodes are in so many zones, in turn.",
+			.common = true},
+		{.name = "endpoint",
+			.kind = FLAG_STRING,
+			.into = &t.endpoint,
+			.fallback = "varve-{}.varve.monitoring.svc.cluster.local:19291",
+			.value_name = "PATTERN",
+			.help = "simulate: addresses, {} being a number from 0: what is placed hangs on them.",
 			.common = true},
 	};
 	struct flag_program program = {
 		.usage = "varve ring show|check|where FILE [FLAGS]\n"
-			 "       varve ring diff OLD NEW [FLAGS]",
+			 "       varve ring diff OLD NEW [FLAGS]\n"
+			 "       varve ring simulate [FLAGS]",
 		.about = "Hashring files (Thanos' hashrings.json). show: what part of the series each node has. check: is the file valid, and what "
 			 "is odd in it.\n"
 			 "where: the nodes of a series as a JSON array, replica 0 first, empty when no ring serves the tenant. diff: what part of "
 			 "the\n"
-			 "replicas a change moves. A file that is refused: exit code 1, and why.",
+			 "replicas a change moves. simulate: how even rings of so many nodes are, and what growing from one to the next moves. A "
+			 "file that is refused: exit code 1, and why.",
 		.flags = table,
 		.n_flags = sizeof table / sizeof *table,
 		.positionals = true,

@@ -6,8 +6,8 @@
 struct ring_tool {
 	struct arena arena;
 	struct buf out;
-	const char *algorithm, *tenant, *labels, *cases, *output;
-	uint64_t factor;
+	const char *algorithm, *tenant, *labels, *cases, *output, *nodes, *endpoint;
+	uint64_t factor, zones, series;
 	bool json;
 };
 
@@ -17,3 +17,5 @@ void ring_put_list(struct buf *b, const struct span *v, uint32_t n);
 void ring_flush(struct ring_tool *t);
 /* cmd_ring_where.c */
 CHECKED errc ring_where(struct ring_tool *t, struct ring_set *set, struct err *err);
+/* cmd_ring_simulate.c */
+CHECKED errc ring_simulate(struct ring_tool *t, struct err *err);

@@ -145,9 +145,27 @@ fail:
 	http_error_of(r, &err);
 }
 
+/* ?digest=1: only what nodes compare. */
 static void blocks(void *arg, struct http_request *r)
 {
-	answer_blocks(arg, r);
+	struct server *s = arg;
+	struct err err = {0};
+	uint64_t digest, live;
+	char text[80];
+	errc rc = http_parse_params(r, &err);
+	bool brief = rc == OK && span_is(http_param(r, "digest", 0), "1");
+	if (rc == OK && !brief) {
+		answer_blocks(s, r);
+		return;
+	}
+	if (rc == OK)
+		rc = catalog_digest(s->catalog, &digest, &live, &err);
+	if (rc != OK) {
+		http_error_of(r, &err);
+		return;
+	}
+	int n = snprintf(text, sizeof text, "{\"digest\":\"%016" PRIx64 "\",\"live_blocks\":%" PRIu64 "}\n", digest, live);
+	http_answer(r, 200, "application/json", span_of(text, (size_t)n));
 }
 
 errc server_reload(struct server *s, struct err *err)
@@ -195,7 +213,8 @@ static void front(void *arg, struct http_request *r)
 		     "GET  /api/v1/series /api/v1/labels /api/v1/label/NAME/values\n"
 		     "GET  /api/v1/query_exemplars /api/v1/metadata\n"
 		     "GET  /api/v1/status/tsdb /api/v1/status/blocks /api/v1/status/walreplay /api/v1/status/buildinfo\n"
-		     "GET  /metrics /-/healthy /-/ready /-/tenants /-/ring /-/drain   POST /-/flush /-/reload /-/drain   PUT /-/ring\n"));
+		     "GET  /metrics /-/healthy /-/ready /-/tenants /-/ring /-/drain /-/repair /-/digest\n"
+		     "POST /-/flush /-/reload /-/drain /-/repair                PUT /-/ring\n"));
 }
 
 /* A flag that is given empty is not given. */
@@ -214,7 +233,7 @@ static enum http_tenant_field tenant_field(const char *s)
 
 /* ---- the table ---- */
 
-enum { ROUTES_MAX = 40 };
+enum { ROUTES_MAX = 64 };
 struct routes {
 	struct http_route v[ROUTES_MAX];
 	size_t n;
@@ -286,6 +305,17 @@ errc server_listen(struct server *s, struct err *err)
 	if (s->rings)
 		ADD(&t, {HTTP_GET, "/-/ring", HTTP_NO_AUTH | HTTP_NO_BUDGET | HTTP_GZIP, 0, server_ring_get, s},
 			{HTTP_PUT, "/-/ring", HTTP_NO_AUTH, LIMIT_RING_FILE_BYTES, server_ring_put, s});
+	if (s->repair)
+		ADD(&t, {HTTP_GET, "/-/digest", HTTP_WORKER | HTTP_GZIP, 0, repair_digest, s->repair},
+			{HTTP_GET | HTTP_POST | HTTP_PUT, "/-/repair", HTTP_NO_BUDGET, 64 * KIB, repair_status, s->repair});
+	if (s->repair && s->rings)
+		ADD(&t, {HTTP_GET, "/-/peer/windows", HTTP_WORKER | HTTP_NO_AUTH, 0, repair_peer_windows, s->repair},
+			{HTTP_GET, "/-/peer/digest", HTTP_WORKER | HTTP_NO_AUTH, 0, repair_peer_digest, s->repair},
+			{HTTP_GET, "/-/peer/window", HTTP_WORKER | HTTP_NO_AUTH, 0, repair_peer_window, s->repair},
+			{HTTP_GET | HTTP_POST, "/-/peer/owed", HTTP_NO_AUTH | HTTP_NO_BUDGET, 64 * KIB, repair_peer_owed, s->repair},
+			{HTTP_POST, "/-/peer/repair", HTTP_NO_AUTH | HTTP_NO_BUDGET, 64 * KIB, repair_peer_ask, s->repair});
+	if (s->feed)
+		ADD(&t, {HTTP_GET, FEED_PATH, HTTP_NO_AUTH | HTTP_NO_BUDGET, 0, server_feed_get, s});
 	const struct http_server_config cfg = {
 		.address = f->http_address,
 		.web_config = f->web_config_file,

@@ -155,6 +155,7 @@ static void *replay_main(void *arg)
 		if (s->shipper)
 			shipper_notify(s->shipper);
 		server_cluster_ready(s);
+		server_repair_ready(s);
 		log_info("ready", LSTR("address", s->flags->http_address), LU64("port", http_server_port(s->http)), LSTR("target", s->flags->target),
 			LSTR("bucket", s->bucket ? bucket_describe(s->bucket) : ""));
 		notify_systemd("READY=1\nSTATUS=ready");
@@ -195,6 +196,7 @@ static errc make_paths(struct server *s, struct err *err)
 		{&s->roster_path, "roster.json"},
 		{&s->peers_path, "peers.json"},
 		{&s->hints_dir, "hints"},
+		{&s->feed_file, "catalog.snapshot"},
 	};
 	for (size_t i = 0; i < sizeof paths / sizeof *paths; i++) {
 		*paths[i].into = arena_printf(&s->arena, "%s/%s", s->dir.path, paths[i].name);
@@ -302,6 +304,7 @@ static errc open_parts(struct server *s, struct err *err)
 	if (f->roles != ROLE_ROUTE)
 		TRY(open_data(s, err));
 	TRY(server_cluster_open(s, err));
+	TRY(server_feed_open(s, err));
 	if (f->roles & (ROLE_INGEST | ROLE_ROUTE)) {
 		const struct ingest_config ingest = {
 			.head = s->head,
@@ -324,6 +327,7 @@ static errc open_parts(struct server *s, struct err *err)
 			.ring_remember_ms = server_ring_remember_ms(f),
 		};
 		TRY(ingest_open(&ingest, &s->ingest, err));
+		TRY(server_repair_open(s, err));
 	}
 	TRY(server_leave_open(s, err));
 	server_gate(s);
@@ -384,6 +388,7 @@ static void stop_http(struct server *s)
 		head_release(s->head);
 	if (s->shipper)
 		shipper_release(s->shipper);
+	feed_release(s->feed); /* peers' questions are held */
 	bool watched = pthread_create(&c.thread, NULL, last_call_main, &c) == 0;
 	if (!watched && s->bucket) /* without patience rather than without end */
 		bucket_cancel(s->bucket);
@@ -400,6 +405,7 @@ static void stop_http(struct server *s)
 
 static void close_parts(struct server *s)
 {
+	repair_cancel(s->repair); /* a digest may take a while */
 	if (s->http)
 		stop_http(s);
 	server_leave_close(s);
@@ -412,6 +418,7 @@ static void close_parts(struct server *s)
 		shipper_stop(s->shipper);
 	if (s->query)
 		query_close(s->query);
+	server_feed_close(s);
 	server_cluster_close(s); /* its writes still wait for the log */
 	ingest_close(s->ingest);
 	head_close(s->head);
@@ -439,6 +446,13 @@ static void collect(void *arg)
 	metric_set(metric_gauge("varve_ship_pending_bytes", "Bytes of blocks on disk that are not in the bucket"), (double)st.pending_bytes);
 	metric_set(metric_gauge("varve_ship_oldest_pending_seconds", "Age of the oldest block that is not in the bucket"),
 		(double)st.oldest_pending_ms / 1000);
+	uint64_t digest, live;
+	if (catalog_digest(s->catalog, &digest, &live, NULL) == OK) {
+		metric_set(metric_gauge("varve_catalog_digest",
+				   "Of the live blocks that the catalog knows, its low 48 bits: equal on nodes that plan the same blocks"),
+			(double)(digest & ((UINT64_C(1) << 48) - 1)));
+		metric_set(metric_gauge("varve_catalog_live_blocks", "Blocks in the bucket that plans are made of"), (double)live);
+	}
 }
 
 /* Waits for signals; returns when it is time to stop. */

@@ -118,6 +118,8 @@ struct head_batch {
 	int64_t min_t, max_t; /* bounds, judged once, by the caller's clock; samples outside are TOO_OLD / TOO_FAR_AHEAD */
 	int64_t now_ms;	      /* arrival */
 	uint64_t max_series;  /* of the tenant in the table: above it new ones are refused (TENANT_SERIES), known ones stored; 0 = no limit */
+	/* It came late from a peer: what contradicts a sample that is there is not refused, the order-free winner (block_chunk.h) stays; the other counts as a duplicate. */
+	bool winner;
 	/* out: a verdict (duplicate, or refused beside a stored value) leans on samples of other requests, whose tickets may be younger than
 	 * this one's. The answer waits for a ticket reserved after head_append: commit this one without `done`, reserve 0 bytes, commit
 	 * nothing under the new one with `done`. */
@@ -211,6 +213,46 @@ CHECKED errc head_metadata_read(struct head *h, struct span tenant, struct span 
  * pass the name. */
 CHECKED errc head_sources(
 	struct head *h, struct span tenant, int64_t mint, int64_t maxt, struct arena *arena, struct source ***out, size_t *n, struct err *err);
+
+/* ---- what open windows hold, sample by sample: for digests, and for a peer that lost its own (head_walk.c) ---- */
+
+struct head_window {
+	int64_t start, range;
+	uint64_t samples; /* about */
+	bool open;	  /* takes samples; else it is being cut */
+};
+/* Of a tenant, in the order in which they were opened; array from the arena. */
+CHECKED errc head_windows(struct head *h, struct span tenant, struct arena *arena, struct head_window **out, size_t *n, struct err *err);
+
+/* A window being walked; pinned until closed. One thread. */
+struct head_walk;
+/* ERR_NOTFOUND: none of this start and length is open. */
+CHECKED errc head_walk_open(struct head *h, struct span tenant, int64_t start, int64_t range, struct head_walk **out, struct err *err);
+void head_walk_close(struct head_walk *k); /* NULL allowed */
+/* Which window it is, in this process. */
+uint32_t head_walk_window(const struct head_walk *k);
+/* Where a series stands. Places stay, and new series come behind those of their shard: who goes on where another walk ended misses only what joined before. */
+struct head_place {
+	uint32_t shard, local;
+};
+/* The next series is the first one at this place or behind it. */
+void head_walk_seek(struct head_walk *k, struct head_place place);
+/* Labels are valid until the next call, their text until the walk is closed. */
+CHECKED errc head_walk_next(struct head_walk *k, struct labels *l, struct head_place *place, bool *more, struct err *err);
+struct head_packed {
+	int64_t t;
+	struct span packed; /* base/histogram.h */
+};
+struct head_samples {
+	const struct chunk_sample *floats; /* by time, as histograms are; at one time there is one of both */
+	size_t n_floats;
+	const struct head_packed *hists;
+	size_t n_hists;
+	bool more; /* it was too much for once: the rest begins at next_t */
+	int64_t next_t;
+};
+/* Of the series given last, from mint to maxt (closed); about max_bytes at once. Valid until the next call. */
+CHECKED errc head_walk_samples(struct head_walk *k, int64_t mint, int64_t maxt, size_t max_bytes, struct head_samples *out, struct err *err);
 
 /* ---- who uses it ---- */
 

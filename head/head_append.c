@@ -321,7 +321,7 @@ static errc append_series_locked(
 		struct wpart *part = w->parts[shard].p;
 		bool look = ws->n == KEY_CHANGE_AT - 1;
 		uint64_t before = ws->v;
-		switch (head_leaf_insert_locked(w, sh, part, ws, t, samples[k].v, false, &late, err)) {
+		switch (head_leaf_insert_locked(w, sh, part, ws, t, samples[k].v, c->batch->winner, &late, err)) {
 		case INSERT_STORED:
 		case INSERT_REPLACED:
 			break;

@@ -84,7 +84,7 @@ errc head_append_hists_locked(struct append_ctx *c, struct shard *sh, uint32_t s
 		struct window *w = c->wins[c->cur].w;
 		struct wpart *part = w->parts[shard].p;
 		bool late;
-		switch (head_hist_insert_locked(w, sh, part, ws, h->t, h->packed, false, &late, err)) {
+		switch (head_hist_insert_locked(w, sh, part, ws, h->t, h->packed, c->batch->winner, &late, err)) {
 		case INSERT_REPLACED:
 			out->hist_stored++;
 			break;

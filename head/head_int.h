@@ -1,6 +1,6 @@
 /* head/head_int.h - what the files of head/ share. Reading order: head_pool.c, head_rows.c, head_symbols.c, head_series.c, head_chunkfile.c,
  * head_piece.c, head_open.c, head_chain.c, head_leaf.c, head_hist.c, head_hist_chunks.c, head_window.c, head_postings.c, head_tenant.c, head_spelling.c, head_append.c, head_append_hist.c, head_log.c, head_replay.c, head_replay_tables.c, head_replay_defs.c, head_replay_samples.c, head_replay_lanes.c, head_replay_load.c, head_cut.c, head_cut_order.c, head_cut_file.c, head_cut_walk.c, head_cut_spool.c, head_cutter.c, head_checkpoint.c,
- * head_snapshot.c, head_snapshot_write.c, head_snapshot_load.c, head_snapshot_pairs.c, head_snapshot_hist.c, head_source.c, head_usage.c, head_cardinality.c, head_full.c, head.c.
+ * head_snapshot.c, head_snapshot_write.c, head_snapshot_load.c, head_snapshot_pairs.c, head_snapshot_hist.c, head_source.c, head_walk.c, head_usage.c, head_cardinality.c, head_full.c, head.c.
  *
  * Exemplars and metadata stand aside: head_annotate.c, head_exemplar_ring.c, head_exemplars.c, head_metadata.c, with head_annotations_int.h.
  *

@@ -165,6 +165,7 @@ struct span ingest_exemplar_refusal(const struct ingest_annotations *x, struct a
 struct ingest_bounds {
 	int64_t min_t, max_t, now_ms;
 	uint64_t max_series; /* of the tenant */
+	bool winner;	     /* late, from a peer: a conflict is decided by the order-free winner (head_batch) */
 };
 
 /* Lives, with all that it points at, until done or an error of ingest_store. */

@@ -116,7 +116,8 @@ void ingest_peer_write(void *arg, struct http_request *r)
 		return;
 	}
 	metric_add(in->peer_requests[w->request.hint], 1);
-	const struct ingest_bounds bounds = {.min_t = w->request.min_t, .max_t = w->request.max_t, .now_ms = w->request.now_ms};
+	const struct ingest_bounds bounds = {
+		.min_t = w->request.min_t, .max_t = w->request.max_t, .now_ms = w->request.now_ms, .winner = w->request.hint};
 	http_defer(r);
 	for (uint32_t i = 0; i < w->request.n_sections; i++) {
 		const struct peer_section *s = &w->request.sections[i];

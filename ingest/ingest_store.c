@@ -52,6 +52,7 @@ errc ingest_batch(struct ingest_store *st, struct span tenant, const struct inge
 		.max_t = bounds->max_t,
 		.now_ms = bounds->now_ms,
 		.max_series = bounds->max_series,
+		.winner = bounds->winner,
 	};
 	if (!b->series)
 		return err_id(err, ERRID_OVERLOADED, ERR_NOMEM, "no memory for %zu series", rw->n_series);

@@ -130,3 +130,5 @@ void pb_bytes(struct buf *b, uint32_t field, struct span s);
 /* A length-delimited submessage: begin leaves room, end fills in the length. Nests. */
 size_t pb_begin(struct buf *b, uint32_t field);
 void pb_end(struct buf *b, size_t mark);
+/* prompb.Histogram, of remote write 1.0 and of remote read's samples (proto_write_hist.c). */
+void pb_histogram(struct buf *b, uint32_t field, int64_t t, enum sample_kind kind, const struct histogram *h);

@@ -37,7 +37,7 @@ LIBRARIES = {  # header's beginning -> folders that know the library
     "openssl/": "net block bucket cluster",
     "snappy": "proto",
     "protobuf-c/": "proto",
-    "lz4": "wal cluster",
+    "lz4": "wal cluster bucket",
     "re2/": "block",
     "jansson.h": "block bucket cluster query cmd",
     "sqlite3.h": "bucket",

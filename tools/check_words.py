@@ -21,7 +21,7 @@ def read(path):
 
 
 def sources():
-    for folder in FOLDERS + [f"tests/{t}" for t in ("unit", "support", "fuzz", "bench", "crash", "e2e", "e2e/lib")] + ["tools"]:
+    for folder in FOLDERS + [f"tests/{t}" for t in ("unit", "support", "fuzz", "bench", "crash", "e2e", "e2e/lib", "cluster")] + ["tools"]:
         for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
             if name.endswith((".c", ".h", ".cc", ".py", ".sh", ".sql")):
                 yield f"{folder}/{name}"

@@ -144,8 +144,8 @@ def tree_bytes(path):
 def command(**flags):
     argv = [procs.varve_binary(), "bench", "write", "--output=json"]
     for k, v in flags.items():
-        if v is not None:
-            argv.append(f"--{k.replace('_', '-')}={v}")
+        for one in v if isinstance(v, list) else [v] if v is not None else []:
+            argv.append(f"--{k.replace('_', '-')}={one}")
     return argv
 
 
@@ -154,7 +154,8 @@ def write(server, **flags):
     flags.setdefault("batch", 2000)
     flags.setdefault("connections", 4)
     flags.setdefault("step", f"{STEP_S}s")
-    argv = [*pin(SENDER_CORE), *command(url=server.url, pid=server.pid, **flags)]
+    flags.setdefault("pid", getattr(server, "pid", None))
+    argv = [*pin(SENDER_CORE), *command(url=server.url, **flags)]
     p = subprocess.run(argv, capture_output=True, text=True, check=False)
     try:
         got = json.loads(p.stdout)

@@ -3,7 +3,7 @@
  *     LD_PRELOAD=fast_clock.so VARVE_CLOCK_SPEED=360 varve ...
  *
  * Both clocks start right and run ahead; what waits until a time, or for a time, waits its fraction. Calls of the C library among itself are not
- * met, nor are timers of the kernel: the program under test uses neither for its background work.
+ * met, nor are timers of the kernel: the program under test uses neither for its background work. With VARVE_CLOCK_AHEAD=600 the wall clock is ten minutes ahead from the start.
  */
 #include <dlfcn.h>
 #include <poll.h>
@@ -16,7 +16,7 @@ static int (*real_gettime)(clockid_t, struct timespec *);
 static int (*real_timedwait)(pthread_cond_t *, pthread_mutex_t *, const struct timespec *);
 static int (*real_nanosleep)(const struct timespec *, struct timespec *);
 static int (*real_poll)(struct pollfd *, nfds_t, int);
-static int64_t speed = 1, real_base, mono_base;
+static int64_t speed = 1, ahead, real_base, mono_base;
 
 static int64_t ns_of(const struct timespec *t)
 {
@@ -53,6 +53,9 @@ __attribute__((constructor)) static void init(void)
 	const char *s = getenv("VARVE_CLOCK_SPEED");
 	if (s && atoll(s) > 0)
 		speed = atoll(s);
+	s = getenv("VARVE_CLOCK_AHEAD");
+	if (s)
+		ahead = atoll(s) * 1000000000;
 	real_base = really(CLOCK_REALTIME);
 	mono_base = really(CLOCK_MONOTONIC);
 }
@@ -69,7 +72,7 @@ int clock_gettime(clockid_t clock, struct timespec *out)
 	int rc = real_gettime(clock, out);
 	if (rc == 0 && (clock == CLOCK_REALTIME || clock == CLOCK_MONOTONIC)) {
 		int64_t base = clock == CLOCK_REALTIME ? real_base : mono_base;
-		*out = timespec_of(base + (ns_of(out) - base) * speed);
+		*out = timespec_of(base + (ns_of(out) - base) * speed + (clock == CLOCK_REALTIME ? ahead : 0));
 	}
 	return rc;
 }
@@ -77,7 +80,7 @@ int clock_gettime(clockid_t clock, struct timespec *out)
 int pthread_cond_timedwait(pthread_cond_t *cond, pthread_mutex_t *mu, const struct timespec *until)
 {
 	init();
-	int64_t base = *base_of(ns_of(until)), at = ns_of(until);
+	int64_t base = *base_of(ns_of(until)), at = ns_of(until) - (base == real_base ? ahead : 0);
 	struct timespec sooner = timespec_of(at > base ? base + (at - base) / speed : at);
 	return real_timedwait(cond, mu, &sooner);
 }

@@ -166,3 +166,33 @@ def test_the_epoch_is_of_the_content(ring):
     a = [{"hashring": "h", "endpoints": ["a:1", "b:1"], "tenants": ["x", "y"]}]
     assert epoch(a) == epoch([{"tenants": ["y", "x"], "endpoints": [{"address": "b:1"}, "a:1"], "hashring": "h", "algorithm": "ketama"}])
     assert epoch(a) != epoch(a, "--replication-factor=2") and epoch(a) != epoch(a, "--hashrings.algorithm=hashmod")
+
+
+def test_simulate_says_what_growing_costs(ring):
+    """Its figures are those of show and diff for the same addresses; and what is counted, series by series, is what the arcs say."""
+    told = json.loads(ok(ring("simulate", "--nodes=3,5,9,5", "--replication-factor=3", "--series=300000", "--output=json")))
+    nodes = [[{"endpoints": [f"varve-{i}.varve.monitoring.svc.cluster.local:19291" for i in range(n)]}] for n in (3, 5, 9, 5)]
+    assert [s["nodes"] for s in told["steps"]] == [3, 5, 9, 5] and told["series"] == 300_000
+    for i, s in enumerate(told["steps"]):
+        shown = json.loads(ok(ring("show", nodes[i], "--replication-factor=3", "--output=json")))["rings"][0]
+        assert (s["max_over_mean"], s["min_over_mean"]) == (shown["max_over_mean"], shown["min_over_mean"])
+        assert abs(s["counted"]["max_over_mean"] - s["max_over_mean"]) < 0.01 and s["counted"]["series_of_fullest"] <= 300_000
+        if i:
+            r = json.loads(ok(ring("diff", nodes[i - 1], nodes[i], "--replication-factor=3", "--output=json")))["rings"][0]
+            assert (s["moved"], s["ideal"]) == (r["moved"], r["ideal"])
+            assert abs(s["counted"]["moved"] - s["moved"]) < 0.005
+    table = ok(ring("simulate", "--nodes=6,12", "--zones=3", "--replication-factor=3", "--endpoint=a{}.example:1"))
+    assert table.splitlines()[2].split() == ["nodes", "fullest/mean", "emptiest/mean", "moved", "ideal"] and len(table.splitlines()) == 5
+    for wrong, words in (("--nodes=2", "--nodes=2"), ("--nodes=3,", "comma"), ("--nodes=", "--nodes"), ("--nodes=3,x", "3,x"), ("--nodes=5000", "2000"), ("--endpoint=a:1", "{}"),
+                         ("--endpoint={}", "port"), ("--zones=0", "zones")):
+        refused(ring("simulate", "--replication-factor=3", wrong), words)
+
+
+def test_two_hundred_nodes_are_as_even_as_the_reference(ring):
+    """The placement's own balance: no node has more than 1.12 of the mean, and what moves is near the least that has to."""
+    for zones in (1, 3):
+        told = json.loads(ok(ring("simulate", "--nodes=3,6,9,21,51,99,150,201", f"--zones={zones}", "--replication-factor=3", "--output=json")))
+        for s in told["steps"]:
+            assert s["max_over_mean"] <= 1.12, (zones, s)
+        for s in told["steps"][1:]:
+            assert s["moved"] <= 1.2 * s["ideal"], (zones, s)

@@ -352,6 +352,7 @@ errc lab_send(struct lab *l, struct lab_batch *b, struct err *err)
 		.max_t = INT64_MAX,
 		.now_ms = io_now_ms(),
 		.max_series = l->max_series,
+		.winner = b->winner,
 	};
 	struct arena spelling;
 	arena_init(&spelling, GIB);

@@ -67,7 +67,8 @@ struct lab_batch {
 	struct buf wire;
 	size_t *wire_at;
 	size_t n, n_samples, cap_samples, cap;
-	bool v2; /* sent as remote write 2.0: the same labels in the same order, as references into symbols */
+	bool v2;     /* sent as remote write 2.0: the same labels in the same order, as references into symbols */
+	bool winner; /* late, from a peer: conflicts are decided and not refused */
 };
 void lab_batch_begin(struct lab_batch *b, uint32_t tenant);
 void lab_batch_series(struct lab_batch *b, uint32_t k, uint32_t spelling);
