@@ -41,7 +41,7 @@ struct members {
 	void (*woken)(void *arg);
 	void *arg;
 	struct http_client *http;
-	struct trust *trust; /* NULL: without a secret nothing is signed */
+	struct trust *trust;	 /* NULL: without a secret nothing is signed */
 	pthread_mutex_t tick_mu; /* guards ticked_ms, and trust_tick */
 	int64_t ticked_ms;
 	pthread_t threads[LIMIT_CONTROL_ASKERS];

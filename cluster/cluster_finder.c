@@ -49,7 +49,8 @@ static void want_all(struct finder *f)
 	arena_init(&a, 64 * MIB);
 	errc rc = finder_watch_known(f->watch, &a, &k, &err);
 	if (rc == OK && k.n > LIMIT_PEERS_FOUND) {
-		log_error("--peers stands for more than rings can have; the rest is passed over", LU64("found", k.n), LU64("limit", LIMIT_PEERS_FOUND));
+		log_error(
+			"--peers stands for more than rings can have; the rest is passed over", LU64("found", k.n), LU64("limit", LIMIT_PEERS_FOUND));
 		k.n = LIMIT_PEERS_FOUND;
 		k.looked = false;
 	}

@@ -23,7 +23,7 @@ struct finder_verdict {
 struct finder_plan {
 	struct finder_verdict *v; /* of each node */
 	size_t n_in;
-	struct span text; /* the ring file; p NULL: there is no ring yet, and `waits` says why */
+	struct span text;  /* the ring file; p NULL: there is no ring yet, and `waits` says why */
 	const char *waits; /* or NULL */
 };
 CHECKED errc finder_plan(const struct finder_view *view, struct arena *arena, struct finder_plan *out, struct err *err);
@@ -33,9 +33,9 @@ CHECKED errc finder_plan(const struct finder_view *view, struct arena *arena, st
 enum finder_kind { FINDER_ADDRESS, FINDER_DNS, FINDER_SRV };
 struct finder_name {
 	enum finder_kind kind;
-	struct span text;  /* as it was given; borrowed */
-	const char *name;  /* DNS, SRV: what is looked up */
-	uint16_t port;	   /* DNS */
+	struct span text; /* as it was given; borrowed */
+	const char *name; /* DNS, SRV: what is looked up */
+	uint16_t port;	  /* DNS */
 };
 /* Splits lists, judges each. ERR_INVALID, ERR_LIMIT. */
 CHECKED errc finder_names(const char *const *lists, size_t n_lists, struct arena *arena, struct finder_name **out, size_t *n, struct err *err);

@@ -28,7 +28,7 @@ struct finder_watch {
 	void (*looked)(void *arg); /* called under mu, so not after the end */
 	void *arg;
 
-	pthread_mutex_t mu; /* guards what follows */
+	pthread_mutex_t mu;  /* guards what follows */
 	pthread_cond_t wake; /* CLOCK_MONOTONIC */
 	uint32_t refs;
 	bool stop;
@@ -58,8 +58,10 @@ static errc name_of(struct span text, struct arena *arena, struct finder_name *o
 	}
 	int64_t port = 0;
 	const char *colon = host.n ? memrchr(host.p, ':', host.n) : NULL;
-	bool good = colon && colon > host.p && !memchr(host.p, '/', host.n) && span_to_i64(span_of(colon + 1, (size_t)(host.p + host.n - colon) - 1), &port) && port > 0 && port <= 65535;
-	CHECK(good && host.n <= LIMIT_RING_ADDRESS_BYTES, ERR_INVALID, "--peers=%.*s: write it as host:port, dns+name:port or dnssrv+name", SPAN_ARG(text));
+	bool good = colon && colon > host.p && !memchr(host.p, '/', host.n) &&
+		    span_to_i64(span_of(colon + 1, (size_t)(host.p + host.n - colon) - 1), &port) && port > 0 && port <= 65535;
+	CHECK(good && host.n <= LIMIT_RING_ADDRESS_BYTES, ERR_INVALID, "--peers=%.*s: write it as host:port, dns+name:port or dnssrv+name",
+		SPAN_ARG(text));
 	out->port = (uint16_t)port;
 	if (out->kind == FINDER_DNS) {
 		out->name = arena_cstr(arena, span_of(host.p, (size_t)(colon - host.p)));

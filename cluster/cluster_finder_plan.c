@@ -38,7 +38,9 @@ static struct finder_verdict judge(const struct finder_view *view, const struct 
 	if (n->in_ring)
 		return (struct finder_verdict){FOUND_AWAY, true, "it does not answer"};
 	return (struct finder_verdict){FOUND_JOINING, false,
-		n->answers ? "it says that it is not ready" : c->asked ? "it does not answer" : "it was not asked yet"};
+		n->answers ? "it says that it is not ready"
+		: c->asked ? "it does not answer"
+			   : "it was not asked yet"};
 }
 
 static void drop_silent(const struct finder_view *view, struct finder_plan *plan)
@@ -119,8 +121,9 @@ errc finder_plan(const struct finder_view *view, struct arena *arena, struct fin
 		return out->n_in ? write_ring(view, out, arena, err) : OK;
 	}
 	if (out->n_in < view->factor || !asked) {
-		out->waits = arena_printf(arena, asked ? "the first ring waits for %u members that are ready (--replication-factor); there are %zu"
-						       : "the first ring waits until everybody was asked once; %u must be ready, %zu are",
+		out->waits = arena_printf(arena,
+			asked ? "the first ring waits for %u members that are ready (--replication-factor); there are %zu"
+			      : "the first ring waits until everybody was asked once; %u must be ready, %zu are",
 			view->factor, out->n_in);
 		return out->waits ? OK : err_set(err, ERR_NOMEM, "no memory for a plan");
 	}

@@ -46,7 +46,8 @@ char *link_url(const struct link *l, struct span address)
 errc link_send(struct link *l, const struct link_call *c, struct err *err)
 {
 	errc rc = OK;
-	char signature[TRUST_HEADER_BYTES], header[sizeof TRUST_HEADER + 2 + TRUST_HEADER_BYTES], tenant[sizeof "THANOS-TENANT: " + TENANT_NAME_MAX], type[160];
+	char signature[TRUST_HEADER_BYTES], header[sizeof TRUST_HEADER + 2 + TRUST_HEADER_BYTES], tenant[sizeof "THANOS-TENANT: " + TENANT_NAME_MAX],
+		type[160];
 	const char *headers[3];
 	size_t n = 0;
 	const struct trust_words words = {

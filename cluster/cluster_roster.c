@@ -50,7 +50,7 @@ struct roster {
 	struct roster_config cfg;
 	uint64_t started_ms;
 
-	pthread_mutex_t mu; /* guards what follows, and the nodes */
+	pthread_mutex_t mu;  /* guards what follows, and the nodes */
 	pthread_cond_t wake; /* CLOCK_MONOTONIC */
 	bool stop, look;
 	enum node_state mine;
@@ -122,8 +122,8 @@ static struct node *add_locked(struct roster *r, struct span address)
 	n->changed = true;
 	if (!n->local) {
 		n->up = metric_gauge_with("varve_peer_up", "1 when a node answered the last question to it", "peer", copy);
-		n->state = metric_gauge_with("varve_peer_state",
-			"What a node said of itself last: 0 nothing, 1 joining, 2 active, 3 draining, 4 drained", "peer", copy);
+		n->state = metric_gauge_with(
+			"varve_peer_state", "What a node said of itself last: 0 nothing, 1 joining, 2 active, 3 draining, 4 drained", "peer", copy);
 		metric_set(n->up, 0);
 		metric_set(n->state, 0);
 	}

@@ -140,7 +140,8 @@ void roster_write_node(struct buf *out, const struct roster_node *n)
 {
 	buf_printf(out, "{\"address\":");
 	buf_json_string(out, n->address);
-	buf_printf(out, ",\"state\":\"%s\",\"left_ms\":%" PRId64 ",\"heard_ms\":%" PRId64 ",\"id\":", node_state_name(n->state), n->left_ms, n->heard_ms);
+	buf_printf(out, ",\"state\":\"%s\",\"left_ms\":%" PRId64 ",\"heard_ms\":%" PRId64 ",\"id\":", node_state_name(n->state), n->left_ms,
+		n->heard_ms);
 	buf_json_string(out, span_cstr(n->id));
 	buf_printf(out, ",\"stores\":%s}", n->stores ? "true" : "false");
 }

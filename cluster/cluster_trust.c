@@ -86,7 +86,7 @@ static errc key_read(const char *path, struct key *out, struct err *err)
 	errc rc = OK;
 	struct arena a;
 	struct span text = {0}, secret;
-	arena_init(&a, 4 * LIMIT_PEER_SECRET_BYTES);
+	arena_init(&a, MIB);
 	TRY(io_read_file(path, LIMIT_PEER_SECRET_BYTES, &a, &text, err));
 	secret = text;
 	while (secret.n > 0 && (uint8_t)secret.p[secret.n - 1] <= ' ')
@@ -273,7 +273,8 @@ errc trust_check(struct trust *t, const struct trust_claim *c, struct err *err)
 	err = err ? err : &local;
 	if (t->cfg.certificates && !c->certificate)
 		return refuse(t, ERRID_PEER_UNKNOWN, c, err,
-			t->cfg.name ? "peers show a certificate of the name of --peer.tls-name" : "peers show a client certificate (--peer.tls-cert-file)");
+			t->cfg.name ? "peers show a certificate of the name of --peer.tls-name"
+				    : "peers show a client certificate (--peer.tls-cert-file)");
 	if (t->cfg.secret_file && !c->header.p)
 		return refuse(t, ERRID_PEER_UNKNOWN, c, err, "peers sign what they send (--peer.secret-file)");
 	if (t->cfg.secret_file)

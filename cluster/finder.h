@@ -14,10 +14,11 @@
 #include "cluster/roster.h"
 
 struct finder;
-struct finder_config {		/* all that is pointed to is borrowed for the life of it */
-	const char *const *names; /* until finder_open returns. --peers: "dns+name:port" (all addresses), "dnssrv+name" (SRV records), "host:port"; each may be a list of these with commas */
+struct finder_config { /* all that is pointed to is borrowed for the life of it */
+	const char *const *
+		names; /* until finder_open returns. --peers: "dns+name:port" (all addresses), "dnssrv+name" (SRV records), "host:port"; each may be a list of these with commas */
 	size_t n_names;
-	uint32_t factor; /* --replication-factor: the first ring waits for so many */
+	uint32_t factor;       /* --replication-factor: the first ring waits for so many */
 	int64_t gone_after_ms; /* --peers.gone-after */
 	const char *file;      /* DATA-DIR/peers.json; NULL: nothing is kept */
 	struct roster *roster;

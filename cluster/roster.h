@@ -35,10 +35,10 @@ struct roster_node {
 };
 
 struct roster;
-struct roster_config {		   /* all that is pointed to is borrowed for the life of the roster */
-	const char *file;	   /* DATA-DIR/roster.json; NULL: nothing is kept */
-	struct span self;	   /* --hashrings.local-endpoint; empty: none */
-	const char *id, *targets;  /* what this node says of itself: its node id (NULL: it has none), and --target as it is */
+struct roster_config {		  /* all that is pointed to is borrowed for the life of the roster */
+	const char *file;	  /* DATA-DIR/roster.json; NULL: nothing is kept */
+	struct span self;	  /* --hashrings.local-endpoint; empty: none */
+	const char *id, *targets; /* what this node says of itself: its node id (NULL: it has none), and --target as it is */
 	struct link *link;
 	int64_t remember_ms; /* --ring.remember */
 	int64_t ask_ms;	     /* between two questions to a node; 0: LIMIT_ROSTER_ASK_MS */

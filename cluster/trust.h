@@ -22,7 +22,8 @@ struct trust;
 struct trust_config {
 	const char *secret_file; /* --peer.secret-file; NULL: none. Borrowed. At least 16 bytes, white space at its end is not part of it */
 	bool certificates;	 /* --peer.tls-cert-file is set, and the server demands certificates: a peer shows one */
-	const char *name;	 /* --peer.tls-name: a DNS name that a peer's certificate has. NULL: every certificate that the server takes is a peer's. Borrowed */
+	const char *
+		name; /* --peer.tls-name: a DNS name that a peer's certificate has. NULL: every certificate that the server takes is a peer's. Borrowed */
 };
 /* ERR_INVALID: the file. */
 CHECKED errc trust_open(const struct trust_config *cfg, struct trust **out, struct err *err);

@@ -11,6 +11,7 @@
 #include "base/limits.h"
 #include "base/log.h"
 #include "base/metrics.h"
+#include "cluster/finder.h"
 #include "cmd/cmd_int.h"
 
 static const struct {

@@ -14,7 +14,8 @@ static void back_and_forth(const struct roster_memory *v, size_t n, struct arena
 	buf_init(&b, 16 * MIB);
 	buf_printf(&b, ROSTER_FILE_HEAD);
 	for (size_t i = 0; i < n; i++) {
-		struct roster_node node = {.address = v[i].address, .state = v[i].state, .stores = v[i].stores, .left_ms = v[i].left_ms, .heard_ms = v[i].heard_ms};
+		struct roster_node node = {
+			.address = v[i].address, .state = v[i].state, .stores = v[i].stores, .left_ms = v[i].left_ms, .heard_ms = v[i].heard_ms};
 		memcpy(node.id, v[i].id, sizeof node.id);
 		if (i)
 			buf_u8(&b, ',');

@@ -25,7 +25,8 @@ static void ring(void *arg, struct http_request *r)
 void fake_says(struct fake *f, const char *state, const char *id, const char *more)
 {
 	pthread_mutex_lock(&f->mu);
-	snprintf(f->text, sizeof f->text, "{\"epoch\":\"00000000000000aa\",\"node\":\"%s\",\"state\":\"%s\",\"targets\":[\"all\"],\"started_ms\":7%s}", id, state, more);
+	snprintf(f->text, sizeof f->text,
+		"{\"epoch\":\"00000000000000aa\",\"node\":\"%s\",\"state\":\"%s\",\"targets\":[\"all\"],\"started_ms\":7%s}", id, state, more);
 	pthread_mutex_unlock(&f->mu);
 }
 

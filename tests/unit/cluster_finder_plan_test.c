@@ -75,7 +75,7 @@ static void the_ring_is_of_those_that_can_serve(void **st)
 		{{"a in named active", "b in named active", "c in named active silent:61"}, "a b", 2, false},
 		{{"a in named active", "b in named active", "c in active silent"}, "a b", 2, false},
 		{{"a in named active", "b in named active", "c in active silent"}, "a b c", 2, true}, /* the name service does not say */
-		{{"a in named active", "b in named active", "c in active"}, "a b c", 2, false},	  /* it answers, whatever names say */
+		{{"a in named active", "b in named active", "c in active"}, "a b c", 2, false},	      /* it answers, whatever names say */
 		/* it is rather this node that sees nobody */
 		{{"a in named active", "b in named active silent:90", "c in named active silent:90"}, "a b c", 1, false},
 		{{"a in named active", "b in named active", "c in named active silent:90", "d in named active silent:90"}, "a b", 1, false},
@@ -132,9 +132,14 @@ static void random_fleets(void **st)
 		for (size_t i = 0; i < n; i++) {
 			state = state * 6364136223846793005u + 1442695040888963407u;
 			snprintf(names[i], sizeof names[i], "n%zu:1", i);
-			v[i] = (struct roster_candidate){.node = {.address = span_cstr(names[i]), .in_ring = ring && (state >> 33 & 3), .answers = state >> 36 & 1,
-								 .stores = (state >> 38 & 7) != 0, .state = (enum node_state)((state >> 42 & 15) % 5)},
-				.wanted = state >> 48 & 1, .asked = true, .silent_ms = 0};
+			v[i] = (struct roster_candidate){.node = {.address = span_cstr(names[i]),
+								 .in_ring = ring && (state >> 33 & 3),
+								 .answers = state >> 36 & 1,
+								 .stores = (state >> 38 & 7) != 0,
+								 .state = (enum node_state)((state >> 42 & 15) % 5)},
+				.wanted = state >> 48 & 1,
+				.asked = true,
+				.silent_ms = 0};
 			v[i].silent_ms = v[i].node.answers ? 0 : (int64_t)(state >> 52 & 3) * HOUR;
 			v[i].wanted |= !v[i].node.in_ring;
 			best += v[i].node.in_ring && v[i].node.stores;
@@ -183,11 +188,26 @@ static void names(void **st)
 		const char *name;
 		uint16_t port;
 	} cases[] = {
-		{"a:1", 1, FINDER_ADDRESS, NULL, 1}, {"10.0.0.1:19291,10.0.0.2:19291", 2, FINDER_ADDRESS, NULL, 19291}, {"[::1]:80", 1, FINDER_ADDRESS, NULL, 80},
-		{"dns+varve.monitoring:19291", 1, FINDER_DNS, "varve.monitoring", 19291}, {"dnssrv+_http._tcp.varve", 1, FINDER_SRV, "_http._tcp.varve", 0},
-		{" a:1 , b:2 ,", 2, FINDER_ADDRESS, NULL, 1}, {"", 0, 0, NULL, 0}, {",", 0, 0, NULL, 0}, {"a", 0, 0, NULL, 0}, {":1", 0, 0, NULL, 0},
-		{"a:0", 0, 0, NULL, 0}, {"a:65536", 0, 0, NULL, 0}, {"a:x", 0, 0, NULL, 0}, {"a:", 0, 0, NULL, 0}, {"http://a:1", 0, 0, NULL, 0}, {"dns+a", 0, 0, NULL, 0},
-		{"dns+:1", 0, 0, NULL, 0}, {"dnssrv+", 0, 0, NULL, 0}, {"dnssrv+a:1", 0, 0, NULL, 0}, {"a:1,b", 0, 0, NULL, 0},
+		{"a:1", 1, FINDER_ADDRESS, NULL, 1},
+		{"10.0.0.1:19291,10.0.0.2:19291", 2, FINDER_ADDRESS, NULL, 19291},
+		{"[::1]:80", 1, FINDER_ADDRESS, NULL, 80},
+		{"dns+varve.monitoring:19291", 1, FINDER_DNS, "varve.monitoring", 19291},
+		{"dnssrv+_http._tcp.varve", 1, FINDER_SRV, "_http._tcp.varve", 0},
+		{" a:1 , b:2 ,", 2, FINDER_ADDRESS, NULL, 1},
+		{"", 0, 0, NULL, 0},
+		{",", 0, 0, NULL, 0},
+		{"a", 0, 0, NULL, 0},
+		{":1", 0, 0, NULL, 0},
+		{"a:0", 0, 0, NULL, 0},
+		{"a:65536", 0, 0, NULL, 0},
+		{"a:x", 0, 0, NULL, 0},
+		{"a:", 0, 0, NULL, 0},
+		{"http://a:1", 0, 0, NULL, 0},
+		{"dns+a", 0, 0, NULL, 0},
+		{"dns+:1", 0, 0, NULL, 0},
+		{"dnssrv+", 0, 0, NULL, 0},
+		{"dnssrv+a:1", 0, 0, NULL, 0},
+		{"a:1,b", 0, 0, NULL, 0},
 	};
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
 		struct arena a;

@@ -24,7 +24,7 @@ static struct trust *server_trust;
 static void peer(void *arg, struct http_request *r)
 {
 	struct err err = {0};
-	errc (*check)(struct trust *t, const struct http_request *r, struct err *err) = arg ? link_check_order : link_check;
+	errc (*check)(struct trust * t, const struct http_request *r, struct err *err) = arg ? link_check_order : link_check;
 	if (check(server_trust, r, &err) != OK) {
 		http_error_of(r, &err);
 		return;
@@ -112,8 +112,9 @@ static const char first[] = "a secret of tests, long enough", other[] = "another
 static void what_is_signed_is_what_arrives(void **st)
 {
 	(void)st;
-	static const char *const methods[] = {"GET", "POST", "PUT", "DELETE"}, *const tenants[] = {"", "team-a"}, *const types[] = {NULL, "application/x-varve-peer"},
-			  *const targets[] = {"/-/peer/x", "/-/peer/x?", "/-/peer/x?a=b&c=%2F+%20", "/-/peer/x?a=?&/"};
+	static const char *const methods[] = {"GET", "POST", "PUT", "DELETE"}, *const tenants[] = {"", "team-a"},
+				 *const types[] = {NULL, "application/x-varve-peer"},
+				 *const targets[] = {"/-/peer/x", "/-/peer/x?", "/-/peer/x?a=b&c=%2F+%20", "/-/peer/x?a=?&/"};
 	static const size_t sizes[] = {0, 1, 1000, 63 * 1024, 64 * 1024, 70000, 3 << 20};
 	struct http_server *s = serve(NULL);
 	char *body = malloc(3 << 20);
@@ -128,9 +129,11 @@ static void what_is_signed_is_what_arrives(void **st)
 					for (size_t p = 0; p < 4; p++)
 						for (size_t z = 0; z < (m == 1 || m == 2 ? 7 : 1); z++) {
 							char want[512];
-							struct reply r = ask(l, http_server_port(s), methods[m], targets[p], tenants[t], types[c], span_of(body, sizes[z]));
+							struct reply r = ask(l, http_server_port(s), methods[m], targets[p], tenants[t], types[c],
+								span_of(body, sizes[z]));
 							assert_int_equal(r.rc, OK);
-							snprintf(want, sizeof want, "%s|%s|%zu|%08x", targets[p], *tenants[t] ? tenants[t] : "-", sizes[z], crc32c(0, body, sizes[z]));
+							snprintf(want, sizeof want, "%s|%s|%zu|%08x", targets[p], *tenants[t] ? tenants[t] : "-",
+								sizes[z], crc32c(0, body, sizes[z]));
 							assert_string_equal(r.text, want);
 							assert_int_equal(r.status, 200);
 						}
@@ -168,8 +171,8 @@ static void another_secret_and_none_are_refused(void **st)
 static int said_by_hand(uint16_t port, const char *line, const char *signature, const char *more, const char *body)
 {
 	struct raw c = raw_open(port);
-	raw_printf(&c, "%s HTTP/1.1\r\nHost: x\r\nContent-Length: %zu\r\n%s%s%s%s\r\n%s", line, strlen(body), *signature ? "X-Varve-Peer: " : "", signature,
-		*signature ? "\r\n" : "", more, body);
+	raw_printf(&c, "%s HTTP/1.1\r\nHost: x\r\nContent-Length: %zu\r\n%s%s%s%s\r\n%s", line, strlen(body), *signature ? "X-Varve-Peer: " : "",
+		signature, *signature ? "\r\n" : "", more, body);
 	struct raw_answer a = raw_answer(&c, false, WAIT_MS);
 	int status = a.status;
 	raw_answer_free(&a);
@@ -234,7 +237,8 @@ static void certificates(void **st)
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
 		const char *path = tmp_path("%s/web.yml", tmp_dir());
 		bool verifies = strstr(cases[i].type, "Verify") != NULL;
-		snprintf(config, sizeof config, "tls_server_config:\n  cert_file: %s/" GOLDEN "server.pem\n  key_file: %s/" GOLDEN "server.key\n  client_auth_type: %s\n",
+		snprintf(config, sizeof config,
+			"tls_server_config:\n  cert_file: %s/" GOLDEN "server.pem\n  key_file: %s/" GOLDEN "server.key\n  client_auth_type: %s\n",
 			pwd, pwd, cases[i].type);
 		if (verifies)
 			snprintf(config + strlen(config), sizeof config - strlen(config), "  client_ca_file: %s/" GOLDEN "ca.pem\n", pwd);
@@ -267,7 +271,11 @@ static void a_silent_peer_costs_its_deadline(void **st)
 	int status;
 	buf_init(&answer, 100);
 	int64_t began_ms = io_mono_ms();
-	const struct link_call c = {.address = SPAN("192.0.2.1:9"), .method = "GET", .target = "/", .deadline_mono_ns = io_mono_ns() + 200 * 1000000LL, .max_answer_bytes = 100};
+	const struct link_call c = {.address = SPAN("192.0.2.1:9"),
+		.method = "GET",
+		.target = "/",
+		.deadline_mono_ns = io_mono_ns() + 200 * 1000000LL,
+		.max_answer_bytes = 100};
 	errc rc = link_ask(l, &c, &status, &answer, NULL);
 	assert_true(rc == ERR_TIMEOUT || rc == ERR_NET);
 	assert_in_range(io_mono_ms() - began_ms, 0, 5000);
@@ -291,7 +299,11 @@ static void no_memory_is_met(void **st)
 		struct buf answer;
 		int status = 0;
 		buf_init(&answer, 500);
-		const struct link_call c = {.address = span_cstr(address), .method = "GET", .target = "/-/peer/x", .deadline_mono_ns = io_mono_ns() + 300 * 1000000LL, .max_answer_bytes = 500};
+		const struct link_call c = {.address = span_cstr(address),
+			.method = "GET",
+			.target = "/-/peer/x",
+			.deadline_mono_ns = io_mono_ns() + 300 * 1000000LL,
+			.max_answer_bytes = 500};
 		fail_alloc_at(n, false);
 		errc rc = link_ask(l, &c, &status, &answer, NULL);
 		uint64_t hits = fail_alloc_off();

@@ -127,7 +127,8 @@ static void what_nodes_say_is_known(void **st)
 	fake_says(&b, "joining", "B", "");
 	fake_says(&c, "active", "C", "");
 	pthread_mutex_lock(&c.mu);
-	snprintf(c.text, sizeof c.text, "{\"epoch\":\"bb\",\"node\":\"C\",\"state\":\"active\",\"targets\":[\"query\"],\"started_ms\":9,\"more\":{}}");
+	snprintf(
+		c.text, sizeof c.text, "{\"epoch\":\"bb\",\"node\":\"C\",\"state\":\"active\",\"targets\":[\"query\"],\"started_ms\":9,\"more\":{}}");
 	pthread_mutex_unlock(&c.mu);
 	events.said[0] = 0;
 	struct roster *r = roster_of(NULL, "self:1", REMEMBER_MS);
@@ -136,11 +137,13 @@ static void what_nodes_say_is_known(void **st)
 	rings(r, (const char *[]){a.address, b.address, c.address, "self:1"}, 4);
 	WAIT_FOR(look(r, a.address).answers && look(r, b.address).answers && look(r, c.address).answers);
 	struct roster_node n = look(r, b.address);
-	assert_true(n.in_ring && n.state == NODE_JOINING && n.stores && n.epoch == 0xaa && n.started_ms == 7 && strcmp(n.id, "B") == 0 && n.heard_ms > 0 && n.left_ms == 0);
+	assert_true(n.in_ring && n.state == NODE_JOINING && n.stores && n.epoch == 0xaa && n.started_ms == 7 && strcmp(n.id, "B") == 0 &&
+		    n.heard_ms > 0 && n.left_ms == 0);
 	n = look(r, c.address);
 	assert_true(n.state == NODE_ACTIVE && !n.stores && n.epoch == 0xbb && n.started_ms == 9);
 	roster_say(r, NODE_ACTIVE);
-	assert_true(roster_said(r) == NODE_ACTIVE && look(r, "self:1").state == NODE_ACTIVE && look(r, "self:1").in_ring && look(r, "self:1").answers);
+	assert_true(
+		roster_said(r) == NODE_ACTIVE && look(r, "self:1").state == NODE_ACTIVE && look(r, "self:1").in_ring && look(r, "self:1").answers);
 	/* changes are told, once each */
 	fake_says(&b, "active", "B", "");
 	WAIT_FOR(look(r, b.address).state == NODE_ACTIVE);
@@ -197,7 +200,8 @@ static void what_it_says_of_itself_is_read_back(void **st)
 	roster_json(r, &b);
 	buf_printf(&b, "}");
 	assert_int_equal(roster_read_answer(span_of(b.p, b.n), &a, &w, NULL), OK);
-	assert_true(w.epoch == 0xdeadbeef && w.state == NODE_DRAINING && w.stores && strcmp(w.id, "me") == 0 && w.started_ms > 0 && w.n_remembered == 1);
+	assert_true(
+		w.epoch == 0xdeadbeef && w.state == NODE_DRAINING && w.stores && strcmp(w.id, "me") == 0 && w.started_ms > 0 && w.n_remembered == 1);
 	assert_true(span_is(w.remembered[0].address, x.address) && w.remembered[0].state == NODE_DRAINING && w.remembered[0].left_ms > 0);
 	/* no prefix of it is one, and none breaks anything */
 	for (size_t n = 0; n < b.n; n++) {
@@ -275,8 +279,10 @@ static void memory_is_shared(void **st)
 	int64_t now_ms = io_now_ms();
 	snprintf(more, sizeof more,
 		",\"remembered\":[{\"address\":\"%s\",\"state\":\"active\",\"left_ms\":%" PRId64 ",\"heard_ms\":%" PRId64
-		",\"id\":\"G\",\"stores\":true},{\"address\":\"old:1\",\"left_ms\":%" PRId64 "},{\"address\":\"dr:1\",\"state\":\"drained\",\"left_ms\":%" PRId64
-		"},{\"address\":\"evil/../x\"},{\"address\":\"\"},7,{\"address\":\"%s\",\"state\":\"drained\",\"left_ms\":5,\"heard_ms\":%" PRId64 "}]",
+		",\"id\":\"G\",\"stores\":true},{\"address\":\"old:1\",\"left_ms\":%" PRId64
+		"},{\"address\":\"dr:1\",\"state\":\"drained\",\"left_ms\":%" PRId64
+		"},{\"address\":\"evil/../x\"},{\"address\":\"\"},7,{\"address\":\"%s\",\"state\":\"drained\",\"left_ms\":5,\"heard_ms\":%" PRId64
+		"}]",
 		gone.address, now_ms - 60000, now_ms - 1000, now_ms - REMEMBER_MS - 60000, now_ms - 60000, a.address, now_ms + 60000);
 	fake_says(&a, "active", "A", more);
 	struct roster *r = roster_of(NULL, "", REMEMBER_MS);
@@ -287,8 +293,8 @@ static void memory_is_shared(void **st)
 	assert_true(look(r, "dr:1").state == NODE_DRAINED);
 	assert_true(look(r, a.address).state == NODE_ACTIVE); /* what it says itself counts */
 	/* that it is drained is believed when it is silent, not while it answers */
-	snprintf(more, sizeof more, ",\"remembered\":[{\"address\":\"%s\",\"state\":\"drained\",\"left_ms\":%" PRId64 ",\"heard_ms\":%" PRId64 "}]", gone.address,
-		now_ms - 60000, now_ms + 3600000);
+	snprintf(more, sizeof more, ",\"remembered\":[{\"address\":\"%s\",\"state\":\"drained\",\"left_ms\":%" PRId64 ",\"heard_ms\":%" PRId64 "}]",
+		gone.address, now_ms - 60000, now_ms + 3600000);
 	fake_says(&a, "active", "A", more);
 	int before = a.asked;
 	WAIT_FOR(a.asked > before + 4);

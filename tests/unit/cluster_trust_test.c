@@ -11,8 +11,10 @@
 #include "tests/support/fail_alloc.h"
 #include "tests/support/tmp.h"
 
+#define GOLDEN_GET "v1 1790000000000 0011223344556677 8d3d75338e660dc05554262ba2094ccd06cd1f1f471f7932f8a423274164afdd"
+#define GOLDEN_POST "v1 1790000000000 0011223344556677 103c94da5a17f58997d83a7d97d348c65a09d6d5c078b825ce46dd3ad5381596"
 enum { MINUTE = 60000 };
-static const char first_secret[] = "a secret of sixteen bytes or more\n", second_secret[] = "another one, for the week that comes";
+static const char first_secret[] = "a secret of sixteen bytes or more\n", second_secret[] = "another-one-for-the-week-that-comes";
 
 /* ---- clocks ---- */
 
@@ -61,7 +63,8 @@ static struct trust *trust_of(const char *path)
 
 static struct trust_words words(void)
 {
-	return (struct trust_words){SPAN("POST"), SPAN("/-/peer/write?x=1"), SPAN("team-a"), SPAN("application/x-varve-peer"), SPAN("the body\0of it")};
+	return (struct trust_words){
+		SPAN("POST"), SPAN("/-/peer/write?x=1"), SPAN("team-a"), SPAN("application/x-varve-peer"), SPAN("the body\0of it")};
 }
 
 static errc check(struct trust *t, struct trust_words w, const char *header, const char **id)
@@ -292,14 +295,50 @@ static void private_addresses(void **st)
 		const char *address;
 		bool near;
 	} cases[] = {
-		{"127.0.0.1:80", true}, {"127.255.255.255:80", true}, {"126.255.255.255:80", false}, {"128.0.0.0:80", false}, {"10.0.0.0:1", true},
-		{"10.255.255.255:1", true}, {"9.255.255.255:1", false}, {"11.0.0.0:1", false}, {"172.16.0.0:1", true}, {"172.31.255.255:1", true},
-		{"172.15.255.255:1", false}, {"172.32.0.0:1", false}, {"192.168.0.0:1", true}, {"192.168.255.255:1", true}, {"192.167.255.255:1", false},
-		{"192.169.0.0:1", false}, {"100.64.0.0:1", true}, {"100.127.255.255:1", true}, {"100.63.255.255:1", false}, {"100.128.0.0:1", false},
-		{"169.254.1.1:1", false}, {"0.0.0.0:1", false}, {"8.8.8.8:1", false}, {"[::1]:80", true}, {"[::2]:80", false}, {"[::]:80", false},
-		{"[fc00::1]:1", true}, {"[fdff::1]:1", true}, {"[fbff::1]:1", false}, {"[fe00::1]:1", false}, {"[fe80::1]:1", false}, {"[2001:db8::1]:1", false},
-		{"[::ffff:10.0.0.1]:1", true}, {"[::ffff:8.8.8.8]:1", false}, {"::1", true}, {"fd00::7", true}, {"10.0.0.1", true}, {"", false}, {"?", false},
-		{"[", false}, {"[]", false}, {"localhost:80", false}, {"10.0.0.1.evil:1", false}, {"010.0.0.1:1", false},
+		{"127.0.0.1:80", true},
+		{"127.255.255.255:80", true},
+		{"126.255.255.255:80", false},
+		{"128.0.0.0:80", false},
+		{"10.0.0.0:1", true},
+		{"10.255.255.255:1", true},
+		{"9.255.255.255:1", false},
+		{"11.0.0.0:1", false},
+		{"172.16.0.0:1", true},
+		{"172.31.255.255:1", true},
+		{"172.15.255.255:1", false},
+		{"172.32.0.0:1", false},
+		{"192.168.0.0:1", true},
+		{"192.168.255.255:1", true},
+		{"192.167.255.255:1", false},
+		{"192.169.0.0:1", false},
+		{"100.64.0.0:1", true},
+		{"100.127.255.255:1", true},
+		{"100.63.255.255:1", false},
+		{"100.128.0.0:1", false},
+		{"169.254.1.1:1", false},
+		{"0.0.0.0:1", false},
+		{"8.8.8.8:1", false},
+		{"[::1]:80", true},
+		{"[::2]:80", false},
+		{"[::]:80", false},
+		{"[fc00::1]:1", true},
+		{"[fdff::1]:1", true},
+		{"[fbff::1]:1", false},
+		{"[fe00::1]:1", false},
+		{"[fe80::1]:1", false},
+		{"[2001:db8::1]:1", false},
+		{"[::ffff:10.0.0.1]:1", true},
+		{"[::ffff:8.8.8.8]:1", false},
+		{"::1", true},
+		{"fd00::7", true},
+		{"10.0.0.1", true},
+		{"", false},
+		{"?", false},
+		{"[", false},
+		{"[]", false},
+		{"localhost:80", false},
+		{"10.0.0.1.evil:1", false},
+		{"010.0.0.1:1", false},
 		{"127.0.0.1111111111111111111111111111111111111111111111111:1", false},
 	};
 	struct trust *t;
@@ -343,11 +382,11 @@ static void what_is_asked_for_is_what_was_configured(void **st)
 							.header = signature == 0 ? (struct span){0} : span_cstr(signature == 1 ? right : wrong),
 							.certificate = certificate,
 							.address = near ? SPAN("10.1.2.3:4") : SPAN("192.0.2.1:4")};
-						enum errid want = certificates && !certificate	? ERRID_PEER_UNKNOWN
-								  : secret && signature == 0	? ERRID_PEER_UNKNOWN
-								  : secret && signature == 2	? ERRID_PEER_FORGED
+						enum errid want = certificates && !certificate	      ? ERRID_PEER_UNKNOWN
+								  : secret && signature == 0	      ? ERRID_PEER_UNKNOWN
+								  : secret && signature == 2	      ? ERRID_PEER_FORGED
 								  : !secret && !certificates && !near ? ERRID_PEER_UNKNOWN
-													  : ERRID_NONE;
+												      : ERRID_NONE;
 						assert_int_equal(trust_check(t, &c, &err), want ? ERR_DENIED : OK);
 						if (want)
 							assert_string_equal(err.id, errid_text(want));
@@ -368,8 +407,8 @@ static void people_may_give_orders_with_the_secret_itself(void **st)
 	assert_int_equal(trust_check(t, &c, &err), ERR_DENIED); /* only orders */
 	c.authorization = SPAN("bearer a secret of sixteen bytes or more");
 	assert_int_equal(trust_check_order(t, &c, &err), OK);
-	static const char *const bad[] = {"Bearer ", "Bearer a secret of sixteen bytes or mor", "Bearer a secret of sixteen bytes or more ", "Bearer x",
-		"Basic a secret of sixteen bytes or more", "Bearer", ""};
+	static const char *const bad[] = {"Bearer ", "Bearer a secret of sixteen bytes or mor", "Bearer a secret of sixteen bytes or more ",
+		"Bearer x", "Basic a secret of sixteen bytes or more", "Bearer", ""};
 	for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
 		c.authorization = span_cstr(bad[i]);
 		assert_int_equal(trust_check_order(t, &c, &err), ERR_DENIED);

@@ -14,9 +14,13 @@ static void it_goes_when_nobody_sends_it_anything(void **st)
 		for (int agreed = 0; agreed < 2; agreed++)
 			for (size_t a = 0; a < 7; a++)
 				for (size_t q = 0; q < 7; q++) {
-					const struct leave_view v = {
-						.in_ring = in_ring, .agreed = agreed, .agreed_ms = agreed ? times[a] : 0, .quiet_ms = times[q], .need_ms = 15000};
-					bool may = !in_ring && (times[q] >= 15000 || (agreed && (times[q] >= LEAVE_AGREED_QUIET_MS || times[a] >= 15000)));
+					const struct leave_view v = {.in_ring = in_ring,
+						.agreed = agreed,
+						.agreed_ms = agreed ? times[a] : 0,
+						.quiet_ms = times[q],
+						.need_ms = 15000};
+					bool may = !in_ring &&
+						   (times[q] >= 15000 || (agreed && (times[q] >= LEAVE_AGREED_QUIET_MS || times[a] >= 15000)));
 					assert_true(may == (leave_waits_for(&v) == NULL));
 				}
 }
