@@ -136,7 +136,7 @@
 #define LIMIT_PEER_INFLIGHT_BYTES (64 * MIB)	    /* --peer.max-inflight: sent to one peer and not answered; a slow one's share of memory */
 #define LIMIT_PEER_FAILURES 5			    /* in a row: then a peer is left alone ... */
 #define LIMIT_PEER_BACKOFF_MS 100		    /* ... for this long, and twice as long each time that a probe fails ... */
-#define LIMIT_PEER_BACKOFF_MAX_MS 5000		    /* ... up to this */
+#define LIMIT_PEER_BACKOFF_MAX_MS 500		    /* ... up to this: as soon is one used that is back, and the next may be restarted */
 #define LIMIT_PEER_PORT 19291U			    /* of a ring's address that has none: --http.address' own */
 #define LIMIT_PEER_SECRET_BYTES 4096		    /* --peer.secret-file: a line, however it was made */
 #define LIMIT_ROSTER_NODES 10000		    /* nodes that are remembered: those of the rings in force, and four times as many that left */
