@@ -15,12 +15,12 @@ LOCAL = "/api/v1/read?scope=local"
 class Nodes:
     """Nodes of one ring over one directory as the bucket. None lists it: audits are off, but for the first of a new catalog and those that are owed."""
 
-    def __init__(self, tmp_path, spawn, n, **flags):
+    def __init__(self, tmp_path, spawn, n, objstore=None, **flags):
         secret, self.ring, store = tmp_path / "secret", tmp_path / "hashrings.json", tmp_path / "objstore.yml"
         self.bucket = tmp_path / "bucket"
         self.bucket.mkdir()
         secret.write_text(SECRET, "utf-8")
-        store.write_text(f"type: FILESYSTEM\nconfig:\n  directory: {self.bucket}\n", "utf-8")
+        store.write_text(objstore or f"type: FILESYSTEM\nconfig:\n  directory: {self.bucket}\n", "utf-8")
         self.nodes = [spawn(procs.Varve, name=f"node{i}") for i in range(n)]
         self.addresses = addresses = [f"127.0.0.1:{v.port}" for v in self.nodes]
         self.ring.write_text(json.dumps([{"endpoints": addresses}]), "utf-8")
@@ -160,6 +160,25 @@ def test_a_lost_catalog_begins_with_a_snapshot(nodes):
         v.flush()
     procs.wait_for(lambda: same(f), 10, f"{f.digests()}", every=0.01)
     assert read_local(a, "t") == {**expected, **more}
+
+
+def test_snapshots_on_s3(nodes, spawn):
+    f = nodes(2, objstore=spawn(procs.MinIO).start().objstore_yaml(), **{"catalog.snapshot-interval": "200ms"})
+    a, b = f.nodes
+    expected = ship(a, "t", 0)
+    for v in f.nodes:
+        v.flush()
+    procs.wait_for(lambda: same(f) and f.digests()[0]["live_blocks"] > 0, 5 * patience(), f"{f.digests()}", every=0.01)
+    time.sleep(1)
+    digest, before = f.digests()[0]["digest"], sum(v.metric("varve_catalog_snapshots_total") for v in f.nodes)
+    assert before >= 1 and sum(v.metric("varve_catalog_snapshot_failures_total") for v in f.nodes) == 0
+    b.kill9()
+    for p in b.data.glob("catalog.sqlite*"):
+        p.unlink()
+    b.start()
+    procs.wait_for(lambda: same(f, 2) and f.digests()[0]["digest"] == digest, 20, f"{f.digests()} {digest}")
+    assert "snapshot of the catalog taken from the bucket" in b.log()
+    assert read_local(b, "t") == expected
 
 
 def test_a_snapshot_that_is_rotten_is_refused(nodes):
