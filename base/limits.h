@@ -150,6 +150,9 @@
 #define LIMIT_PEERS_NAMES 1000			    /* --peers: what it names */
 #define LIMIT_PEERS_FOUND LIMIT_RING_ENDPOINTS	    /* and what these names stand for */
 #define LIMIT_PEERS_LOOK_MS 10000		    /* names are looked up so often */
+#define LIMIT_RATES_BYTES (8 * MIB)		    /* what one node tells of its tenants' rates: 60,000 of the longest names */
+#define LIMIT_RATES_NODES 1024			    /* that tell a board */
+#define LIMIT_RATES_BOARDS 3			    /* of the rings' nodes that are told: one that answers is enough */
 #define LIMIT_PEERS_THINK_MS 1000		    /* and what they say is thought about so often, besides at each change */
 
 /* -- hints ---------------------------------------------------------------------------------------------------------- */

@@ -118,6 +118,7 @@ void catalog_close(struct catalog *c)
 	pthread_rwlock_destroy(&c->file_lock);
 	free(c->path);
 	free(c->node);
+	catalog_hidden_free(c);
 	free(c);
 }
 
@@ -416,6 +417,14 @@ errc catalog_plan(struct catalog *c, struct span tenant, int64_t mint, int64_t m
 	errc rc = list(c, sql, bind_plan, &p, arena, out, &all, err);
 	if (rc != OK)
 		return rc;
+	int64_t hidden_ms = catalog_hidden_upto(c, tenant);
+	if (hidden_ms != INT64_MIN) {
+		size_t kept = 0;
+		for (size_t i = 0; i < all; i++)
+			if (ulid_time_ms((*out)[i].ulid) > hidden_ms)
+				(*out)[kept++] = (*out)[i];
+		all = kept;
+	}
 	for (size_t i = 0; i < all; i++)
 		if ((*out)[i].state != BLOCK_QUARANTINED) {
 			struct catalog_block readable = (*out)[i];

@@ -51,8 +51,14 @@ struct catalog {
 	void *on_fed_arg;
 	pthread_cond_t audited; /* CLOCK_MONOTONIC */
 
+	struct catalog_hidden *hidden; /* guarded by mu (bucket_catalog_hide.c) */
+
 	struct metric *rebuilds, *row_errors, *announced;
 };
+
+/* Blocks of the tenant that were begun up to then are in no plan; INT64_MIN: none are hidden. */
+int64_t catalog_hidden_upto(struct catalog *c, struct span tenant);
+void catalog_hidden_free(struct catalog *c);
 
 /* Columns of blocks and local_blocks up to crc, in the schema's order: what is sealed and read together. */
 #define BLOCK_COLUMNS                                                                                                                                \

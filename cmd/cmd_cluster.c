@@ -40,6 +40,11 @@ errc server_roles(const char *text, unsigned *roles, struct err *err)
 	return *roles ? OK : err_set(err, ERR_INVALID, "--target is empty: all, or a comma list of route, ingest, query, compact");
 }
 
+int64_t server_ring_remember_ms(const struct server_flags *f)
+{
+	return f->ring_remember_set ? f->ring_remember_ms : f->head_block_range_ms + f->head_cut_delay_ms + 3600000;
+}
+
 bool server_has_rings(const struct server_flags *f)
 {
 	return f->hashrings_file || f->hashrings || f->peers.n > 0;
@@ -181,7 +186,7 @@ errc server_cluster_open(struct server *s, struct err *err)
 		.id = s->dir.node[0] ? s->dir.node : NULL,
 		.targets = f->target,
 		.link = s->link,
-		.remember_ms = f->ring_remember_set ? f->ring_remember_ms : until_blocks_ms,
+		.remember_ms = server_ring_remember_ms(f),
 	};
 	TRY(roster_open(&roster, &s->roster, err));
 	const struct hints_config hints = {
@@ -249,6 +254,8 @@ void server_cluster_tick(struct server *s)
 {
 	if (s->trust)
 		trust_tick(s->trust);
+	if (s->rings && s->ingest)
+		server_rates_tick(s);
 }
 
 /* ---- /-/ring ---- */

@@ -4,6 +4,7 @@
 #include <inttypes.h>
 #include "base/io.h"
 #include "base/limits.h"
+#include "base/tenant.h"
 #include "cmd/cmd_int.h"
 
 #define F(n, k, field, def, val, comm, text)                                                                                                         \
@@ -51,6 +52,15 @@ struct flag *server_flag_table(struct server_flags *f, size_t *n)
 		F("ingest.max-series-per-request", FLAG_U64, ingest_max_series, "200000", "COUNT", true, "Series in one write request."),
 		F("limits.file", FLAG_STRING, limits_file, NULL, "FILE", true,
 			"Limits of each tenant's requests, rate and series as Thanos' YAML, see docs/operations.md. Re-read when it changes."),
+		F("tenant.header", FLAG_STRING, tenant_header, NULL, "NAME", true,
+			"Header that names a request's tenant, asked before THANOS-TENANT and X-Scope-OrgID."),
+		F("tenant.certificate-field", FLAG_CHOICE, tenant_certificate_field, NULL, "organization|organizationalUnit|commonName", true,
+			"The subject of the client's certificate names its tenant, and no header does. Needs --web.config.file with client_ca_file."),
+		F("tenant.default-id", FLAG_STRING, tenant_default, TENANT_DEFAULT, "NAME", true, "Tenant of requests that name none."),
+		F("tenant.split-label", FLAG_STRING, tenant_split_label, NULL, "LABEL", true,
+			"Series that have this label belong to the tenant that it names; they are stored without it."),
+		F("tenant.delete-delay", FLAG_DURATION_MS, tenant_delete_delay_ms, "48h", "DURATION", false,
+			"How long the blocks of a deleted tenant stay in the bucket, marked, before they are removed."),
 		F("disk.reserve", FLAG_SIZE, disk_reserve, NULL, "SIZE", true,
 			"Below this much free disk writes get 503 until there is room. Default: the larger of 1GiB and 3 %."),
 		F("bucket.audit-interval", FLAG_DURATION_MS, bucket_audit_interval_ms, "15m", "DURATION", true,
@@ -144,6 +154,8 @@ struct flag *server_flag_table(struct server_flags *f, size_t *n)
 	return table;
 }
 
+#define HEADER_BYTES "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_"
+
 /* The least of the machine's memory and the cgroup's limit. */
 static uint64_t memory_total(void)
 {
@@ -202,6 +214,14 @@ errc server_flags_check(struct server_flags *f, struct err *err)
 		return err_set(err, ERR_INVALID, "--http.max-connections, --http.threads or --head.shards is out of its range");
 	if (f->objstore_config_file && f->objstore_config)
 		return err_set(err, ERR_INVALID, "--objstore.config-file and --objstore.config exclude each other");
+	if (f->tenant_header && strspn(f->tenant_header, HEADER_BYTES) != strlen(f->tenant_header))
+		return err_set(err, ERR_INVALID, "--tenant.header=%s is no name of a header", f->tenant_header);
+	if (!tenant_valid(span_cstr(f->tenant_default)))
+		return err_set(err, ERR_INVALID, "--tenant.default-id=%s is no tenant's name: [A-Za-z0-9_-][A-Za-z0-9._-]{0,127}", f->tenant_default);
+	if (f->tenant_split_label && strcmp(f->tenant_split_label, "__name__") == 0)
+		return err_set(err, ERR_INVALID, "--tenant.split-label=__name__: series would be stored without their names");
+	if (f->tenant_certificate_field && !f->web_config_file)
+		return err_set(err, ERR_INVALID, "--tenant.certificate-field needs --web.config.file, which asks clients for certificates");
 	if (f->head_max_memory == 0)
 		f->head_max_memory = memory_total() / 4 * 3;
 	if (f->head_max_memory < 16 * MIB)

@@ -50,6 +50,8 @@ struct server_flags {
 	int64_t query_timeout_ms;
 	uint64_t http_threads, http_max_connections;
 	int64_t http_idle_timeout_ms, http_request_timeout_ms, shutdown_grace_ms, flush_timeout_ms;
+	const char *tenant_header, *tenant_certificate_field, *tenant_default, *tenant_split_label;
+	int64_t tenant_delete_delay_ms;
 	const char *limits_file;
 	const char *log_level, *log_format;
 	/* one of many (cmd_cluster.c) */
@@ -119,6 +121,10 @@ struct server {
 	struct span self;      /* --hashrings.local-endpoint */
 	struct repair *repair; /* of every node that stores, also of one alone: it answers for its digests */
 	struct feed *feed;     /* also NULL without a catalog (cmd_feed.c) */
+	struct server_rates {
+		uint64_t epoch; /* that ingest was told of; 0: none */
+		int64_t said_ms;
+	} rates; /* of the thread that ticks */
 
 	atomic_int phase; /* enum server_phase */
 	atomic_int exit_code;
@@ -145,11 +151,15 @@ CHECKED errc server_reload(struct server *s, struct err *err);
 /* cmd_cluster.c: being one of many. */
 CHECKED errc server_roles(const char *text, unsigned *roles, struct err *err); /* --target */
 bool server_has_rings(const struct server_flags *f);
+int64_t server_ring_remember_ms(const struct server_flags *f); /* --ring.remember */
 CHECKED errc server_cluster_check(struct server_flags *f, struct err *err);
 CHECKED errc server_cluster_open(struct server *s, struct err *err); /* nothing where there are no rings */
 void server_cluster_close(struct server *s);
 void server_cluster_ready(struct server *s); /* the log is replayed */
 void server_cluster_tick(struct server *s);  /* twice a second */
+/* cmd_rates.c: what part of the tenants' limits is this node's. */
+void server_rates_tick(struct server *s); /* twice a second, from one thread */
+void server_rates_hear(void *server, struct http_request *r);
 void server_ring_get(void *server, struct http_request *r);
 void server_ring_put(void *server, struct http_request *r);
 /* cmd_leave.c: POST /-/drain. */
@@ -174,6 +184,17 @@ CHECKED errc background_start(struct server *s, struct err *err);
 void background_stop(struct server *s);
 void background_audit_now(struct server *s);
 
+/* cmd_tenant_delete.c */
+CHECKED errc tenant_delete_start(struct server *s, struct err *err);
+void tenant_delete_stop(void);
+#define TENANT_DELETE_PATH "/-/peer/tenant-delete"
+/* Everything of the tenant that was stored up to then: a job that survives restarts. tell: the other nodes of the rings do not know. */
+CHECKED errc tenant_delete(struct server *s, struct span tenant, int64_t asked_ms, bool tell, struct err *err);
+void tenant_delete_hear(void *server, struct http_request *r);
+/* The block is of a tenant that is deleted: its directory need not wait until its cut is settled, for what a replay would bring back is deleted again. */
+bool tenant_delete_covers(struct server *s, struct ulid block);
+void tenant_route(void *server, struct http_request *r); /* GET, DELETE /-/tenants/NAME */
+
 /* {"blocks":[...]}; shared by /-/flush and `varve bucket ls`. */
 void blocks_json(const struct catalog_block *b, size_t n, struct buf *out);
 
@@ -189,6 +210,7 @@ int cmd_ring(int argc, char **argv);
 int cmd_control(int argc, char **argv);
 int cmd_drain(int argc, char **argv);
 int cmd_digest(int argc, char **argv);
+int cmd_tenants(int argc, char **argv);
 
 /* "varve: <message>" on stderr; returns the code. */
 int cmd_fail(int code, const struct err *err);

@@ -14,6 +14,7 @@ static const struct {
 	{"control", cmd_control},
 	{"drain", cmd_drain},
 	{"digest", cmd_digest},
+	{"tenants", cmd_tenants},
 	{"server", cmd_server},
 };
 

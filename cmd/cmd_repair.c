@@ -64,6 +64,42 @@ static bool was_cut(void *arg, struct span tenant, int64_t start, int64_t end)
 	return found;
 }
 
+/* ---- what hints say ---- */
+
+struct wanted {
+	struct span address;
+	struct repair_owed *out;
+};
+
+static void pending_of(void *arg, const struct hints_status *h)
+{
+	const struct wanted *w = arg;
+	if (span_eq(h->address, w->address))
+		w->out->pending_bytes = h->pending_bytes;
+}
+
+static void owed(void *arg, struct span address, struct repair_owed *out)
+{
+	struct server *s = arg;
+	struct wanted w = {address, out};
+	struct hints_owed o;
+	*out = (struct repair_owed){0};
+	if (!s->hints)
+		return;
+	hints_each(s->hints, pending_of, &w);
+	if (hints_owed(s->hints, address, &o)) {
+		out->from_ms = o.from_ms;
+		out->to_ms = o.to_ms;
+	}
+}
+
+static void repaired(void *arg, struct span address, int64_t to_ms)
+{
+	struct server *s = arg;
+	if (s->hints)
+		hints_repaired(s->hints, address, to_ms);
+}
+
 errc server_repair_open(struct server *s, struct err *err)
 {
 	if (!s->head || !s->ingest)
@@ -80,6 +116,8 @@ errc server_repair_open(struct server *s, struct err *err)
 		.ask = ask,
 		.store = store,
 		.cut = was_cut,
+		.owed = owed,
+		.repaired = repaired,
 	};
 	return cfg.file ? repair_open(&cfg, &s->repair, err) : err_set(err, ERR_NOMEM, "no memory for paths");
 }

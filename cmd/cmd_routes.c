@@ -217,6 +217,20 @@ static void front(void *arg, struct http_request *r)
 		     "POST /-/flush /-/reload /-/drain /-/repair                PUT /-/ring\n"));
 }
 
+/* A flag that is given empty is not given. */
+static const char *word(const char *s)
+{
+	return s && *s ? s : NULL;
+}
+
+static enum http_tenant_field tenant_field(const char *s)
+{
+	return !s				      ? HTTP_TENANT_NONE
+	       : strcmp(s, "organization") == 0	      ? HTTP_TENANT_ORGANIZATION
+	       : strcmp(s, "organizationalUnit") == 0 ? HTTP_TENANT_ORGANIZATIONAL_UNIT
+						      : HTTP_TENANT_COMMON_NAME;
+}
+
 /* ---- the table ---- */
 
 enum { ROUTES_MAX = 64 };
@@ -257,7 +271,9 @@ static void routes_write(struct server *s, struct routes *t)
 		{HTTP_POST, "/api/v1/push", HTTP_INLINE, max_body, write, arg});
 	if (s->rings && s->head)
 		ADD(t, {HTTP_POST, PEER_WRITE_PATH, HTTP_INLINE | HTTP_NO_AUTH, f->ingest_max_inflight, server_peer_write, s},
-			{HTTP_POST, HINTS_PATH, HTTP_INLINE | HTTP_NO_AUTH, f->ingest_max_inflight, hints_receive, s->hints});
+			{HTTP_POST, HINTS_PATH, HTTP_INLINE | HTTP_NO_AUTH, f->ingest_max_inflight, hints_receive, s->hints},
+			{HTTP_POST, TENANT_DELETE_PATH, HTTP_WORKER | HTTP_NO_AUTH, 0, tenant_delete_hear, s},
+			{HTTP_POST, INGEST_RATES_PATH, HTTP_WORKER | HTTP_NO_AUTH, LIMIT_RATES_BYTES, server_rates_hear, s});
 	if (s->head)
 		ADD(t, {HTTP_GET, "/-/tenants", HTTP_WORKER | HTTP_GZIP, 0, ingest_tenants, s->ingest});
 }
@@ -273,6 +289,7 @@ static void routes_data(struct server *s, struct routes *t)
 		{HTTP_GET, "/api/v1/metadata", HTTP_WORKER | HTTP_GZIP, 0, query_metadata, s->query},
 		{HTTP_GET, "/api/v1/status/blocks", HTTP_WORKER | HTTP_GZIP, 0, blocks, s},
 		{HTTP_GET, "/api/v1/status/tsdb", HTTP_WORKER | HTTP_GZIP, 0, query_status_tsdb, s->query},
+		{HTTP_GET | HTTP_DELETE, "/-/tenants/*", HTTP_WORKER, 0, tenant_route, s},
 		{HTTP_POST | HTTP_PUT, "/-/flush", HTTP_WORKER | HTTP_GZIP, 64 * KIB, flush, s});
 }
 
@@ -309,6 +326,9 @@ errc server_listen(struct server *s, struct err *err)
 		.idle_timeout_ms = f->http_idle_timeout_ms,
 		.request_timeout_ms = f->http_request_timeout_ms,
 		.max_inflight_bytes = f->ingest_max_inflight,
+		.tenant_header = word(f->tenant_header),
+		.tenant_default = f->tenant_default,
+		.tenant_field = tenant_field(f->tenant_certificate_field),
 	};
 	return http_server_start(&cfg, t.v, t.n, &s->http, err);
 }

@@ -92,7 +92,7 @@ static bool may_remove(void *arg, struct ulid block)
 	struct server *s = arg;
 	/* Until replay is over the head does not know what the log still holds. */
 	int phase = atomic_load(&s->phase);
-	return (phase == PHASE_READY || phase == PHASE_STOPPING) && (!s->head || head_cut_settled(s->head, block));
+	return (phase == PHASE_READY || phase == PHASE_STOPPING) && (!s->head || head_cut_settled(s->head, block) || tenant_delete_covers(s, block));
 }
 
 static bool forget(void *arg, struct ulid block)
@@ -323,12 +323,16 @@ static errc open_parts(struct server *s, struct err *err)
 			.future_ms = f->ingest_future_ms,
 			.labels = labels_limits_of(f),
 			.limits_file = f->limits_file,
+			.split_label = f->tenant_split_label && *f->tenant_split_label ? f->tenant_split_label : NULL,
+			.ring_remember_ms = server_ring_remember_ms(f),
 		};
 		TRY(ingest_open(&ingest, &s->ingest, err));
 		TRY(server_repair_open(s, err));
 	}
 	TRY(server_leave_open(s, err));
 	server_gate(s);
+	if (s->catalog)
+		TRY(tenant_delete_start(s, err));
 	TRY(server_listen(s, err));
 	if (s->catalog) {
 		const struct shipper_config shipper = {
@@ -407,6 +411,7 @@ static void close_parts(struct server *s)
 	server_leave_close(s);
 	if (s->bucket)
 		bucket_cancel(s->bucket);
+	tenant_delete_stop();
 	background_stop(s);
 	head_stop(s->head); /* its cutter tells the shipper of blocks; the shipper asks the head until it has stopped */
 	if (s->shipper)
@@ -543,6 +548,7 @@ int cmd_server(int argc, char **argv)
 			 "       varve ring show|check|where FILE, diff OLD NEW        hashrings: who holds what, and what a change moves\n"
 			 "       varve control                                         the ring controller on Kubernetes\n"
 			 "       varve drain [URL]                                     a running varve leaves its ring, in good order\n"
+			 "       varve tenants [URL]                                   who holds what, and sends how much\n"
 			 "       varve bench write                                     a load that can be repeated, for any receiver",
 		.about = "Long-term storage for Prometheus metrics: remote write in, two-hour blocks in a bucket out, nothing acknowledged lost.\n"
 			 "Without flags: data under ./data, its bucket in ./data/bucket, listening on 127.0.0.1:19291.",

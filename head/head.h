@@ -295,6 +295,9 @@ CHECKED errc head_tenant_cardinality(
 
 /* Cuts every window now (new samples go to new windows) and returns when all blocks are written and on_block was called for each. */
 CHECKED errc head_flush(struct head *h, struct err *err);
+/* The same of one tenant, and only of its windows that were begun up to upto_ms; its exemplars up to then go, and what it said of its metrics and not again since. For
+ * who deletes a tenant: the blocks are his to remove. They come back with the log, if it still has them at the next start: call it then, too. */
+CHECKED errc head_flush_tenant(struct head *h, struct span tenant, int64_t upto_ms, struct err *err);
 /* Writes a snapshot now and returns when it is there. */
 CHECKED errc head_snapshot(struct head *h, struct err *err);
 /* What a snapshot stands for, from its mark alone; for who looks at a data directory. ERR_NOTFOUND: there is no such file. */

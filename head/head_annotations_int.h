@@ -125,3 +125,6 @@ size_t metadata_bound(const struct head *h, const struct head_annotations *a);
 CHECKED errc metadata_append(struct head *h, const struct wal_ticket *ticket, struct head_annotations *a, struct buf *records, struct err *err);
 struct metadata_table;
 void metadata_table_free(struct metadata_table *t);
+/* For a tenant that is deleted: exemplars up to then; what was not said since. */
+void exemplars_drop(struct tenant *tn, int64_t upto_ms);
+void metadata_drop(struct tenant *tn, int64_t upto_ms);

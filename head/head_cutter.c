@@ -21,7 +21,7 @@
 #include <stdio.h>
 #include <sys/resource.h>
 #include <time.h>
-#include "head/head_int.h"
+#include "head/head_annotations_int.h"
 
 enum { TICK_MS = 500, RETRY_MAX_SHIFT = 5 };
 
@@ -505,7 +505,14 @@ void head_release(struct head *h)
 	pthread_mutex_unlock(&h->windows_mu);
 }
 
-errc head_flush(struct head *h, struct err *err)
+/* Whether a flush is for this window. */
+static bool flushes(const struct window *w, const struct tenant *tn, int64_t upto_ms)
+{
+	return !w->gone && (!tn || (w->tenant == tn && ulid_time_ms(w->ulid) <= upto_ms));
+}
+
+/* tn NULL: every tenant. */
+static errc flush(struct head *h, const struct tenant *tn, int64_t upto_ms, struct err *err)
 {
 	errc rc = OK;
 	pthread_mutex_lock(&h->windows_mu);
@@ -519,7 +526,7 @@ errc head_flush(struct head *h, struct err *err)
 		uint32_t failures;
 	} *v = NULL;
 	for (struct window *w = h->windows; w; w = w->next)
-		last += !w->gone;
+		last += flushes(w, tn, upto_ms);
 	if (last > 0)
 		v = malloc(last * sizeof *v);
 	if (last > 0 && !v) {
@@ -527,7 +534,7 @@ errc head_flush(struct head *h, struct err *err)
 		return err_set(err, ERR_NOMEM, "no memory to flush %u windows", last);
 	}
 	for (struct window *w = h->windows; w; w = w->next) {
-		if (w->gone)
+		if (!flushes(w, tn, upto_ms))
 			continue;
 		w->cut_now = true;
 		w->retry_at_ns = 0;
@@ -549,4 +556,19 @@ errc head_flush(struct head *h, struct err *err)
 		head_window_unref(v[i].w);
 	free(v);
 	return rc;
+}
+
+errc head_flush(struct head *h, struct err *err)
+{
+	return flush(h, NULL, 0, err);
+}
+
+errc head_flush_tenant(struct head *h, struct span tenant, int64_t upto_ms, struct err *err)
+{
+	struct tenant *tn = head_tenant_find(h, tenant);
+	if (!tn)
+		return OK;
+	exemplars_drop(tn, upto_ms);
+	metadata_drop(tn, upto_ms);
+	return flush(h, tn, upto_ms, err);
 }

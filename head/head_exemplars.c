@@ -603,3 +603,20 @@ errc head_exemplars_read(struct head *h, struct span tenant, const struct head_e
 	free(st);
 	return rc;
 }
+
+void exemplars_drop(struct tenant *tn, int64_t upto_ms)
+{
+	struct exemplar_ring *r = ring_of(tn);
+	if (!r)
+		return;
+	pthread_mutex_lock(&r->mu);
+	struct had before = had_locked(r);
+	/* They stand as they arrived: all up to the last one of that time. */
+	uint32_t n = ring_count(r);
+	while (n > 0 && r->v[exemplar_ring_at(r, r->first_seq + n - 1)].t > upto_ms)
+		n--;
+	exemplar_ring_drop(r, n);
+	exemplar_ring_shrink(r);
+	account_locked(r, before);
+	pthread_mutex_unlock(&r->mu);
+}

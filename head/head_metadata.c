@@ -623,3 +623,14 @@ errc head_metadata_read(struct head *h, struct span tenant, struct span family, 
 	}
 	return rc;
 }
+
+void metadata_drop(struct tenant *tn, int64_t upto_ms)
+{
+	struct metadata_table *t = table_of(tn);
+	if (!t)
+		return;
+	pthread_mutex_lock(&t->mu);
+	while (t->n_families > 0 && (int64_t)t->v[t->oldest].stamp * MINUTE_MS <= upto_ms)
+		family_forget(t, t->oldest);
+	pthread_mutex_unlock(&t->mu);
+}

@@ -40,6 +40,8 @@ struct ingest_config {
 	bool created_zero;	      /* --ingest.created-timestamp-zero */
 	struct labels_limits labels;  /* for messages */
 	const char *limits_file;      /* --limits.file, NULL = none; borrowed. A bad one: ERR_INVALID */
+	const char *split_label;      /* --tenant.split-label: whose series they are; NULL: the request's tenant's. Borrowed */
+	int64_t ring_remember_ms;     /* how long after a ring change a node may still hold what it took before: --ring.remember */
 };
 CHECKED errc ingest_open(const struct ingest_config *cfg, struct ingest **out, struct err *err);
 /* The handler of /api/v1/receive, /api/v1/write and /api/v1/push. arg is the ingest. */
@@ -57,4 +59,20 @@ CHECKED errc ingest_reload(struct ingest *in, struct err *err);
 void ingest_tick(struct ingest *in);
 /* Handler: all tenants with what they hold, send and may; ?sort=series|memory|samples|new-series &limit=100. arg is the ingest. */
 void ingest_tenants(void *ingest, struct http_request *r);
+
+/* ---- limits of a fleet (ingest_fleet.c) ---- */
+
+#define INGEST_RATES_PATH "/-/peer/rates"
+/* The rings in force have changed; NULL: there are none, and the numbers of the limits file are this node's alone. self: its number in them, UINT32_MAX: it stores nothing. ERR_NOMEM: what was
+ * known stays. Any thread; not for every request. */
+CHECKED errc ingest_fleet_rings(struct ingest *in, struct ring_set *now, uint32_t self, struct err *err);
+/* Once a second, from one thread: what is to be POSTed to INGEST_RATES_PATH of the first LIMIT_RATES_BOARDS nodes of the rings, this one included; nothing when `out` stays empty. */
+CHECKED errc ingest_rates_say(struct ingest *in, struct buf *out, struct err *err);
+/* What a node that is told it answers; for this one, when it is one of them. */
+CHECKED errc ingest_rates_board(struct ingest *in, struct span said, struct buf *out, struct err *err);
+/* An answer to that: before the next ingest_rates_say. Any thread. */
+void ingest_rates_heard(struct ingest *in, struct span answer);
+/* Handler of INGEST_RATES_PATH (WORKER, LIMIT_RATES_BYTES), for peers that were checked. arg is the ingest. */
+void ingest_rates_hear(void *ingest, struct http_request *r);
+
 void ingest_close(struct ingest *in);

@@ -54,6 +54,20 @@ size_t ingest_limits_rates(struct ingest_limits *il); /* tenants with a bucket t
 /* Requests of which series were refused for the head-series limit. */
 void ingest_limits_refused_series(struct ingest_limits *il);
 
+/* For ingest_fleet.c: each tenant with a bucket, and how many bytes a second came for it lately; fn must not block. `round`: not 0, another one each time. */
+void ingest_limits_tell(
+	struct ingest_limits *il, uint32_t round, double elapsed_s, void (*fn)(void *arg, struct span tenant, double bytes_per_s), void *arg);
+/* All nodes together told `total` in this round: this node's share of the tenant's rate is what it told of that, and not below `least`. */
+void ingest_limits_told(struct ingest_limits *il, uint32_t round, struct span tenant, double total, double least);
+
+/* ---- the fleet's part in them (ingest_fleet.c) ---- */
+
+struct ingest_fleet;
+CHECKED errc ingest_fleet_open(struct ingest_fleet **out, struct err *err);
+void ingest_fleet_close(struct ingest_fleet *f); /* NULL allowed */
+/* head_series_limit as far as this node is concerned; 0: no limit. */
+uint64_t ingest_head_max(struct ingest *in, struct span tenant, const struct tenant_limits *l);
+
 /* One request's way past the limits. */
 struct admission {
 	struct ingest_limits *il;
@@ -61,7 +75,7 @@ struct admission {
 	struct tenant_limits limits; /* as they were when it began */
 	uint64_t taken;		     /* samples, from the tenant's rate */
 	int64_t retry_s;	     /* > 0 after a refusal: when it is worth trying again */
-	bool entered;
+	bool entered, weighed;	     /* weighed: the body's bytes are counted already, for the fleet */
 };
 void ingest_admit(struct ingest_limits *il, struct span tenant, struct admission *out);
 /* Before anything is decompressed: the body's size both ways, and a rate that is used up. ERR_LIMIT with id and words. On OK it is one of
@@ -75,6 +89,7 @@ void ingest_admit_end(struct admission *a, bool stored);
 struct ingest {
 	struct ingest_config cfg; /* constant after open */
 	struct ingest_limits *limits;
+	struct ingest_fleet *fleet;
 
 	atomic_int gate_id; /* enum errid; the text is guarded by gate_mu */
 	pthread_mutex_t gate_mu;
@@ -163,7 +178,12 @@ struct ingest_store {
 	void (*judged)(struct ingest_store *st);
 	/* Behind judged, mostly on the log's thread: all that the verdicts rely on is durable; or it is not, and nothing is known. */
 	void (*done)(struct ingest_store *st, errc rc, const struct err *err);
+	/* Stored under the same ticket of the log: judged comes for each, done once, with the first. NULL: no more. */
+	struct ingest_store *next;
 	/* out, for judged and later */
+	enum errid fault; /* of one of several, and why: it is malformed, nothing of it was stored. NONE otherwise */
+	const char *why;
+	size_t bound; /* of its records */
 	struct head_batch b;
 	struct ingest_verdicts verdicts;
 	struct ingest_annotations notes;
@@ -179,7 +199,8 @@ CHECKED errc ingest_store(struct ingest_store *st, struct err *err);
 struct ingest_part {
 	struct span tenant;
 	enum rw_version version;
-	struct span body; /* rw was decoded from it; of a peer's: not needed */
+	struct span body;		/* rw was decoded from it; of a peer's: not needed */
+	const struct rw_slices *slices; /* what is sent on of it; NULL: as it stands in body */
 	struct rw_request *rw;
 	uint32_t n_items;    /* its series, and 1.0's metadata fields behind them */
 	uint64_t max_series; /* of the tenant in the head, 0: no limit */
@@ -221,16 +242,23 @@ void ingest_many_verdicts(const struct ingest_many *m, struct peer_verdict *out)
 
 /* ---- a write that is spread over nodes ---- */
 
+/* What was refused of a request before it is stored, with its words; NONE: nothing was. */
+struct ingest_before {
+	enum errid id;
+	struct span words;
+	int64_t retry_s; /* 0: nothing to say */
+};
 /* One client's request; in its arena. */
 struct routed {
 	struct ingest *in;
 	struct http_request *r;
+	struct ingest_before before;
 	const struct ingest_part *parts; /* of one version */
 	uint32_t n_parts;
 };
 /* Takes the request when it is OK: its answer comes when its series' nodes have spoken. parts live in the request's arena. Else nothing was stored. */
 CHECKED errc ingest_route(struct ingest *in, struct http_request *r, const struct ingest_part *parts, uint32_t n_parts,
-	const struct ingest_bounds *bounds, struct err *err);
+	const struct ingest_bounds *bounds, const struct ingest_before *before, struct err *err);
 void ingest_route_answer(struct routed *w, const struct cluster_outcome *o);
 /* The hash of each item (ingest_place.c): n_items of them. ERR_INVALID (PROTOBUF, LABEL_UTF8), ERR_NOMEM. */
 CHECKED errc ingest_places(const struct ingest_part *part, struct arena *arena, uint64_t *out, struct err *err);
@@ -240,7 +268,51 @@ CHECKED errc ingest_share_of(const struct ingest_part *part, const uint32_t *ite
 /* Of the rings in force; 0: none. */
 uint64_t ingest_epoch(struct ingest *in);
 
+/* ---- one request of several tenants (ingest_split.c) ---- */
+
+struct ingest_split_part {
+	struct span tenant;
+	const uint32_t *series; /* their numbers in the request, ascending */
+	uint32_t n_series;
+	bool metadata; /* 1.0's metadata fields are with it: with the request's own tenant, and nobody else */
+};
+struct ingest_split {
+	struct rw_request
+		*rw; /* the client's. Series that had the label have lost it: wire and refs are new ones, refs number the client's symbols */
+	const uint8_t *relabeled;	 /* of each series: 1, it had it. What is sent on is made by rw_slice_relabel */
+	struct ingest_split_part *parts; /* by the first series of each */
+	uint32_t n_parts;
+	const uint32_t *refused; /* series whose label names no valid tenant, ascending; they are in no part */
+	uint32_t n_refused;
+	enum rw_version version;
+	struct span label;
+	/* of the part that was made last */
+	struct arena *arena;
+	uint32_t *symbol_met, *symbol_number, *metadata_met, round;
+	struct span *symbols;
+	size_t n_symbols, symbols_cap;
+	bool failed;
+};
+/* By --tenant.split-label=`label`; `tenant` is the request's own. All in the arena. ERR_INVALID (PROTOBUF): labels that are none; ERR_LIMIT (TOO_MANY_SERIES): above LIMIT_PEER_SECTIONS
+ * tenants; ERR_NOMEM (OVERLOADED). */
+CHECKED errc ingest_split(struct rw_request *rw, enum rw_version version, struct span tenant, const char *label, struct arena *arena,
+	struct ingest_split *out, struct err *err);
+/* A part as a request of its own. rw_series.metadata still numbers the client's entries. */
+CHECKED errc ingest_split_part(struct ingest_split *sp, uint32_t part, struct arena *arena, struct rw_request *out, struct err *err);
+/* Directly behind ingest_split_part: the part's fields as they are sent on; `whole` are those of the client's message. rw gets the symbols that only exemplars and metadata name. */
+CHECKED errc ingest_split_slices(
+	struct ingest_split *sp, uint32_t part, const struct rw_slices *whole, struct rw_request *rw, struct rw_slices *out, struct err *err);
+/* The words of a 400 for those of no valid tenant; empty: there are none. */
+struct span ingest_split_refusal(const struct ingest_split *sp, struct arena *arena);
+/* Stores the parts, here or on the nodes of their rings, and answers (ingest_split_write.c). `body` is what the request was decoded from. On OK r is no longer the caller's;
+ * bounds->max_series is not used. */
+CHECKED errc ingest_split_write(struct ingest *in, struct http_request *r, const struct ingest_split *split, struct span body,
+	const struct ingest_bounds *bounds, struct err *err);
+
 /* ---- a write of a client (ingest_write.c) ---- */
+
+/* Answers what ingest_store's done says: the log could not be written, or has failed. */
+void ingest_store_failed(struct http_request *r, errc rc, const struct err *err);
 
 /* Between its verdict and its answer; lives in the request's arena. */
 struct ingest_pending {

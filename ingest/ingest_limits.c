@@ -18,7 +18,8 @@
 #include "base/log.h"
 #include "ingest/ingest_int.h"
 
-enum { RATE_SHARDS = 64, RATE_CHAINS_MIN = 16, RATE_BURST_DEFAULT_S = 60, LIMITS_KEY_BYTES = 192 };
+enum { RATE_SHARDS = 64, RATE_CHAINS_MIN = 16, RATE_BURST_DEFAULT_S = 60, LIMITS_KEY_BYTES = 192, SAMPLE_WEIGHT_BYTES = 4 };
+#define TELL_DECAY_S 3.0 /* over which what came is averaged */
 
 /* How the file looked. */
 struct limits_stamp {
@@ -30,8 +31,13 @@ struct limits_stamp {
 struct rate {
 	struct rate *next;
 	uint64_t hash;
-	double tokens; /* at at_ns; below 0: taken on credit */
-	double per_s, burst;
+	double tokens;	     /* at at_ns; below 0: taken on credit */
+	double per_s, burst; /* this node's part of what the file says */
+	/* The fleet (ingest_fleet.c): this node's part of the tenant's rate, 1 until the others were heard of; bytes that came since the last telling, refused ones as well; how
+	 * many a second were told in `round`, and the most that anybody has heard from all nodes together. */
+	double share, told, total;
+	uint64_t bytes;
+	uint32_t round;
 	int64_t at_ns;
 	uint32_t name_bytes;
 	char name[];
@@ -235,14 +241,20 @@ static bool rate_grow_locked(struct rate_shard *sh, int64_t now_ns)
 	return true;
 }
 
+static struct rate *rate_find_locked(const struct rate_shard *sh, uint64_t hash, struct span tenant)
+{
+	struct rate *r = sh->cap ? sh->chains[hash & (sh->cap - 1)] : NULL;
+	while (r && !(r->hash == hash && span_eq(span_of(r->name, r->name_bytes), tenant)))
+		r = r->next;
+	return r;
+}
+
 /* The tenant's bucket as it is now, made full when there is none. NULL: no memory. */
 static struct rate *rate_locked(struct rate_shard *sh, uint64_t hash, struct span tenant, const struct tenant_limits *l)
 {
 	int64_t now_ns = io_mono_ns();
-	struct rate *r = sh->cap ? sh->chains[hash & (sh->cap - 1)] : NULL;
-	while (r && !(r->hash == hash && span_eq(span_of(r->name, r->name_bytes), tenant)))
-		r = r->next;
-	double per_s = (double)l->v[TENANT_RATE], burst = l->v[TENANT_BURST] ? (double)l->v[TENANT_BURST] : per_s * RATE_BURST_DEFAULT_S;
+	struct rate *r = rate_find_locked(sh, hash, tenant);
+	bool fresh = false;
 	if (!r) {
 		if (sh->n >= sh->cap && !rate_grow_locked(sh, now_ns))
 			return NULL;
@@ -250,7 +262,8 @@ static struct rate *rate_locked(struct rate_shard *sh, uint64_t hash, struct spa
 		if (!r)
 			return NULL;
 		struct rate **to = &sh->chains[hash & (sh->cap - 1)];
-		*r = (struct rate){.next = *to, .hash = hash, .tokens = burst, .at_ns = now_ns, .name_bytes = (uint32_t)tenant.n};
+		*r = (struct rate){.next = *to, .hash = hash, .at_ns = now_ns, .share = 1, .name_bytes = (uint32_t)tenant.n};
+		fresh = true;
 		memcpy(r->name, tenant.p, tenant.n);
 		*to = r;
 		sh->n++;
@@ -258,22 +271,27 @@ static struct rate *rate_locked(struct rate_shard *sh, uint64_t hash, struct spa
 	/* Up to here by the rate that held, from here on by the one that holds. */
 	if (r->per_s > 0)
 		rate_refill(r, now_ns);
-	r->per_s = per_s;
-	r->burst = burst;
+	r->per_s = (double)l->v[TENANT_RATE] * r->share;
+	r->burst = l->v[TENANT_BURST] ? (double)l->v[TENANT_BURST] * r->share : r->per_s * RATE_BURST_DEFAULT_S;
+	if (fresh)
+		r->tokens = r->burst;
 	rate_refill(r, now_ns);
 	return r;
 }
 
-/* Passes while there is something left, and takes n. */
-static errc rate_take(struct ingest_limits *il, struct span tenant, const struct tenant_limits *l, uint64_t n, int64_t *retry_s, struct err *err)
+/* Passes while there is something left, and takes n. `bytes` came for it, whether it passes or not. */
+static errc rate_take(
+	struct ingest_limits *il, struct span tenant, const struct tenant_limits *l, uint64_t n, uint64_t bytes, int64_t *retry_s, struct err *err)
 {
 	uint64_t hash = rate_hash(il, tenant);
 	struct rate_shard *sh = &il->shards[hash >> 58];
-	double tokens = 0;
+	double tokens = 0, per_s = 1;
 	pthread_mutex_lock(&sh->mu);
 	struct rate *r = rate_locked(sh, hash, tenant, l);
 	if (r) {
 		tokens = r->tokens;
+		per_s = r->per_s;
+		r->bytes += bytes;
 		if (tokens > 0)
 			r->tokens -= (double)n;
 	}
@@ -282,7 +300,7 @@ static errc rate_take(struct ingest_limits *il, struct span tenant, const struct
 		return err_id(err, ERRID_OVERLOADED, ERR_NOMEM, "no memory for a tenant's rate");
 	if (tokens > 0)
 		return OK;
-	double wait_s = floor(-tokens / (double)l->v[TENANT_RATE]) + 1;
+	double wait_s = floor(-tokens / per_s) + 1;
 	*retry_s = wait_s < 86400 ? (int64_t)wait_s : 86400;
 	char key[LIMITS_KEY_BYTES], burst[32];
 	if (l->v[TENANT_BURST])
@@ -319,6 +337,44 @@ size_t ingest_limits_rates(struct ingest_limits *il)
 		pthread_mutex_unlock(&il->shards[i].mu);
 	}
 	return n;
+}
+
+/* ---- the rate of a fleet (ingest_fleet.c) ---- */
+
+void ingest_limits_tell(
+	struct ingest_limits *il, uint32_t round, double elapsed_s, void (*fn)(void *arg, struct span tenant, double bytes_per_s), void *arg)
+{
+	double keep = exp(-elapsed_s / TELL_DECAY_S);
+	for (int i = 0; i < RATE_SHARDS; i++) {
+		struct rate_shard *sh = &il->shards[i];
+		pthread_mutex_lock(&sh->mu);
+		for (uint32_t k = 0; k < sh->cap; k++)
+			for (struct rate *r = sh->chains[k]; r; r = r->next) {
+				double now = (double)r->bytes / elapsed_s;
+				r->told = r->round == 0 ? now : r->told * keep + now * (1 - keep);
+				r->bytes = 0;
+				r->total = 0;
+				r->round = round;
+				if (r->told >= 1)
+					fn(arg, span_of(r->name, r->name_bytes), r->told);
+			}
+		pthread_mutex_unlock(&sh->mu);
+	}
+}
+
+void ingest_limits_told(struct ingest_limits *il, uint32_t round, struct span tenant, double total, double least)
+{
+	uint64_t hash = rate_hash(il, tenant);
+	struct rate_shard *sh = &il->shards[hash >> 58];
+	pthread_mutex_lock(&sh->mu);
+	struct rate *r = rate_find_locked(sh, hash, tenant);
+	/* Who heard of more nodes knows better. */
+	if (r && r->round == round && total > r->total && r->told >= 1) {
+		double share = r->told / total;
+		r->total = total;
+		r->share = share < least ? least : share > 1 ? 1 : share;
+	}
+	pthread_mutex_unlock(&sh->mu);
 }
 
 /* ---- how many at once ---- */
@@ -384,8 +440,10 @@ errc ingest_admit_sizes(struct admission *a, size_t body_bytes, size_t decoded_b
 		return over(a, a->il->refused_size, TENANT_SIZE, "bytes as sent", body_bytes, err);
 	if (max > 0 && decoded_bytes > max)
 		return over(a, a->il->refused_size, TENANT_SIZE, "bytes decompressed", decoded_bytes, err);
-	if (a->limits.v[TENANT_RATE] > 0)
-		TRY(rate_take(a->il, a->tenant, &a->limits, 0, &a->retry_s, err));
+	if (a->limits.v[TENANT_RATE] > 0) {
+		a->weighed = true;
+		TRY(rate_take(a->il, a->tenant, &a->limits, 0, body_bytes, &a->retry_s, err));
+	}
 	a->entered = enter(a->il);
 fail:
 	return rc;
@@ -400,7 +458,7 @@ errc ingest_admit_counts(struct admission *a, uint64_t n_series, uint64_t n_samp
 	if (v[TENANT_SAMPLES] > 0 && n_samples > v[TENANT_SAMPLES])
 		return over(a, a->il->refused_samples, TENANT_SAMPLES, "samples", n_samples, err);
 	if (v[TENANT_RATE] > 0 && n_samples > 0) {
-		TRY(rate_take(a->il, a->tenant, &a->limits, n_samples, &a->retry_s, err));
+		TRY(rate_take(a->il, a->tenant, &a->limits, n_samples, a->weighed ? 0 : n_samples * SAMPLE_WEIGHT_BYTES, &a->retry_s, err));
 		a->taken = n_samples;
 	}
 fail:

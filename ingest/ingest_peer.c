@@ -47,7 +47,8 @@ static void answer(struct ingest_many *m)
 static errc section_read(struct peer_write *w, const struct peer_section *s, struct ingest_part *part, struct err *err)
 {
 	errc rc = OK;
-	const struct rw_limits limits = {s->n_series, LIMIT_PEER_SAMPLES, LIMIT_LABELS_DECODE};
+	const struct rw_limits limits = {s->n_series + s->n_metadata, LIMIT_PEER_SAMPLES, LIMIT_LABELS_DECODE}; /* metadata counts as series */
+	const struct tenant_limits own = ingest_limits_now(w->in->limits, s->tenant);
 	struct rw_request *rw = arena_calloc(http_arena(w->r), 1, sizeof *rw);
 	if (!rw)
 		return err_id(err, ERRID_OVERLOADED, ERR_NOMEM, "no memory");
@@ -61,7 +62,7 @@ static errc section_read(struct peer_write *w, const struct peer_section *s, str
 		.version = s->version,
 		.rw = rw,
 		.n_items = s->n_series + s->n_metadata,
-		.max_series = ingest_limits_now(w->in->limits, s->tenant).v[TENANT_HEAD_SERIES],
+		.max_series = ingest_head_max(w->in, s->tenant, &own),
 	};
 fail:
 	return rc;

@@ -33,6 +33,8 @@ static void explain_tenant_series(const struct head_batch *b, const struct tenan
 		" of the request's %zu series are new",
 		SPAN_ARG(b->tenant), b->tenant_series, b->max_series, limits_key(limits, TENANT_HEAD_SERIES, b->tenant, key, sizeof key), n,
 		b->n_series);
+	if (b->max_series != limits->v[TENANT_HEAD_SERIES])
+		buf_printf(out, "; that is this node's part of the fleet's %" PRIu64, limits->v[TENANT_HEAD_SERIES]);
 }
 
 /* Why this one was refused, with the limit, its value and the flag that changes it. */

@@ -107,6 +107,7 @@ fail:
 
 /* ---- the pass ---- */
 
+enum { OWN_WINDOW = UINT32_MAX };
 struct pass_window {
 	struct repair_window w;
 	uint32_t with; /* who has it */
@@ -153,6 +154,19 @@ static errc same_rings(const struct pass *p, uint64_t epoch, const struct pass_p
 		peer->with->address, epoch, p->epoch);
 }
 
+static errc windows_room(struct pass *p, size_t n, struct err *err)
+{
+	if (p->n_windows + n <= p->cap_windows)
+		return OK;
+	size_t cap = (p->n_windows + n) * 2;
+	struct pass_window *v = realloc(p->windows, cap * sizeof *v);
+	if (!v)
+		return err_set(err, ERR_NOMEM, "no memory for %zu windows", cap);
+	p->windows = v;
+	p->cap_windows = cap;
+	return OK;
+}
+
 static errc windows_of(struct pass *p, uint32_t i, struct err *err)
 {
 	errc rc = OK;
@@ -169,13 +183,7 @@ static errc windows_of(struct pass *p, uint32_t i, struct err *err)
 		CHECK(m.next > from, ERR_INVALID, "%s: pages of windows that do not end", peer->with->address);
 		CHECK(p->n_windows + m.n <= LIMIT_REPAIR_WINDOWS, ERR_LIMIT, "more than %d open windows", LIMIT_REPAIR_WINDOWS);
 		peer->since_ms = m.since_ms;
-		if (p->n_windows + m.n > p->cap_windows) {
-			size_t cap = (p->n_windows + m.n) * 2;
-			struct pass_window *v = realloc(p->windows, cap * sizeof *v);
-			CHECK(v, ERR_NOMEM, "no memory for %zu windows", cap);
-			p->windows = v;
-			p->cap_windows = cap;
-		}
+		TRY(windows_room(p, m.n, err));
 		for (uint32_t k = 0; k < m.n; k++) {
 			struct pass_window *w = &p->windows[p->n_windows];
 			*w = (struct pass_window){m.v[k], i};
@@ -187,6 +195,26 @@ static errc windows_of(struct pass *p, uint32_t i, struct err *err)
 	}
 fail:
 	arena_free(&page);
+	return rc;
+}
+
+/* This node's own: a peer may have nothing of one. */
+static errc windows_own(struct pass *p, struct err *err)
+{
+	errc rc = OK;
+	struct head_usage *tenants;
+	size_t n_tenants, n;
+	TRY(head_usages(p->r->cfg.head, io_now_ms(), &p->arena, &tenants, &n_tenants, err));
+	for (size_t i = 0; i < n_tenants; i++) {
+		struct head_window *v;
+		TRY(head_windows(p->r->cfg.head, tenants[i].tenant, &p->arena, &v, &n, err));
+		TRY(windows_room(p, n, err));
+		for (size_t k = 0; k < n; k++)
+			if (v[k].open)
+				p->windows[p->n_windows++] =
+					(struct pass_window){{.tenant = tenants[i].tenant, .start = v[k].start, .range = v[k].range}, OWN_WINDOW};
+	}
+fail:
 	return rc;
 }
 
@@ -376,25 +404,44 @@ fail:
 	return rc;
 }
 
-/* One window, of all peers that have it. */
+/* Of a window of this node's: the peers that have nothing of it, and should. v: those that have it. */
+static errc absent(struct pass *p, const struct pass_window *v, size_t n, const struct digest_range *g, struct own *o, struct err *err)
+{
+	errc rc = OK;
+	for (uint32_t i = 0; i < p->n_peers; i++) {
+		struct pass_peer *peer = &p->peers[i];
+		uint32_t node;
+		bool has = peer->with->rc != OK || peer->with->told || peer->lacks;
+		for (size_t k = 0; k < n && !has; k++)
+			has = v[k].with == i;
+		if (has || !ring_set_find(p->set, span_cstr(peer->with->address), &node))
+			continue;
+		TRY(own_make(p, g, o, err));
+		peer->lacks = o->d.peer[node] != NULL;
+	}
+fail:
+	return rc;
+}
+
+/* One window, of all that have it. */
 static void group(struct pass *p, const struct pass_window *v, size_t n)
 {
 	struct repair *r = p->r;
 	struct own o = {.valid = false};
 	struct err err = {0};
 	struct digest_range g = {v->w.tenant, v->w.start, v->w.range, v->w.start, v->w.start + v->w.range - 1};
-	int64_t since = p->since_ms, until = io_now_ms() - r->cfg.settle_ms;
-	for (size_t i = 0; i < n; i++)
-		since = p->peers[v[i].with].since_ms < since ? p->peers[v[i].with].since_ms : since;
-	g.mint = since > g.mint ? since : g.mint;
+	int64_t until = io_now_ms() - r->cfg.settle_ms;
+	g.mint = p->since_ms > g.mint ? p->since_ms : g.mint;
 	g.maxt = until < g.maxt ? until : g.maxt;
 	if (g.mint > g.maxt)
 		return;
 	if (r->cfg.cut && r->cfg.cut(r->cfg.arg, g.tenant, g.start, g.start + g.range)) {
-		count(r, &r->counts.windows_cut, r->m.cut, n);
+		count(r, &r->counts.windows_cut, r->m.cut, n - (v[n - 1].with == OWN_WINDOW));
 		return;
 	}
 	errc rc = shared_begin(&o.shared, p->set, r->cfg.self, g.tenant, &err);
+	bool mine = v[n - 1].with == OWN_WINDOW;
+	n -= mine;
 	for (size_t i = 0; i < n; i++) {
 		struct pass_peer *peer = &p->peers[v[i].with];
 		if (peer->with->rc != OK)
@@ -405,6 +452,8 @@ static void group(struct pass *p, const struct pass_window *v, size_t n)
 			count(r, &r->counts.windows_failed, r->m.failed, 1);
 		}
 	}
+	if (mine && rc == OK && absent(p, v, n, &g, &o, &err) != OK)
+		log_warn("a window could not be read for a digest", LSPAN("tenant", g.tenant), LI64("start", g.start), LERR(&err));
 	digest_free(&o.d);
 	shared_end(&o.shared);
 }
@@ -447,8 +496,10 @@ void repair_pass(struct repair *r, struct repair_with *v, size_t n)
 		rc = windows_of(&p, i, err);
 		if (rc != OK)
 			failed(&p.peers[i], rc, err);
+		else if (p.peers[i].since_ms < p.since_ms)
+			p.since_ms = p.peers[i].since_ms;
 	}
-	rc = OK;
+	TRY(windows_own(&p, err));
 	if (p.n_windows > 1)
 		qsort(p.windows, p.n_windows, sizeof *p.windows, window_order);
 	for (size_t a = 0, b; a < p.n_windows && !atomic_load(&r->stop); a = b) {

@@ -79,7 +79,10 @@ static errc place(struct routed *w, struct ring_set *set, struct cluster_part *o
 		if (!hashes)
 			return err_id(err, ERRID_OVERLOADED, ERR_NOMEM, "no memory to place %u series", part->n_items);
 		TRY(ingest_places(part, arena, hashes, err));
-		TRY(rw_slices(part->body, part->version, part->rw, arena, &slices, err));
+		if (part->slices)
+			slices = *part->slices;
+		else
+			TRY(rw_slices(part->body, part->version, part->rw, arena, &slices, err));
 		fields = slices.series;
 		if (slices.metadata && part->n_items > part->rw->n_series) {
 			fields = arena_alloc(arena, part->n_items * sizeof *fields);
@@ -116,7 +119,7 @@ static void routed_done(void *arg, const struct cluster_outcome *o)
 }
 
 errc ingest_route(struct ingest *in, struct http_request *r, const struct ingest_part *parts, uint32_t n_parts, const struct ingest_bounds *bounds,
-	struct err *err)
+	const struct ingest_before *before, struct err *err)
 {
 	errc rc = OK;
 	struct cluster_op *op;
@@ -134,6 +137,8 @@ errc ingest_route(struct ingest *in, struct http_request *r, const struct ingest
 		goto fail;
 	}
 	*w = (struct routed){.in = in, .r = r, .parts = parts, .n_parts = n_parts};
+	if (before)
+		w->before = *before;
 	if (in->cfg.head && in->cfg.self.n > 0)
 		(void)ring_set_find(set, in->cfg.self, &self);
 	TRY(place(w, set, placed, err));

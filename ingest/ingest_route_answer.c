@@ -2,11 +2,13 @@
  *
  *     a series that no quorum stored, and may yet      503, all of the request again: what is stored is a duplicate then
  *     else one that is refused                         400, or 429 when it is for the tenant's series; the rest is stored
+ *     else what was refused before (ingest_split.c)    400, 429; 429 goes before a 400 of the nodes
  *     else                                             204
  *
  * The words are those of a node that is alone (ingest_refusal.c): counts per reason, the first series, the limit and its flag. Counts of 2.0 are what a quorum has, by series.
  */
 #include <inttypes.h>
+#include <stdio.h>
 #include "base/limits.h"
 #include "base/log.h"
 #include "ingest/ingest_int.h"
@@ -140,6 +142,16 @@ static void refused(const struct routed *w, const struct cluster_outcome *o)
 	buf_free(&out);
 }
 
+static void refused_before(const struct routed *w)
+{
+	char text[24];
+	snprintf(text, sizeof text, "%" PRId64, w->before.retry_s);
+	if (w->before.retry_s > 0)
+		http_set_header(w->r, "Retry-After", text);
+	metric_add(w->in->requests_partial, 1);
+	http_answer(w->r, errid_status(w->before.id), NULL, w->before.words);
+}
+
 void ingest_route_answer(struct routed *w, const struct cluster_outcome *o)
 {
 	if (w->parts[0].version == RW_2) {
@@ -148,6 +160,8 @@ void ingest_route_answer(struct routed *w, const struct cluster_outcome *o)
 	}
 	if (o->again > 0)
 		again(w, o);
+	else if (w->before.id != ERRID_NONE && (o->n_items == 0 || errid_status(w->before.id) == 429))
+		refused_before(w);
 	else if (o->n_items > 0)
 		refused(w, o);
 	else

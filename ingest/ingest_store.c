@@ -96,31 +96,74 @@ static void durable(void *arg, errc rc, const struct err *err)
 	st->done(st, rc, err);
 }
 
-errc ingest_store(struct ingest_store *st, struct err *err)
+/* What it is made of, and room for its records. */
+static errc prepare(struct ingest_store *st, struct err *err)
 {
 	errc rc = OK;
-	struct ingest *in = st->in;
-	struct head_batch *b = &st->b;
-	struct wal_ticket ticket;
+	const struct head *h = st->in->cfg.head;
 	TRY(ingest_judge(st->rw, st->version, st->arena, &st->verdicts, err));
-	TRY(ingest_hists(st->rw, &st->verdicts, b, st->arena, err));
-	TRY(ingest_annotations_of(st->rw, b, st->arena, &st->notes, err));
-	size_t bound = head_batch_bound(in->cfg.head, b) + head_annotations_bound(in->cfg.head, &st->notes.a);
+	TRY(ingest_hists(st->rw, &st->verdicts, &st->b, st->arena, err));
+	TRY(ingest_annotations_of(st->rw, &st->b, st->arena, &st->notes, err));
+	st->bound = head_batch_bound(h, &st->b) + head_annotations_bound(h, &st->notes.a);
+fail:
+	return rc;
+}
+
+static errc append(struct ingest_store *st, const struct wal_ticket *ticket, struct buf *records, uint32_t *n_logged, struct err *err)
+{
+	errc rc = OK;
+	struct wal_ticket own = *ticket; /* its part of the room */
+	uint32_t n = 0;
+	own.bytes = st->bound;
+	rc = head_append(st->in->cfg.head, &own, &st->b, records, &n, err);
+	if (rc == OK)
+		rc = ingest_annotate(st->in, &own, &st->b, &st->notes, records, err);
+	*n_logged += n;
+	if (rc == OK)
+		count(st, n);
+	return rc;
+}
+
+/* One of several can be malformed by itself; everything else that goes wrong goes wrong for all. */
+static bool set_aside(struct ingest_store *st, errc rc, const struct err *err)
+{
+	if (rc != ERR_INVALID || !err->id)
+		return false;
+	st->fault = errid_of(err->id);
+	st->why = arena_cstr(st->arena, span_cstr(err->msg));
+	return st->why != NULL;
+}
+
+errc ingest_store(struct ingest_store *first, struct err *err)
+{
+	errc rc = OK;
+	struct err local = {0};
+	struct ingest *in = first->in;
+	struct wal_ticket ticket;
+	size_t bound = 0;
+	bool leans = false;
+	err = err ? err : &local;
+	for (struct ingest_store *st = first; st; st = st->next) {
+		TRY(prepare(st, err));
+		bound += st->bound;
+	}
 	TRY(reserve(in, bound, &ticket, err));
 	struct buf records = buffer_take(in, bound);
 	uint32_t n_logged = 0;
-	rc = head_append(in->cfg.head, &ticket, b, &records, &n_logged, err);
-	if (rc == OK)
-		rc = ingest_annotate(in, &ticket, b, &st->notes, &records, err);
-	if (rc != OK) {
-		/* Out of memory half-way: what the head took must reach the log all the same; the client tries again and meets duplicates. */
-		wal_commit(in->cfg.wal, &ticket, span_of(records.p, records.n), n_logged, NULL, NULL);
-		if (!err->id)
-			err->id = errid_text(ERRID_OVERLOADED);
-		goto fail_buffer;
+	for (struct ingest_store *st = first; st; st = st->next) {
+		rc = append(st, &ticket, &records, &n_logged, err);
+		if (rc != OK && (st != first || st->next) && set_aside(st, rc, err))
+			rc = OK;
+		if (rc != OK) {
+			/* Out of memory half-way: what the head took must reach the log all the same; the client tries again and meets duplicates. */
+			wal_commit(in->cfg.wal, &ticket, span_of(records.p, records.n), n_logged, NULL, NULL);
+			if (!err->id)
+				err->id = errid_text(ERRID_OVERLOADED);
+			goto fail_buffer;
+		}
+		leans |= st->b.leans || st->notes.a.leans;
 	}
-	count(st, n_logged);
-	if (b->leans || st->notes.a.leans) {
+	if (leans) {
 		/* A duplicate's original may wait under a younger ticket than ours: only one drawn now is behind all that the verdict saw. */
 		wal_commit(in->cfg.wal, &ticket, span_of(records.p, records.n), n_logged, NULL, NULL);
 		rc = reserve(in, 0, &ticket, err);
@@ -129,8 +172,9 @@ errc ingest_store(struct ingest_store *st, struct err *err)
 		records.n = 0;
 		n_logged = 0;
 	}
-	st->judged(st);
-	wal_commit(in->cfg.wal, &ticket, span_of(records.p, records.n), n_logged, durable, st);
+	for (struct ingest_store *st = first; st; st = st->next)
+		st->judged(st);
+	wal_commit(in->cfg.wal, &ticket, span_of(records.p, records.n), n_logged, durable, first);
 fail_buffer:
 	buffer_give(in, records);
 fail:

@@ -76,16 +76,22 @@ static void judged(struct ingest_store *st)
 	http_defer(w->r);
 }
 
+void ingest_store_failed(struct http_request *r, errc rc, const struct err *err)
+{
+	if (rc == ERR_NOSPACE)
+		http_error(r, ERRID_DISK_FULL, "the log could not be written: %s", err ? err->msg : "disk full");
+	else
+		http_error(r, ERRID_STORAGE_FAILED, "the log failed: %s", err ? err->msg : errc_name(rc));
+}
+
 /* From the log's syncer thread: durable, or not. */
 static void durable(struct ingest_store *st, errc rc, const struct err *err)
 {
 	const struct ingest_pending *w = (const struct ingest_pending *)st;
 	if (st->version == RW_2)
 		ingest_written_headers(w->r, rc == OK ? &st->written : &(struct ingest_written){0});
-	if (rc == ERR_NOSPACE)
-		http_error(w->r, ERRID_DISK_FULL, "the log could not be written: %s", err ? err->msg : "disk full");
-	else if (rc != OK)
-		http_error(w->r, ERRID_STORAGE_FAILED, "the log failed: %s", err ? err->msg : errc_name(rc));
+	if (rc != OK)
+		ingest_store_failed(w->r, rc, err);
 	else if (w->refusal.n > 0) {
 		/* Series leave with their windows: it is hours rather than seconds until there is room for new ones. */
 		if (w->refusal_id == ERRID_TENANT_SERIES)
@@ -95,14 +101,13 @@ static void durable(struct ingest_store *st, errc rc, const struct err *err)
 		http_answer(w->r, 204, NULL, (struct span){"", 0});
 }
 
-static struct ingest_bounds bounds_of(const struct ingest *in, const struct admission *a)
+static struct ingest_bounds bounds_now(const struct ingest *in)
 {
 	int64_t now = io_now_ms();
 	return (struct ingest_bounds){
 		.min_t = in->cfg.oldest_ms > 0 ? now - in->cfg.oldest_ms : INT64_MIN,
 		.max_t = in->cfg.future_ms < INT64_MAX - now ? now + in->cfg.future_ms : INT64_MAX,
 		.now_ms = now,
-		.max_series = a->limits.v[TENANT_HEAD_SERIES],
 	};
 }
 
@@ -110,9 +115,10 @@ static struct ingest_bounds bounds_of(const struct ingest *in, const struct admi
 static errc store(struct ingest *in, struct http_request *r, const struct ingest_part *part, const struct admission *a, struct err *err)
 {
 	errc rc = OK;
-	const struct ingest_bounds bounds = bounds_of(in, a);
+	struct ingest_bounds bounds = bounds_now(in);
+	bounds.max_series = part->max_series;
 	if (in->cfg.cluster)
-		return ingest_route(in, r, part, 1, &bounds, err);
+		return ingest_route(in, r, part, 1, &bounds, NULL, err);
 	struct ingest_pending *w = arena_calloc(http_arena(r), 1, sizeof *w);
 	if (!w)
 		return err_id(err, ERRID_OVERLOADED, ERR_NOMEM, "no memory");
@@ -122,6 +128,24 @@ static errc store(struct ingest *in, struct http_request *r, const struct ingest
 	w->limits = a->limits;
 	TRY(ingest_batch(&w->store, part->tenant, &bounds, err));
 	TRY(ingest_store(&w->store, err));
+fail:
+	return rc;
+}
+
+/* The same, by the label that names tenants. */
+static errc store_split(struct ingest *in, struct http_request *r, const struct ingest_part *part, const struct admission *a, struct err *err)
+{
+	errc rc = OK;
+	struct rw_request *rw = part->rw;
+	struct ingest_split split;
+	const struct ingest_bounds bounds = bounds_now(in);
+	size_t bytes = 0; /* of labels, which are put together anew */
+	for (size_t i = 0; i < rw->n_series; i++)
+		bytes += part->version == RW_2 ? 4 * sizeof(uint32_t) * rw->series[i].n_labels : rw->series[i].wire.n;
+	if (!http_budget_take(r, bytes))
+		return err_id(err, ERRID_OVERLOADED, ERR_AGAIN, "too many bytes in flight (--ingest.max-inflight)");
+	TRY(ingest_split(rw, part->version, a->tenant, in->cfg.split_label, http_arena(r), &split, err));
+	TRY(ingest_split_write(in, r, &split, part->body, &bounds, err));
 fail:
 	return rc;
 }
@@ -142,15 +166,19 @@ void ingest_write(void *arg, struct http_request *r)
 	TRY(rc);
 	TRY(http_tenant(r, &tenant, &err));
 	ingest_admit(in->limits, tenant, &a);
+	if (in->cfg.split_label) {
+		/* It pays for the size; what else is held against limits is each of its tenants' own. */
+		a.limits.v[TENANT_SERIES] = a.limits.v[TENANT_SAMPLES] = a.limits.v[TENANT_RATE] = 0;
+	}
 	part = arena_calloc(http_arena(r), 1, sizeof *part + sizeof *part->rw); /* until it is answered */
 	if (!part) {
 		rc = err_id(&err, ERRID_OVERLOADED, ERR_NOMEM, "no memory");
 		goto fail;
 	}
 	*part = (struct ingest_part){
-		.tenant = tenant, .version = version, .rw = (struct rw_request *)(part + 1), .max_series = a.limits.v[TENANT_HEAD_SERIES]};
+		.tenant = tenant, .version = version, .rw = (struct rw_request *)(part + 1), .max_series = ingest_head_max(in, tenant, &a.limits)};
 	TRY(decode(in, r, &a, part, &err));
-	TRY(store(in, r, part, &a, &err));
+	TRY((in->cfg.split_label ? store_split : store)(in, r, part, &a, &err));
 	ingest_admit_end(&a, true);
 	return;
 fail:
@@ -184,7 +212,10 @@ errc ingest_open(const struct ingest_config *cfg, struct ingest **out, struct er
 		return err_set(err, ERR_NOMEM, "no memory for the write endpoints");
 	in->cfg = *cfg;
 	errc rc = ingest_limits_open(cfg->limits_file, &in->limits, err);
+	if (rc == OK)
+		rc = ingest_fleet_open(&in->fleet, err);
 	if (rc != OK) {
+		ingest_limits_close(in->limits);
 		free(in);
 		return rc;
 	}
@@ -229,6 +260,7 @@ void ingest_close(struct ingest *in)
 		buf_free(&in->buffers[i]);
 	pthread_mutex_destroy(&in->gate_mu);
 	pthread_mutex_destroy(&in->buffers_mu);
+	ingest_fleet_close(in->fleet);
 	ingest_limits_close(in->limits);
 	free(in);
 }

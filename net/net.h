@@ -41,6 +41,9 @@ struct http_route {
 	void *arg;
 };
 
+/* Subject field of a client's certificate that names its tenant. As in Thanos the first organization and organizational unit count, and the last common name. */
+enum http_tenant_field { HTTP_TENANT_NONE, HTTP_TENANT_ORGANIZATION, HTTP_TENANT_ORGANIZATIONAL_UNIT, HTTP_TENANT_COMMON_NAME };
+
 struct http_server_config {
 	const char *address;	/* "127.0.0.1:19291", "[::1]:0", ":19291" */
 	const char *web_config; /* Prometheus web-config file or NULL; re-read by http_server_reload and when it or its files change */
@@ -50,6 +53,10 @@ struct http_server_config {
 	uint32_t max_connections;
 	int64_t idle_timeout_ms, request_timeout_ms;
 	uint64_t max_inflight_bytes; /* received bodies not yet answered, all routes with a budget */
+	/* Whose a request is (http_tenant). Borrowed for the life of the server. */
+	const char *tenant_header;	     /* asked before THANOS-TENANT; NULL: none */
+	const char *tenant_default;	     /* who names no tenant; NULL: TENANT_DEFAULT */
+	enum http_tenant_field tenant_field; /* another than NONE needs a web_config that verifies client certificates */
 };
 
 /* Binds and listens. Zeros in cfg mean the defaults of base/limits.h. Routes are copied; their paths and handlers are borrowed. ERR_INVALID / ERR_IO: "address 127.0.0.1:19291 is taken: ...". */
@@ -63,11 +70,15 @@ void http_server_stop(struct http_server *s, int64_t grace_ms);
 /* ---- the request ---- */
 enum http_method http_method(const struct http_request *r);
 struct span http_path(const struct http_request *r);
-struct span http_target(const struct http_request *r);		 /* path and query, as they travelled */
+struct span http_target(const struct http_request *r);			 /* path and query, as they travelled */
 struct span http_path_arg(const struct http_request *r);		 /* the "*" segment, percent-decoded */
 struct span http_header(const struct http_request *r, const char *name); /* first value, trimmed; p == NULL when absent */
-/* Header THANOS-TENANT, else X-Scope-OrgID, else default-tenant. ERR_INVALID (TENANT) when the name is not allowed, or they differ. */
-CHECKED errc http_tenant(const struct http_request *r, struct span *tenant, struct err *err);
+/* In Thanos' order: the field of the client's certificate, when the server goes by one, whatever the headers say; else the first that is there of the headers
+ * tenant_header, THANOS-TENANT and X-Scope-OrgID, empty or not; else tenant_default. ERR_INVALID (TENANT): no such field, or no certificate that was verified; the name is not allowed; X-Scope-OrgID
+ * names another tenant than the header before it. While the request runs, from the thread that runs it. */
+CHECKED errc http_tenant(struct http_request *r, struct span *tenant, struct err *err);
+/* For a request of a peer that is believed: THANOS-TENANT as it stands there. A peer's certificate names the peer. */
+CHECKED errc http_tenant_of_peer(const struct http_request *r, struct span *tenant, struct err *err);
 struct span http_body(const struct http_request *r);
 const char *http_request_id(const struct http_request *r);
 const char *http_client(const struct http_request *r); /* "127.0.0.1:51234" */
@@ -189,4 +200,4 @@ struct net_found {
 	size_t n;
 };
 CHECKED errc net_find_addresses(const char *name, uint16_t port, struct arena *arena, struct net_found *out, struct err *err); /* A and AAAA */
-CHECKED errc net_find_services(const char *name, struct arena *arena, struct net_found *out, struct err *err);		       /* SRV: targets with their ports */
+CHECKED errc net_find_services(const char *name, struct arena *arena, struct net_found *out, struct err *err); /* SRV: targets with their ports */

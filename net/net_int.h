@@ -18,6 +18,7 @@
 #include "base/limits.h"
 #include "base/log.h"
 #include "base/metrics.h"
+#include "base/tenant.h"
 #include "net/net.h"
 
 /* ---- text of requests: net_params.c ---- */
@@ -88,6 +89,8 @@ CHECKED errc net_tls_open(struct net_web *w, struct err *err);
 void net_tls_close(struct net_web *w);
 /* Puts the generation's certificate, rules and client checks on a session that has not begun. False: do not use the session. */
 bool net_tls_session(struct net_web *w, gnutls_session_t session);
+/* Whether a session that began under this generation has no client certificate but a verified one. */
+bool net_tls_verifies(const struct net_web *w);
 /* Go's cipher suite, version and curve names into one GnuTLS priority string. */
 CHECKED errc net_tls_priorities(const char *name, const struct yaml *tls, struct arena *arena, const char **out, struct err *err);
 
@@ -102,6 +105,8 @@ enum net_verdict net_auth_lookup(struct net_auth *a, const struct net_web *w, co
 bool net_auth_queue(struct net_auth *a, struct net_web *w, const char *user, const char *password, void (*done)(void *arg, bool allowed), void *arg);
 
 /* ---- connections ---- */
+/* What the client's certificate says of its tenant. */
+enum net_certified { CERTIFIED_UNREAD, CERTIFIED_NOBODY, CERTIFIED_NOTHING, CERTIFIED_TENANT };
 enum net_phase { CONN_IDLE, CONN_READING, CONN_RUNNING, CONN_ANSWERING };
 
 struct net_loop {
@@ -127,6 +132,10 @@ struct net_conn {
 	int64_t seen_ns, seen_since_ns;
 	/* loop only */
 	bool linger; /* something unread may be there: read it away before closing, or the answer is lost with a reset */
+	/* whoever runs its request (net_tenant.c) */
+	enum net_certified certified;
+	uint32_t certified_n;
+	char certified_tenant[TENANT_NAME_MAX + 2];
 };
 
 /* ---- requests ---- */

@@ -160,6 +160,9 @@ errc http_server_start(
 	TRY(routes_copy(s, routes, n_routes, err));
 	if (cfg->web_config)
 		TRY(web_open(s, cfg->web_config, err));
+	CHECK(cfg->tenant_field == HTTP_TENANT_NONE || (s->web && s->tls && net_tls_verifies(s->web)), ERR_INVALID,
+		"tenants by certificate need a web configuration that verifies those of clients: client_ca_file, and client_auth_type "
+		"RequireAndVerifyClientCert or VerifyClientCertIfGiven");
 	TRY(door_listen(s, s->address, err));
 	s->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 	CHECK(s->wake_fd >= 0, ERR_AGAIN, "cannot make an event descriptor: %s", strerror(errno));

@@ -204,7 +204,7 @@ static bool san_among(gnutls_session_t session, const char *const *names, size_t
 	return found;
 }
 
-static bool verifies(const struct net_web *w)
+bool net_tls_verifies(const struct net_web *w)
 {
 	return w->tls.client_auth == TLS_CLIENT_VERIFY_IF_GIVEN || w->tls.client_auth == TLS_CLIENT_REQUIRE_AND_VERIFY;
 }
@@ -233,7 +233,7 @@ bool net_tls_session(struct net_web *w, gnutls_session_t session)
 		[TLS_CLIENT_VERIFY_IF_GIVEN] = GNUTLS_CERT_REQUEST,
 		[TLS_CLIENT_REQUIRE_AND_VERIFY] = GNUTLS_CERT_REQUIRE};
 	gnutls_certificate_server_set_request(session, ask[w->tls.client_auth]);
-	if (verifies(w)) {
+	if (net_tls_verifies(w)) {
 		/* the session's own pointer is libmicrohttpd's; its database pointer is free, as no session is ever cached */
 		gnutls_db_set_ptr(session, w);
 		gnutls_session_set_verify_function(session, verify_client);
@@ -245,7 +245,7 @@ bool net_tls_session(struct net_web *w, gnutls_session_t session)
 bool http_client_certified(const struct http_request *r, const char *name)
 {
 	unsigned n = 0;
-	if (!r->conn->web || !verifies(r->conn->web))
+	if (!r->conn->web || !net_tls_verifies(r->conn->web))
 		return false;
 	gnutls_session_t session = MHD_get_connection_info(r->mhd, MHD_CONNECTION_INFO_GNUTLS_SESSION)->tls_session;
 	return gnutls_certificate_get_peers(session, &n) && n > 0 && (!name || san_among(session, &name, 1));

@@ -50,7 +50,8 @@ struct rw_series {
 	uint32_t first_sample, n_samples;
 	uint32_t first_hist, n_hists;
 	uint32_t first_exemplar, n_exemplars;
-	int64_t created; /* 2.0's older created timestamp (TimeSeries field 6), 0: not said */
+	uint32_t metadata; /* 2.0: number of its family's entry as it says it, + 1; 0: it says none */
+	int64_t created;   /* 2.0's older created timestamp (TimeSeries field 6), 0: not said */
 };
 
 struct rw_request {
@@ -75,6 +76,13 @@ CHECKED errc rw1_decode(struct span body, const struct rw_limits *limits, struct
 /* The same for 2.0. A reference beyond the symbols, an odd number of them, or symbols that do not begin with the empty string: ERR_INVALID, nothing is
  * stored. */
 CHECKED errc rw2_decode(struct span body, const struct rw_limits *limits, struct arena *arena, struct rw_request *out, struct err *err);
+
+/* `field`, a series' field of the client's message with tag and length, with the labels of `s` (whose refs are NULL or number the same symbols) instead of its own; all else as it came. In the
+ * arena. ERR_INVALID (PROTOBUF): it is none. */
+CHECKED errc rw_slice_relabel(struct span field, const struct rw_series *s, struct arena *arena, struct span *out, struct err *err);
+/* The same for 2.0 where symbols have other numbers: refs of `s` are the new ones, and number() tells those of whatever else refers to symbols. Appended to out. */
+CHECKED errc rw2_slice_renumber(
+	struct span field, const struct rw_series *s, uint32_t (*number)(void *arg, uint32_t ref), void *arg, struct buf *out, struct err *err);
 
 /* Which message a write request carries, from its headers (empty spans = absent): content type with or without parameters, spaces trimmed. */
 enum rw_version { RW_NONE, RW_1, RW_2 };

@@ -164,8 +164,8 @@ static bool is_name(struct rw2 *w, uint32_t symbol)
 	return true;
 }
 
-/* Of the series whose references these are. What says nothing, or belongs to no metric, is left out. */
-static CHECKED errc metadata_add(struct rw2 *w, const uint32_t *refs, uint32_t n_labels, uint64_t type, uint32_t help, uint32_t unit, struct err *err)
+/* Of the family that the series is named after. What says nothing, or belongs to no metric, is left out. */
+static CHECKED errc metadata_add(struct rw2 *w, struct rw_series *s, uint64_t type, uint32_t help, uint32_t unit, struct err *err)
 {
 	errc rc = OK;
 	struct rw_request *out = w->d.out;
@@ -173,11 +173,11 @@ static CHECKED errc metadata_add(struct rw2 *w, const uint32_t *refs, uint32_t n
 	struct metadata m = {.type = rw_metric_type(type), .help = out->symbols[help], .unit = out->symbols[unit]};
 	if (m.type == METRIC_UNKNOWN && m.help.n == 0 && m.unit.n == 0)
 		return OK;
-	while (k < n_labels && !is_name(w, refs[2 * k]))
+	while (k < s->n_labels && !is_name(w, s->refs[2 * k]))
 		k++;
-	if (k == n_labels)
+	if (k == s->n_labels)
 		return OK;
-	uint32_t family = refs[2 * k + 1];
+	uint32_t family = s->refs[2 * k + 1];
 	m.family = out->symbols[family];
 	if (m.family.n == 0)
 		return OK;
@@ -188,12 +188,13 @@ static CHECKED errc metadata_add(struct rw2 *w, const uint32_t *refs, uint32_t n
 	}
 	if (w->metadata_of[family]) {
 		const struct metadata *old = &out->metadata[w->metadata_of[family] - 1];
+		s->metadata = w->metadata_of[family];
 		if (LIKELY(old->type == m.type && span_eq(old->help, m.help) && span_eq(old->unit, m.unit)))
 			return OK;
 	}
 	TRY(rw_metadata_room(&w->d, err));
 	out->metadata[out->n_metadata++] = m;
-	w->metadata_of[family] = (uint32_t)out->n_metadata;
+	s->metadata = w->metadata_of[family] = (uint32_t)out->n_metadata;
 fail:
 	return rc;
 }
@@ -531,7 +532,7 @@ static CHECKED errc series_any(struct rw2 *w, struct span message, struct rw_ser
 	};
 	if (help >= out->n_symbols || unit >= out->n_symbols)
 		return bad_ref(w, message.p, help >= out->n_symbols ? help : unit, err);
-	TRY(metadata_add(w, refs, n_labels, type, help, unit, err));
+	TRY(metadata_add(w, s, type, help, unit, err));
 fail:
 	return rc;
 }
@@ -549,7 +550,7 @@ static CHECKED errc series_decode(struct rw2 *w, struct span message, struct err
 	struct fast_metadata m;
 	if (LIKELY(series_fast(w, message, s, &has_metadata, &m) == FAST_DONE)) {
 		if (has_metadata)
-			TRY(metadata_add(w, s->refs, s->n_labels, m.type, m.help, m.unit, err));
+			TRY(metadata_add(w, s, m.type, m.help, m.unit, err));
 	} else {
 		TRY(series_any(w, message, s, err));
 	}

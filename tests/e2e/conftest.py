@@ -56,7 +56,7 @@ FLAGS = {k.replace(".", "_").replace("-", "_"): k for k in (
     "ingest.max-series-per-request", "ingest.max-samples-per-request", "ingest.max-inflight", "ingest.max-labels", "ingest.max-label-name",
     "ingest.max-label-value", "disk.reserve", "bucket.audit-interval", "cache.dir-size", "query.max-concurrency", "query.timeout", "query.max-samples",
     "query.max-memory", "exemplars.max", "metadata.max", "log.level", "log.format", "blocks.keep-local", "http.threads", "http.max-connections", "http.idle-timeout",
-    "http.request-timeout", "shutdown.grace", "flush.timeout")}
+    "http.request-timeout", "shutdown.grace", "flush.timeout", "tenant.certificate-field", "tenant.default-id", "tenant.split-label", "tenant.delete-delay")}
 
 
 @pytest.fixture

@@ -50,6 +50,7 @@ def test_what_was_missed_is_delivered_when_the_node_is_back(fleet):
     series = [labels("s", i=str(i)) for i in range(100)]
     t = now()
     write(f.router.client("a"), series, t)
+    wait(lambda: of(f.router, "varve_forward_writes"), 0)  # the third node, too, has it
     f.nodes[0].kill9()
     away = f.addresses[0]
     doors = [f.router, f.nodes[1], f.nodes[2]]

@@ -1,5 +1,6 @@
 """Replicas hold the same samples again: a node that lost its disk, and one that missed writes, take what they lack from the others' open windows."""
 import json
+import random
 import shutil
 import subprocess
 import time
@@ -134,3 +135,32 @@ def test_only_peers_are_told_what_windows_hold(fleet):
         assert a.status == 401 and a.id == "err-varve-peer-unknown", a.text
     a = f.nodes[0].client("x").request("POST", f"/-/peer/repair?with={f.addresses[1]}", b"")
     assert a.status == 401, a.text
+
+
+def test_what_hints_had_no_room_for_is_taken_from_windows(fleet):
+    f = fleet(**{"hints.max-size": "1MiB"})
+    time.sleep(1)
+    rng = random.Random(7)
+    series = [labels("m", i=str(i), pad="%0400x" % rng.getrandbits(1600)) for i in range(2000)]
+    t = now()
+    send(f, 0, t)
+    f.nodes[2].kill9()
+    for k in range(8):
+        a = f.nodes[k % 2].client("team-a").write([(p, [(t + 100 * k, bits(1.0 + k))]) for p in series])
+        assert a.status == 204, a.text
+
+    def owed():
+        return sum(v for n in f.nodes[:2] for k, v in n.metrics().items() if k.startswith("varve_hints_owed_samples"))
+
+    deadline = time.monotonic() + 20
+    while not owed():
+        assert time.monotonic() < deadline, "everything found room"
+        time.sleep(0.5)
+    f.nodes[2].start()
+    settle(t)
+    ask_all(f)
+    deadline = time.monotonic() + 90
+    while owed() or digest(f).returncode != 0:
+        assert time.monotonic() < deadline, (owed(), digest(f).stdout, repair_state(f.nodes[2]))
+        time.sleep(1)
+    assert repair_state(f.nodes[2])["samples"]["stored"] > 0

@@ -35,7 +35,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct err err = {0};
 	if (size < 1 + 12)
 		return 0;
-	uint8_t kind = data[0] % 4, *p = malloc(size - 1);
+	uint8_t kind = data[0] % 4, *p = calloc(1, size - 1);
 	size_t n = size - 1;
 	must(p);
 	memcpy(p, data + 1, n);

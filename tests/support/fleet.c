@@ -509,6 +509,18 @@ static void holders_hold(const struct write *w, const struct cluster_missed *m, 
 	fleet_seen.spare += m->n_holders > 1;
 }
 
+/* Nobody has more of what nobody keeps yet. Before it is marked as told. */
+static void most_of_it(const struct write *w, uint32_t node, uint32_t n)
+{
+	for (uint32_t k = 0; k < FLEET_NODES; k++) {
+		uint32_t has = 0;
+		for (uint32_t i = 0; i < w->n_items; i++)
+			has += w->owns[i][node] && w->said[i][node] == AGAIN && w->outcome[i] == CLUSTER_STORED && !w->missed[i][node] &&
+			       holds(w, i, k);
+		MUST(has <= n);
+	}
+}
+
 static void on_missed(void *arg, const struct cluster_missed *m)
 {
 	fail_alloc_pause();
@@ -526,6 +538,8 @@ static void on_missed(void *arg, const struct cluster_missed *m)
 	arena_init(&arena, MIB);
 	uint32_t n = items_of(m->frame, &w, items, &r, &arena);
 	MUST(r.hint && r.left_ms == 0 && node != w->self && n == m->n_items);
+	if (f.opt->exact && m->n_holders > 0 && m->holders[0].n > 0)
+		most_of_it(w, node, n);
 	for (uint32_t k = 0; k < n; k++) {
 		MUST(!w->missed[items[k]][node] && w->owns[items[k]][node]);
 		w->missed[items[k]][node] = true;

@@ -177,7 +177,7 @@ static errc fake_send(void *link, const struct link_call *c, struct err *err)
 			MUST(hint_lab.cfg.rate == 0 ||
 				(double)hint_lab.sent_bytes <=
 					(double)hint_lab.cfg.rate * ((double)hint_lab.opens + (double)(io_now_ms() - hint_lab.since_ms) / 1e3) +
-						(double)hint_lab.largest * 2);
+						/* on credit, which a start forgets */ (double)hint_lab.largest * (double)(hint_lab.opens + 1));
 	}
 	fail_alloc_resume();
 	return rc;

@@ -1002,6 +1002,32 @@ static void plan_over_many_rows(void **state)
 	}
 }
 
+/* A tenant that is deleted: what was begun up to a time is in no plan, what is younger is, and others' are; by tenant, and until it is said otherwise. */
+static void hidden_blocks_are_in_no_plan(void **state)
+{
+	struct fixture *f = *state;
+	struct err err = {0};
+	for (uint32_t i = 1; i <= 6; i++)
+		put_block(f, &(struct made){.n = i, .tenant = i % 2 ? "gone" : "stays", .mint = 0, .maxt = 2 * HOUR});
+	audit(f);
+	assert_string_equal(plan(f, "gone", 0, HOUR), "1 3 5");
+	int64_t begun = ulid_time_ms(ulid_n(1));
+	assert_int_equal(catalog_hide(f->c, SPAN("gone"), begun - 1, &err), OK);
+	assert_string_equal(plan(f, "gone", 0, HOUR), "1 3 5");
+	for (int again = 0; again < 2; again++) {
+		assert_int_equal(catalog_hide(f->c, SPAN("gone"), begun, &err), OK);
+		assert_string_equal(plan(f, "gone", 0, HOUR), "");
+		assert_string_equal(plan(f, "stays", 0, HOUR), "2 4 6");
+		struct catalog_block *v;
+		size_t n;
+		assert_int_equal(catalog_list(f->c, &f->arena, &v, &n, &err), OK);
+		assert_int_equal(n, 6);
+	}
+	assert_int_equal(catalog_hide(f->c, SPAN("gon"), INT64_MAX, &err), OK);
+	assert_int_equal(catalog_hide(f->c, SPAN("gone"), INT64_MIN, &err), OK);
+	assert_string_equal(plan(f, "gone", 0, HOUR), "1 3 5");
+}
+
 int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
@@ -1013,6 +1039,7 @@ int main(void)
 		TEST(plan_edges),
 		TEST(plan_model),
 		TEST(marked_blocks),
+		TEST(hidden_blocks_are_in_no_plan),
 		TEST(audit_changes),
 		TEST(audit_after_the_clock_was_ahead),
 		TEST(audit_objects),

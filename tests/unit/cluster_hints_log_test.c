@@ -487,7 +487,7 @@ static void power_cuts(void **st)
 		for (enum sim_loss loss = 0; loss < SIM_LOSSES; loss++) {
 			if (!full && draw(&state) % 3 > 0)
 				continue;
-			struct hints_owed owed;
+			struct hints_owed owed = {0};
 			struct io_stat there;
 			char *address;
 			struct found got = {0};

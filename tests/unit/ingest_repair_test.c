@@ -175,6 +175,32 @@ static void garbled_answers_are_refused_and_asked_for_again(void **st)
 	rlab_free(&l);
 }
 
+/* A compares with B and finds nothing to take, but that B has less: B is told, and takes it, and does not tell A in turn. */
+static void who_lacks_something_is_told(void **st)
+{
+	(void)st;
+	struct rlab l;
+	struct rlab_request q;
+	open_fleet(&l, seed + 19, 2, 2, 2);
+	settle(&l, 0);
+	settle(&l, 1);
+	rlab_begin(&q, 0);
+	for (uint32_t k = 0; k < RLAB_SERIES; k++)
+		rlab_float(&q, k, T0 + k, k);
+	rlab_send(&l, 0, &q, false);
+	rlab_end(&q);
+	repair_all(l.v[0].repair);
+	settle(&l, 0);
+	assert_int_equal(l.v[0].repair->counts.stored, 0);
+	assert_int_equal(l.v[1].repair->peers[0].want, WANT_TOLD);
+	settle(&l, 1);
+	assert_int_equal(l.v[1].repair->counts.stored, RLAB_SERIES);
+	assert_int_equal(l.v[0].repair->peers[0].want, 0);
+	struct digest_bucket a = rlab_digest(&l, 0, 1, 0, T0), b = rlab_digest(&l, 1, 0, 0, T0);
+	assert_true(digest_bucket_eq(&a, &b) && a.samples == RLAB_SERIES);
+	rlab_free(&l);
+}
+
 /* While a node is down the others go on, say what is missing, and make up for it later. */
 static void a_node_that_is_down_is_waited_for(void **st)
 {
@@ -408,6 +434,7 @@ int main(void)
 		cmocka_unit_test(a_lost_disk_is_filled_again),
 		cmocka_unit_test(stopped_anywhere_it_goes_on),
 		cmocka_unit_test(garbled_answers_are_refused_and_asked_for_again),
+		cmocka_unit_test(who_lacks_something_is_told),
 		cmocka_unit_test(a_node_that_is_down_is_waited_for),
 		cmocka_unit_test(what_is_older_than_the_ring_is_left_alone),
 		cmocka_unit_test(a_window_that_was_cut_is_left_alone),
