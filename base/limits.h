@@ -136,7 +136,7 @@
 #define LIMIT_PEER_INFLIGHT_BYTES (64 * MIB)	    /* --peer.max-inflight: sent to one peer and not answered; a slow one's share of memory */
 #define LIMIT_PEER_FAILURES 5			    /* in a row: then a peer is left alone ... */
 #define LIMIT_PEER_BACKOFF_MS 100		    /* ... for this long, and twice as long each time that a probe fails ... */
-#define LIMIT_PEER_BACKOFF_MAX_MS 5000		    /* ... up to this */
+#define LIMIT_PEER_BACKOFF_MAX_MS 500		    /* ... up to this: as soon is one used that is back, and the next may be restarted */
 #define LIMIT_PEER_PORT 19291U			    /* of a ring's address that has none: --http.address' own */
 #define LIMIT_PEER_SECRET_BYTES 4096		    /* --peer.secret-file: a line, however it was made */
 #define LIMIT_ROSTER_NODES 10000		    /* nodes that are remembered: those of the rings in force, and four times as many that left */
@@ -171,12 +171,12 @@
 #define LIMIT_HINTS_UNREADABLE_MS INT64_C(60000) /* a file that can't be read for so long is given up */
 
 /* -- repair --------------------------------------------------------------------------------------------------------- */
-#define LIMIT_REPAIR_BYTES_PER_S (32 * MIB)  /* --repair.rate: a fifth of a core here */
+#define LIMIT_REPAIR_BYTES_PER_S (32 * MIB)  /* --repair.rate: 1.7 M samples a second, a sixth of a core on either node */
 #define LIMIT_REPAIR_SETTLE_MS 15000	     /* samples of the last so long are on their way: senders are some seconds late, and hints are */
 #define LIMIT_REPAIR_ANSWER_BYTES (64 * MIB) /* of one question: a piece is a quarter of a megabyte, or one histogram; a page of windows less */
 #define LIMIT_REPAIR_WINDOWS 1000000	     /* that one pass compares: 10,000 tenants of a fleet of 30, three windows each */
 #define LIMIT_REPAIR_ASK_MS 10000	     /* for an answer that takes no work */
-#define LIMIT_REPAIR_DIGEST_MS 120000	     /* for a digest: 50 M samples a second and core, half of the time */
+#define LIMIT_REPAIR_DIGEST_MS 120000	     /* for a digest: 50 M samples a second and core, working half of the time */
 #define LIMIT_REPAIR_RETRY_MS 100	     /* a question is asked again after this, and three times as long each time */
 #define LIMIT_REPAIR_RETRY_MAX_MS 5000	     /* what can't be stored for want of memory or disk waits this long at most */
 #define LIMIT_REPAIR_AGAIN_MS 5000	     /* a pass that failed is begun again after this, and twice as long each time ... */

@@ -14,13 +14,14 @@
 #include "base/log.h"
 #include "bucket/bucket_feed_int.h"
 
-enum { LIST_MS = 1000, PERIOD_MS = 50, OTHER_NODE_MS = 1000, SILENT_MS = 5000, MS = 1000000 };
+enum { LIST_MS = 1000, PERIOD_MS = 50, OTHER_NODE_MS = 1000, SILENT_MS = 5000, GONE_FAILURES = 3, MS = 1000000 };
 
 struct slot {
 	char *address;
 	char node[FEED_NODE_BYTES];
 	uint64_t id; /* of the slot's tenant: an answer to an earlier one is nobody's; 0: free */
 	bool asked, listed;
+	bool leaving;	   /* and when it has failed some times, gone */
 	bool failing;	   /* said in the log */
 	uint32_t failures; /* in a row */
 	uint64_t gap_at;   /* the look at snapshots that its gap waits for; 0: no gap */
@@ -37,6 +38,11 @@ struct follower {
 };
 
 /* ---- whom ---- */
+
+static bool gone(const struct slot *s)
+{
+	return s->leaving && s->failures >= GONE_FAILURES;
+}
 
 /* A node's id goes into a URL as it is. */
 static bool node_good(const char *s)
@@ -103,16 +109,18 @@ static void list(struct follower *w)
 		w->slots[i].listed = false;
 	for (size_t i = 0; rc == OK && i < n; i++) {
 		struct slot *s = v[i].stores && node_good(v[i].node) && strcmp(v[i].node, f->node) != 0 ? slot_of(w, &v[i]) : NULL;
-		if (s)
+		if (s) {
 			s->listed = true;
+			s->leaving = v[i].leaving;
+		}
 	}
 	arena_free(&a);
 	for (size_t i = 0; i < w->n; i++) {
 		struct slot *s = &w->slots[i];
 		if (s->id && !s->listed && !s->asked)
 			slot_free(s);
-		listed += s->listed;
-		silent += s->listed && now - s->heard_ns > SILENT_MS * (int64_t)MS;
+		listed += s->listed && !gone(s);
+		silent += s->listed && !gone(s) && now - s->heard_ns > SILENT_MS * (int64_t)MS;
 	}
 	metric_set(f->m_peers, (double)listed);
 	metric_set(f->m_silent, (double)silent);
@@ -165,7 +173,7 @@ static void failed(struct follower *w, struct slot *s, const struct err *err)
 	pause = pause < LIMIT_FEED_BACKOFF_MAX_MS ? pause : LIMIT_FEED_BACKOFF_MAX_MS;
 	s->next_ns = io_mono_ns() + (pause / 2 + (int64_t)(io_random_u64() % (uint64_t)(pause / 2 + 1))) * MS;
 	metric_add(w->f->m_failures, 1);
-	if (!s->failing)
+	if (!s->failing && !s->leaving)
 		log_warn("a peer does not tell what changed in the bucket; it is asked again, and audits find it meanwhile", LSTR("peer", s->address),
 			LSTR("node", s->node), LERR(err));
 	s->failing = true;
@@ -318,7 +326,7 @@ static int64_t ask_due(struct follower *w)
 	int64_t now = io_mono_ns(), next = w->list_ns;
 	size_t listed = 0;
 	for (size_t i = 0; i < w->n; i++)
-		listed += w->slots[i].listed;
+		listed += w->slots[i].listed && !gone(&w->slots[i]);
 	/* Peers that all hold their questions to the end leave in waves: this many. */
 	int64_t waves = (int64_t)((listed + LIMIT_FEED_POLLS - 1) / LIMIT_FEED_POLLS);
 	int64_t wait_ms = waves > 1 ? f->wait_ms / waves : f->wait_ms;
@@ -330,7 +338,7 @@ static int64_t ask_due(struct follower *w)
 		size_t best = w->n;
 		for (size_t i = 0; i < w->n; i++) {
 			const struct slot *s = &w->slots[i];
-			if (!s->listed || s->asked || s->gap_at > minded)
+			if (!s->listed || s->asked || s->gap_at > minded || gone(s))
 				continue;
 			if (best == w->n || s->next_ns < w->slots[best].next_ns)
 				best = i;

@@ -90,6 +90,7 @@ struct feed_peer {
 	char node[FEED_NODE_BYTES]; /* its id; empty: not known yet, it is not asked */
 	bool answers;		    /* it is there: counts when it is decided who writes snapshots */
 	bool stores;		    /* as roster_node's: who does not, has no feed */
+	bool leaving;		    /* it has told all that it will: asked until it fails to answer, and silent then is no news */
 };
 
 struct feed_ask {

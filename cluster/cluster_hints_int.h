@@ -85,7 +85,7 @@ void hint_log_close(struct hint_log *l); /* files and memory, not what is on dis
 CHECKED errc hint_log_append(struct hint_log *l, uint8_t *p, size_t n, uint32_t samples, int64_t now_ms, struct err *err);
 /* What was written is on the disk, as far as the disk says. */
 CHECKED errc hint_log_sync(struct hint_log *l, struct err *err);
-/* The file that is written needs not stay open. */
+/* Its files need not stay open: there may be as many logs as nodes. */
 void hint_log_rest(struct hint_log *l);
 
 /* The frame at c, or the next one that can be read: c stands on it then. ERR_NOTFOUND: there is none, c is at the end. Other errors: of the file, and may pass. */

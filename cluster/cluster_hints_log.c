@@ -491,6 +491,7 @@ void hint_log_rest(struct hint_log *l)
 {
 	if (l->fd >= 0 && !l->dirty)
 		write_end(l);
+	read_end(l);
 }
 
 /* ---- read ---- */

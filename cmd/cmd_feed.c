@@ -21,7 +21,10 @@ static errc peers(void *arg, struct arena *arena, struct feed_peer **out, size_t
 		if (v[i].self)
 			continue;
 		struct feed_peer *p = &(*out)[(*n)++];
-		*p = (struct feed_peer){.address = v[i].address, .answers = v[i].answers, .stores = v[i].stores};
+		*p = (struct feed_peer){.address = v[i].address,
+			.answers = v[i].answers && v[i].state != NODE_DRAINED,
+			.stores = v[i].stores,
+			.leaving = v[i].state == NODE_DRAINED};
 		_Static_assert(sizeof p->node == sizeof v[i].id, "a node's id is as long in both");
 		memcpy(p->node, v[i].id, sizeof p->node);
 	}

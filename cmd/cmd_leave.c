@@ -25,7 +25,7 @@
 #include "cmd/cmd_int.h"
 #include "cmd/cmd_leave_int.h"
 
-enum { LOOK_MS = 250, RETRY_MS = 1000, LINGER_MS = 3000, ROUNDS_OPEN = 3, SHIP_MS = 2000 };
+enum { LOOK_MS = 250, RETRY_MS = 1000, LINGER_MS = 3000, LINGER_MAX_MS = 10000, ROUNDS_OPEN = 3, SHIP_MS = 2000 };
 
 struct leave {
 	struct server *s;
@@ -214,6 +214,13 @@ static bool wait_for_hints(struct leave *l)
 	return false;
 }
 
+/* It stays for who asks what became of it: a while, and somewhat longer for who has not heard of its last blocks (bucket/feed.h). */
+static bool lingers(const struct server *s, int64_t since_ms)
+{
+	int64_t ms = io_mono_ms() - since_ms;
+	return since_ms == 0 || ms < LINGER_MS || (ms < LINGER_MAX_MS && s->feed && !feed_all_heard(s->feed, LINGER_MAX_MS));
+}
+
 static void *run(void *arg)
 {
 	struct leave *l = arg;
@@ -234,7 +241,7 @@ static void *run(void *arg)
 	atomic_store(&s->left, true);
 	server_gate(s);
 	/* A write that passed the doors just before ends within the linger. */
-	for (int64_t since_ms = 0; since_ms == 0 || io_mono_ms() - since_ms < LINGER_MS;) {
+	for (int64_t since_ms = 0; lingers(s, since_ms);) {
 		if (since_ms == 0 || !nothing_left(s)) {
 			since_ms = 0;
 			waits(l, "the last of what it has is shipped");

@@ -548,6 +548,7 @@ int cmd_server(int argc, char **argv)
 			 "       varve ring show|check|where FILE, diff OLD NEW        hashrings: who holds what, and what a change moves\n"
 			 "       varve control                                         the ring controller on Kubernetes\n"
 			 "       varve drain [URL]                                     a running varve leaves its ring, in good order\n"
+			 "       varve digest URL...                                   do replicas hold the same?\n"
 			 "       varve tenants [URL]                                   who holds what, and sends how much\n"
 			 "       varve bench write                                     a load that can be repeated, for any receiver",
 		.about = "Long-term storage for Prometheus metrics: remote write in, two-hour blocks in a bucket out, nothing acknowledged lost.\n"

@@ -16,16 +16,16 @@ class Nodes:
     """Nodes of one ring over one directory as the bucket. None lists it: audits are off, but for the first of a new catalog and those that are owed."""
 
     def __init__(self, tmp_path, spawn, n, **flags):
-        secret, ring, store = tmp_path / "secret", tmp_path / "hashrings.json", tmp_path / "objstore.yml"
+        secret, self.ring, store = tmp_path / "secret", tmp_path / "hashrings.json", tmp_path / "objstore.yml"
         self.bucket = tmp_path / "bucket"
         self.bucket.mkdir()
         secret.write_text(SECRET, "utf-8")
         store.write_text(f"type: FILESYSTEM\nconfig:\n  directory: {self.bucket}\n", "utf-8")
         self.nodes = [spawn(procs.Varve, name=f"node{i}") for i in range(n)]
-        addresses = [f"127.0.0.1:{v.port}" for v in self.nodes]
-        ring.write_text(json.dumps([{"endpoints": addresses}]), "utf-8")
+        self.addresses = addresses = [f"127.0.0.1:{v.port}" for v in self.nodes]
+        self.ring.write_text(json.dumps([{"endpoints": addresses}]), "utf-8")
         for i, (v, address) in enumerate(zip(self.nodes, addresses)):
-            v.flags = {"hashrings.file": ring, "hashrings.local-endpoint": address, "peer.secret-file": secret, "objstore.config-file": store,
+            v.flags = {"hashrings.file": self.ring, "hashrings.local-endpoint": address, "peer.secret-file": secret, "objstore.config-file": store,
                        "bucket.audit-interval": "0s", "catalog.snapshot-interval": "0s", "label": f"node={i}", **flags}
             v.start()
         # A node is followed once it has said who it is.
@@ -185,6 +185,26 @@ def test_a_snapshot_that_is_rotten_is_refused(nodes):
     a.start()
     procs.wait_for(lambda: same(f, 2), 10, f"{f.digests()}")
     assert read_local(b, "t") == expected
+
+
+def test_who_leaves_is_heard_first(nodes):
+    f = nodes(3)
+    a, b, c = f.nodes
+    expected = {}
+    for k in range(3):
+        expected.update(ship(f.nodes[k], "t", k))
+    new = f.ring.with_suffix(".new")
+    new.write_text(json.dumps([{"endpoints": f.addresses[:2]}]), "utf-8")
+    os.replace(new, f.ring)
+    assert c.client().request("POST", "/-/drain", b"", {"Authorization": "Bearer " + SECRET.strip()}).status == 200
+    assert c.wait(60) == 0
+    for v in (a, b):
+        v.flush()
+    procs.wait_for(lambda: same(f, 2), 2 * patience(), f"{f.digests()}", every=0.01)
+    # nobody else has what it took, and nobody listed the bucket
+    assert read_local(a, "t") == read_local(b, "t") == expected
+    assert a.metrics().get("varve_feed_gaps_total", 0) == 0
+    procs.wait_for(lambda: a.metric("varve_feed_peers") == 1 and a.metric("varve_feed_peers_silent") == 0, 20, "it is followed no more")
 
 
 def test_the_feed_is_for_peers(nodes):

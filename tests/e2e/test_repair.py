@@ -164,3 +164,28 @@ def test_what_hints_had_no_room_for_is_taken_from_windows(fleet):
         assert time.monotonic() < deadline, (owed(), digest(f).stdout, repair_state(f.nodes[2]))
         time.sleep(1)
     assert repair_state(f.nodes[2])["samples"]["stored"] > 0
+
+
+def test_nodes_without_a_ring_are_compared_by_all_they_have(varve):
+    a, b = varve(name="a"), varve(name="b")
+    t = now()
+    for v in (a, b):
+        assert v.client("x").write([(labels("m", i=str(i)), [(t + i, bits(1.0))]) for i in range(50)]).status == 204
+
+    def run(*args):
+        return subprocess.run([procs.varve_binary(), "digest", f"http://127.0.0.1:{a.port}", f"http://127.0.0.1:{b.port}", *args], capture_output=True, text=True,
+                              timeout=60)
+
+    p = run()
+    assert p.returncode == 0 and p.stdout.startswith("agree") and "50 samples" in p.stdout, p.stdout + p.stderr
+    # In another order, and twice: the same. A sample more, or another value: not.
+    for i in reversed(range(50)):
+        assert b.client("x").write([(labels("m", i=str(i)), [(t + i, bits(1.0))])]).status == 204
+    assert run().returncode == 0
+    assert a.client("y").write([(labels("m"), [(t, bits(1.0))])]).status == 204
+    assert b.client("y").write([(labels("m"), [(t, bits(2.0))])]).status == 204
+    p = run()
+    assert p.returncode == 1 and "of other values or times" in p.stdout, p.stdout + p.stderr
+    assert run("--tenant=x", "--quiet").stdout == ""
+    p = subprocess.run([procs.varve_binary(), "digest", f"http://127.0.0.1:{a.port}"], capture_output=True, text=True, timeout=60)
+    assert p.returncode == 1 and "two nodes" in p.stderr

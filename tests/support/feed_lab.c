@@ -151,6 +151,41 @@ void lab_change(struct lab *l, uint32_t i, uint32_t block, enum block_state to, 
 	arena_reset(&l->arena);
 }
 
+void lab_bulk(struct lab *l, uint32_t i, uint32_t n)
+{
+	struct catalog *c = l->node[i].c;
+	struct catalog_conn *conn;
+	struct err err = {0};
+	struct buf json, objects;
+	buf_init(&json, MIB);
+	buf_init(&objects, MIB);
+	assert_int_equal(catalog_take(c, &conn, &err), OK);
+	assert_int_equal(catalog_run(conn, "BEGIN IMMEDIATE", &err), OK);
+	for (uint32_t block = 1; block <= n; block++) {
+		struct block_meta meta = meta_of(l, block, ++l->uploads);
+		struct catalog_standing was;
+		buf_clear(&json);
+		buf_clear(&objects);
+		assert_int_equal(block_meta_write(&meta, &json), OK);
+		catalog_objects_of(&meta, json.n, &objects);
+		const struct catalog_put p = {.meta = &meta,
+			.json = span_of(json.p, json.n),
+			.bytes = 12,
+			.state = BLOCK_LIVE,
+			.meta_size = json.n,
+			.objects = span_of(objects.p, objects.n)};
+		assert_int_equal(catalog_standing(conn, meta.ulid, &was, &err), OK);
+		assert_int_equal(catalog_put_block(c, conn, &p, &err), OK);
+		assert_int_equal(catalog_changed(c, conn, meta.ulid, &was, &err), OK);
+		arena_reset(&l->arena);
+	}
+	if (catalog_end(conn, OK, &err) != OK)
+		fail_msg("%s", err.msg);
+	catalog_give(c, conn);
+	buf_free(&json);
+	buf_free(&objects);
+}
+
 /* ---- the bucket ---- */
 
 static void put_file(struct lab *l, uint32_t block, const char *name, struct span data)
@@ -204,7 +239,8 @@ void lab_tell(struct lab *l, uint32_t k, uint32_t i, struct buf *out)
 	bool gap;
 	buf_init(out, 64 * MIB);
 	assert_int_equal(feed_where(l->node[i].c, span_cstr(l->node[k].id), &at, &err), OK);
-	if (feed_tell(l->node[k].c, span_cstr(l->node[k].id), at, 1 + (uint32_t)(l->uploads % 7), out, &n, &gap, &err) != OK)
+	if (feed_tell(l->node[k].c, span_cstr(l->node[k].id), at, l->uploads < 1000 ? 1 + (uint32_t)(l->uploads % 7) : LIMIT_FEED_CHANGES, out, &n,
+		    &gap, &err) != OK)
 		fail_msg("%s", err.msg);
 }
 

@@ -34,6 +34,9 @@ struct ulid lab_ulid(uint32_t block);
 void lab_upload(struct lab *l, uint32_t i, uint32_t block);
 void lab_change(struct lab *l, uint32_t i, uint32_t block, enum block_state to, bool marked);
 
+/* Blocks 1 to n, uploaded in one transaction. */
+void lab_bulk(struct lab *l, uint32_t i, uint32_t n);
+
 /* In the bucket, and what an audit makes of it. */
 void lab_object(struct lab *l, uint32_t block);
 void lab_mark(struct lab *l, uint32_t block);

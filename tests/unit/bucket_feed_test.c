@@ -1,4 +1,5 @@
 /* The feed: catalogs that have heard the same hold the same, whatever is lost, repeated, late or damaged on the way; and snapshots in the bucket. */
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -391,6 +392,35 @@ static void snapshots(void **state)
 	put_snapshot(l, 1, 9);
 }
 
+/* Many blocks: some pages, some answers, and the oldest changes are kept no more. */
+static void many_blocks(void **state)
+{
+	struct lab *l = *state;
+	struct feed_snapshot s;
+	uint32_t n = getenv("VARVE_FULL") ? LIMIT_FEED_KEPT + 3000 : 5000;
+	lab_bulk(l, 0, n);
+	int64_t t0 = io_mono_ms();
+	put_snapshot(l, 0, 1);
+	int64_t t1 = io_mono_ms();
+	assert_int_equal(take_snapshot(l, 1, 0, &s), OK);
+	int64_t t2 = io_mono_ms();
+	assert_true(s.blocks == n && lab_digest(l, 1) == lab_digest(l, 0));
+	print_message("%u blocks: snapshot of %llu bytes written in %lld ms, taken in %lld ms", n, (unsigned long long)s.size_bytes,
+		(long long)(t1 - t0), (long long)(t2 - t1));
+	if (n > LIMIT_FEED_KEPT) {
+		bool gap;
+		struct buf a;
+		lab_tell(l, 0, 2, &a);
+		assert_int_equal(lab_apply(l, 2, 0, &a, &gap), 0);
+		assert_true(gap);
+		buf_free(&a);
+	} else {
+		assert_int_equal(lab_hear(l, 2, 0), n);
+		assert_true(lab_digest(l, 2) == lab_digest(l, 0));
+	}
+	print_message(", told and applied in %lld ms\n", (long long)(io_mono_ms() - t2));
+}
+
 /* Any byte of the newest snapshot turned, or its end cut off: never a catalog other than that of the one before it, or of the whole one. */
 static void damaged_snapshots(void **state)
 {
@@ -445,6 +475,73 @@ static void damaged_snapshots(void **state)
 	arena_free(&a);
 }
 
+/* ---- calls that fail ---- */
+
+static struct {
+	struct io_ops ops;
+	const struct io_ops *real;
+	uint64_t calls, nth;
+} disk;
+
+static bool this_one(void)
+{
+	bool fails = ++disk.calls == disk.nth;
+	errno = fails ? ENOSPC : errno;
+	return fails;
+}
+
+static int shaky_open(const char *path, int flags, mode_t mode)
+{
+	return this_one() ? -1 : disk.real->open(path, flags, mode);
+}
+
+static ssize_t shaky_pwrite(int fd, const void *buf, size_t n, off_t off)
+{
+	return this_one() ? -1 : disk.real->pwrite(fd, buf, n, off);
+}
+
+static int shaky_fsync(int fd)
+{
+	return this_one() ? -1 : disk.real->fsync(fd);
+}
+
+static int shaky_rename(const char *from, const char *to)
+{
+	return this_one() ? -1 : disk.real->rename(from, to);
+}
+
+static int shaky_link(const char *from, const char *to)
+{
+	return this_one() ? -1 : disk.real->link(from, to);
+}
+
+static int shaky_mkdir(const char *path, mode_t mode)
+{
+	return this_one() ? -1 : disk.real->mkdir(path, mode);
+}
+
+static void disk_fails_at(uint64_t nth)
+{
+	disk.real = io_ops;
+	disk.ops = *io_ops;
+	disk.ops.open = shaky_open;
+	disk.ops.pwrite = shaky_pwrite;
+	disk.ops.fsync = shaky_fsync;
+	disk.ops.rename = shaky_rename;
+	disk.ops.link = shaky_link;
+	disk.ops.mkdir = shaky_mkdir;
+	disk.calls = 0;
+	disk.nth = nth;
+	io_ops = &disk.ops;
+}
+
+/* Was there an nth? */
+static bool disk_works(void)
+{
+	io_ops = disk.real;
+	return disk.calls >= disk.nth;
+}
+
 /* The n-th operation of the bucket fails, or the n-th call on the disk: an error in words, and the next try does it. */
 static void failing_calls(void **state)
 {
@@ -471,6 +568,20 @@ static void failing_calls(void **state)
 		(void)!bucket_delete(l->bucket, "varve/catalog/claim-0000000000000002", NULL);
 		assert_int_equal(feed_snapshot_newest(l->bucket, &s, &err), OK);
 		assert_true(s.generation == 1 || rc == OK);
+	}
+	for (uint64_t n = 1;; n++) {
+		disk_fails_at(n);
+		errc rc = feed_snapshot_put(l->node[0].c, l->bucket, tmp_path("%s/snapshot.tmp", l->dir), SPAN("node-0"), 4 + 2 * n, &s, &err);
+		bool hit = disk_works();
+		struct io_stat st;
+		assert_int_equal(io_stat(tmp_path("%s/snapshot.tmp", l->dir), &st, NULL), OK);
+		assert_false(st.exists);
+		assert_int_equal(feed_snapshot_newest(l->bucket, &s, &err), OK);
+		assert_true(s.generation > 0 && s.digest == lab_digest(l, 0));
+		if (!hit) {
+			assert_int_equal(rc, OK);
+			break;
+		}
 	}
 	for (uint64_t n = 1;; n++) {
 		lab_remake(l, 1);
@@ -542,6 +653,7 @@ int main(void)
 		TEST(model),
 		TEST(gaps_are_owed),
 		TEST(snapshots),
+		TEST(many_blocks),
 		TEST(damaged_snapshots),
 		TEST(failing_calls),
 		TEST(without_memory),
