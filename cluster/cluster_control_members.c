@@ -450,6 +450,8 @@ errc members_open(const struct control_config *cfg, void (*woken)(void *arg), vo
 		.idle_timeout_ms = LIMIT_CONTROL_MEMBER_MS,
 		.total_timeout_ms = LIMIT_CONTROL_MEMBER_MS,
 		.ca_file = cfg->member_ca,
+		.cert_file = cfg->member_cert,
+		.key_file = cfg->member_key,
 		.max_idle_connections = LIMIT_CONTROL_ASKERS};
 	TRY(http_client_open(&http, &m->http, err));
 	if (cfg->secret_file)

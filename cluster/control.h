@@ -42,10 +42,11 @@ struct control_config {
 	const char *cluster_domain;
 	const char *az_annotation; /* of Pods */
 	bool az_aware;
-	bool node_zones;       /* where a Pod names no zone its Node does */
-	uint16_t port;	       /* of members: that of the ring's addresses, and where they are asked */
-	const char *scheme;    /* http or https, to members */
-	const char *member_ca; /* NULL: the system's */
+	bool node_zones;		      /* where a Pod names no zone its Node does */
+	uint16_t port;			      /* of members: that of the ring's addresses, and where they are asked */
+	const char *scheme;		      /* http or https, to members */
+	const char *member_ca;		      /* NULL: the system's */
+	const char *member_cert, *member_key; /* shown to members that ask peers for one; NULL: none */
 	const char *secret_file;
 	struct ring_options ring; /* must be the members' own: their epoch is compared */
 

@@ -17,7 +17,7 @@ struct drain_tool {
 	struct arena arena;
 	struct http_client *http;
 	struct trust *trust; /* NULL: no secret */
-	const char *url, *secret_file, *ca_file;
+	const char *url, *secret_file, *ca_file, *cert_file, *key_file;
 	int64_t if_asked_ms, timeout_ms;
 };
 
@@ -114,6 +114,13 @@ int cmd_drain(int argc, char **argv)
 			.value_name = "PATH",
 			.help = "Who signed its certificate.",
 			.common = true},
+		{.name = "peer.tls-cert-file",
+			.kind = FLAG_STRING,
+			.into = &t.cert_file,
+			.value_name = "PATH",
+			.help = "A certificate that makes this a peer, where peers show one.",
+			.common = true},
+		{.name = "peer.tls-key-file", .kind = FLAG_STRING, .into = &t.key_file, .value_name = "PATH", .help = "Its key.", .common = true},
 	};
 	struct flag_program program = {
 		.usage = "varve drain [URL] [FLAGS]",
@@ -132,8 +139,12 @@ int cmd_drain(int argc, char **argv)
 	arena_init(&t.arena, MIB);
 	t.url = args.n > 0 ? args.v[0] : "http://127.0.0.1:19291";
 	if (rc == OK && action == FLAGS_RUN) {
-		const struct http_client_config http = {
-			.connect_timeout_ms = 2000, .idle_timeout_ms = 5000, .total_timeout_ms = 5000, .ca_file = t.ca_file};
+		const struct http_client_config http = {.connect_timeout_ms = 2000,
+			.idle_timeout_ms = 5000,
+			.total_timeout_ms = 5000,
+			.ca_file = t.ca_file,
+			.cert_file = t.cert_file,
+			.key_file = t.key_file};
 		rc = http_client_open(&http, &t.http, &err);
 		if (rc == OK && t.secret_file)
 			rc = trust_open(&(struct trust_config){.secret_file = t.secret_file}, &t.trust, &err);

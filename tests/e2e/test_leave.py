@@ -233,6 +233,32 @@ def test_a_ring_is_found_among_peers(spawn, tmp_path):
     assert c.write([(remote.labels("m", i=str(i)), [(now(), bits(2.0))]) for i in range(100)]).status == 204
 
 
+def test_a_certificate_makes_a_peer_and_a_tenants_does_not(spawn, tmp_path):
+    golden = procs.ROOT / "tests" / "golden" / "net"
+    web = tmp_path / "web.yml"
+    web.write_text(f"tls_server_config:\n  cert_file: {golden}/server.pem\n  key_file: {golden}/server.key\n  client_ca_file: {golden}/ca.pem\n"
+                   "  client_auth_type: VerifyClientCertIfGiven\n", "utf-8")
+    shown = [f"--peer.ca-file={golden}/ca.pem", f"--peer.tls-cert-file={golden}/client.pem", f"--peer.tls-key-file={golden}/client.key"]
+
+    def node(name, peer):
+        v = spawn(procs.Varve, name=name, flags={
+            "web.config.file": web, "hashrings": '[{"endpoints":["127.0.0.1:1"]}]', "hashrings.local-endpoint": "127.0.0.1:2", "drain.quiet": "1s", "peer.tls-name": peer,
+            "peer.tls-ca-file": golden / "ca.pem", "peer.tls-cert-file": golden / "server.pem", "peer.tls-key-file": golden / "server.key"})
+        v.start(wait=False)
+        procs.wait_for(lambda: "msg=ready" in v.log(), 30, "it is ready")
+        return v
+
+    v = node("other", "bob.test")
+    r = v.run("drain", f"https://127.0.0.1:{v.port}", *shown, check=1)
+    assert "401" in r.stderr and "err-varve-peer-unknown" in r.stderr
+    v.stop()
+    v = node("same", "alice.test")
+    r = v.run("drain", f"https://127.0.0.1:{v.port}", shown[0], check=1)  # TLS, and no certificate
+    assert "401" in r.stderr
+    v.run("drain", f"https://127.0.0.1:{v.port}", *shown, check=0)
+    assert v.wait(30) == 0
+
+
 @pytest.mark.parametrize("flags,words", [
     ({"peers": "a"}, "host:port"), ({"peers": "dns+a"}, "host:port"), ({"peers": "a:1", "hashrings": "[]"}, "exclude"),
     ({"peers": "a:1", "peers.gone-after": "0s"}, "--peers.gone-after"), ({"hashrings": '[{"endpoints":["a:1"]}]', "peer.secret-file": "/nowhere"}, "--peer.secret-file"),
