@@ -56,8 +56,6 @@ struct catalog {
 	struct metric *rebuilds, *row_errors, *announced;
 };
 
-/* Blocks of the tenant that were begun up to then are in no plan; INT64_MIN: none are hidden. */
-int64_t catalog_hidden_upto(struct catalog *c, struct span tenant);
 void catalog_hidden_free(struct catalog *c);
 
 /* Columns of blocks and local_blocks up to crc, in the schema's order: what is sealed and read together. */

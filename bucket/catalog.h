@@ -78,6 +78,7 @@ CHECKED errc catalog_plan(struct catalog *c, struct span tenant, int64_t mint, i
 	size_t *n, size_t *n_left_out, struct err *err);
 /* From now on no plan has blocks of the tenant that were begun (by their ULIDs) up to this time; INT64_MIN: all are there again. Not kept over a start. */
 CHECKED errc catalog_hide(struct catalog *c, struct span tenant, int64_t upto_ms, struct err *err);
+int64_t catalog_hidden_upto(struct catalog *c, struct span tenant); /* INT64_MIN: none are hidden */
 /* All, by tenant and time; filter fields may be empty. */
 CHECKED errc catalog_list(struct catalog *c, struct arena *arena, struct catalog_block **out, size_t *n, struct err *err);
 CHECKED errc catalog_get(struct catalog *c, struct ulid u, struct arena *arena, struct catalog_block *out, struct err *err); /* ERR_NOTFOUND */

@@ -56,6 +56,9 @@ static bool was_cut(void *arg, struct span tenant, int64_t start, int64_t end)
 	struct catalog_block *v;
 	size_t n;
 	bool found = false;
+	/* A tenant that was deleted since: a peer that does not know yet, or was away, must not bring it back. */
+	if (start <= catalog_hidden_upto(s->catalog, tenant))
+		return true;
 	arena_init(&arena, 256 * MIB);
 	if (catalog_plan(s->catalog, tenant, start, end - 1, &arena, &v, &n, NULL, NULL) == OK)
 		for (size_t i = 0; i < n && !found; i++)

@@ -95,6 +95,12 @@ static bool may_remove(void *arg, struct ulid block)
 	return (phase == PHASE_READY || phase == PHASE_STOPPING) && (!s->head || head_cut_settled(s->head, block) || tenant_delete_covers(s, block));
 }
 
+static int64_t gone_upto(void *arg, struct span tenant)
+{
+	const struct server *s = arg;
+	return catalog_hidden_upto(s->catalog, tenant);
+}
+
 static bool forget(void *arg, struct ulid block)
 {
 	struct server *s = arg;
@@ -323,6 +329,8 @@ static errc open_parts(struct server *s, struct err *err)
 			.future_ms = f->ingest_future_ms,
 			.labels = labels_limits_of(f),
 			.limits_file = f->limits_file,
+			.gone_upto = s->catalog ? gone_upto : NULL,
+			.gone_arg = s,
 			.split_label = f->tenant_split_label && *f->tenant_split_label ? f->tenant_split_label : NULL,
 			.ring_remember_ms = server_ring_remember_ms(f),
 		};

@@ -40,8 +40,11 @@ struct ingest_config {
 	bool created_zero;	      /* --ingest.created-timestamp-zero */
 	struct labels_limits labels;  /* for messages */
 	const char *limits_file;      /* --limits.file, NULL = none; borrowed. A bad one: ERR_INVALID */
-	const char *split_label;      /* --tenant.split-label: whose series they are; NULL: the request's tenant's. Borrowed */
-	int64_t ring_remember_ms;     /* how long after a ring change a node may still hold what it took before: --ring.remember */
+	/* Hints of what clients sent up to this time are not stored: the tenant was deleted since. INT64_MIN: it was not. NULL: nobody ever is */
+	int64_t (*gone_upto)(void *arg, struct span tenant);
+	void *gone_arg;
+	const char *split_label;  /* --tenant.split-label: whose series they are; NULL: the request's tenant's. Borrowed */
+	int64_t ring_remember_ms; /* how long after a ring change a node may still hold what it took before: --ring.remember */
 };
 CHECKED errc ingest_open(const struct ingest_config *cfg, struct ingest **out, struct err *err);
 /* The handler of /api/v1/receive, /api/v1/write and /api/v1/push. arg is the ingest. */

@@ -49,6 +49,9 @@ static errc section_read(struct peer_write *w, const struct peer_section *s, str
 	errc rc = OK;
 	const struct rw_limits limits = {s->n_series + s->n_metadata, LIMIT_PEER_SAMPLES, LIMIT_LABELS_DECODE}; /* metadata counts as series */
 	const struct tenant_limits own = ingest_limits_now(w->in->limits, s->tenant);
+	const struct ingest_config *cfg = &w->in->cfg;
+	if (w->request.hint && cfg->gone_upto && w->request.now_ms <= cfg->gone_upto(cfg->gone_arg, s->tenant))
+		return err_id(err, ERRID_TENANT, ERR_INVALID, "the tenant was deleted after this was sent");
 	struct rw_request *rw = arena_calloc(http_arena(w->r), 1, sizeof *rw);
 	if (!rw)
 		return err_id(err, ERRID_OVERLOADED, ERR_NOMEM, "no memory");
