@@ -59,6 +59,7 @@
 	ERRID(BAD_PARAMETER, 400, "bad-parameter")                                                                                                   \
 	ERRID(QUERY_TOO_LARGE, 400, "query-too-large")                                                                                               \
 	ERRID(QUERY_TIMEOUT, 503, "query-timeout")                                                                                                   \
+	ERRID(INCOMPLETE, 503, "incomplete")                                                                                                         \
 	ERRID(BLOCK_DAMAGED, 500, "block-damaged")                                                                                                   \
 	ERRID(INTERNAL, 500, "internal")
 

@@ -90,6 +90,9 @@
 #define LIMIT_READ_FRAME_BYTES (1 * MIB)   /* target of a streamed remote-read frame, as the reference */
 #define LIMIT_READ_QUERIES 1024		   /* of one remote-read request; Prometheus sends one */
 #define LIMIT_READ_DECODE_BYTES (64 * MIB) /* memory to decode one remote-read request: protobuf-c needs up to 50 bytes for one of the body */
+#define LIMIT_QUERY_PEER_TIMEOUT_MS 10000  /* --query.peer-timeout: how long peers may keep a read waiting */
+#define LIMIT_QUERY_PEER_CONNECTIONS 64	   /* of one node's reads to one peer: three times the reads that run at once */
+#define LIMIT_QUERY_REPLICA_LABELS 32	   /* --query.replica-label: each is looked for in each block */
 
 /* -- bucket --------------------------------------------------------------------------------------------------------- */
 #define LIMIT_S3_PART_BYTES (16 * MIB) /* part_size: 10,000 parts = 160 GB an object */

@@ -1,6 +1,6 @@
 /* cmd/cmd_cluster.c - what a varve that is one of many has beside its own parts: trust, the way to peers, who is there, the rings in force, and writes spread over them.
  *
- *     trust ─ link ─ roster ─ hints ─ rings (on change: the roster is told) ─ cluster      opened in this order, closed backwards
+ *     trust ─ link ─ roster ─ hints ─ cluster ─ query ─ rings (on change: roster and query are told) ─ finder      opened in this order, closed backwards
  *
  * Opened before the write endpoints, which stand on all of it. Without --hashrings.file, --hashrings or --peers there is none of it, and a node stores what it is sent.
  */
@@ -13,6 +13,9 @@
 #include "base/metrics.h"
 #include "cluster/finder.h"
 #include "cmd/cmd_int.h"
+
+/* Every catalog knows of a block at the second audit after it went live at the latest. Without audits, or with rare ones, it is up to what nodes tell each other. */
+enum { HANDOVER_MORE_MS = 60000, HANDOVER_MAX_MS = 2 * 3600000 };
 
 static const struct {
 	const char *name;
@@ -109,6 +112,8 @@ static void rings_changed(void *arg, struct ring_set *was, struct ring_set *now)
 	struct server *s = arg;
 	uint32_t node;
 	roster_rings(s->roster, now);
+	if (s->query)
+		query_rings(s->query, now);
 	bool before = was && ring_set_find(was, s->self, &node), after = ring_set_find(now, s->self, &node);
 	if (s->flags->roles & ROLE_INGEST && !after && (before || !was))
 		log_warn(was ? "this node is in no hashring any more: it keeps, ships and answers for what it has"
@@ -116,6 +121,14 @@ static void rings_changed(void *arg, struct ring_set *was, struct ring_set *now)
 			LSPAN("local_endpoint", s->self), LSTR("flag", "--hashrings.local-endpoint"));
 	else if (after && was && !before)
 		log_info("this node is in the hashrings now", LSPAN("local_endpoint", s->self));
+}
+
+/* A node that is drained is asked no more, and what it put into the bucket last may not be known here. */
+static void node_changed(void *arg, const struct roster_node *n)
+{
+	struct server *s = arg;
+	if (n->state == NODE_DRAINED && !n->self && s->catalog)
+		atomic_store(&s->audit_now, true); /* within a second */
 }
 
 /* What the hints ask of the others. */
@@ -136,9 +149,26 @@ static errc hints_check(void *arg, const struct http_request *r, struct err *err
 
 /* ---- open and close ---- */
 
-static errc rings_open(struct server *s, struct err *err)
+static struct http_client_config client_of(const struct server_flags *f)
+{
+	return (struct http_client_config){.connect_timeout_ms = f->peer_timeout_ms,
+		.ca_file = f->peer_tls_ca_file,
+		.cert_file = f->peer_tls_cert_file,
+		.key_file = f->peer_tls_key_file,
+		.server_name = f->peer_tls_server_name};
+}
+
+/* By then what was taken is in a block. */
+static int64_t until_blocks_ms(const struct server_flags *f)
+{
+	return f->head_block_range_ms + f->head_cut_delay_ms + 3600000;
+}
+
+errc server_rings_open(struct server *s, struct err *err)
 {
 	const struct server_flags *f = s->flags;
+	if (!server_has_rings(f))
+		return OK;
 	enum ring_algorithm algorithm;
 	bool known = ring_algorithm_parse(f->hashrings_algorithm, &algorithm);
 	ASSERT(known);
@@ -149,7 +179,17 @@ static errc rings_open(struct server *s, struct err *err)
 		.on_change = rings_changed,
 		.arg = s,
 	};
-	return ring_file_open(&cfg, &s->rings, err);
+	errc rc = ring_file_open(&cfg, &s->rings, err);
+	if (rc == OK && f->peers.n > 0)
+		rc = finder_open(&(struct finder_config){.names = f->peers.v,
+					 .n_names = f->peers.n,
+					 .factor = (uint32_t)f->replication_factor,
+					 .gone_after_ms = f->peers_gone_after_ms,
+					 .file = s->peers_path,
+					 .roster = s->roster,
+					 .rings = s->rings},
+			&s->finder, err);
+	return rc;
 }
 
 errc server_cluster_open(struct server *s, struct err *err)
@@ -169,17 +209,12 @@ errc server_cluster_open(struct server *s, struct err *err)
 		.secret_file = f->peer_secret_file, .certificates = f->peer_tls_cert_file != NULL, .name = f->peer_tls_name};
 	TRY(trust_open(&trust, &s->trust, err));
 	const struct link_config link = {
-		.client = {.connect_timeout_ms = f->peer_timeout_ms,
-			.ca_file = f->peer_tls_ca_file,
-			.cert_file = f->peer_tls_cert_file,
-			.key_file = f->peer_tls_key_file,
-			.server_name = f->peer_tls_server_name},
+		.client = client_of(f),
 		.tls = f->peer_tls_cert_file || f->peer_tls_ca_file,
 		.port = (uint16_t)f->hashrings_port,
 		.trust = s->trust,
 	};
 	TRY(link_open(&link, &s->link, err));
-	const int64_t until_blocks_ms = f->head_block_range_ms + f->head_cut_delay_ms + 3600000;
 	const struct roster_config roster = {
 		.file = s->roster_path,
 		.self = s->self,
@@ -187,13 +222,15 @@ errc server_cluster_open(struct server *s, struct err *err)
 		.targets = f->target,
 		.link = s->link,
 		.remember_ms = server_ring_remember_ms(f),
+		.on_change = node_changed,
+		.arg = s,
 	};
 	TRY(roster_open(&roster, &s->roster, err));
 	const struct hints_config hints = {
 		.dir = f->roles & ROLE_INGEST ? s->hints_dir : NULL,
 		.self = s->self,
 		.max_bytes = f->hints_max_size,
-		.max_age_ms = f->hints_max_age_set ? f->hints_max_age_ms : until_blocks_ms,
+		.max_age_ms = f->hints_max_age_set ? f->hints_max_age_ms : until_blocks_ms(f),
 		.rate = f->hints_rate,
 		.remember_ms = roster.remember_ms,
 		.lz4 = strcmp(f->peer_compression, "lz4") == 0,
@@ -215,16 +252,6 @@ errc server_cluster_open(struct server *s, struct err *err)
 		.missed_arg = s->hints,
 	};
 	TRY(cluster_open(&cluster, &s->cluster, err));
-	TRY(rings_open(s, err));
-	if (f->peers.n > 0)
-		TRY(finder_open(&(struct finder_config){.names = f->peers.v,
-					.n_names = f->peers.n,
-					.factor = (uint32_t)f->replication_factor,
-					.gone_after_ms = f->peers_gone_after_ms,
-					.file = s->peers_path,
-					.roster = s->roster,
-					.rings = s->rings},
-			&s->finder, err));
 fail:
 	return rc;
 }
@@ -256,6 +283,45 @@ void server_cluster_tick(struct server *s)
 		trust_tick(s->trust);
 	if (s->rings && s->ingest)
 		server_rates_tick(s);
+}
+
+/* ---- reads ---- */
+
+int64_t server_handover_ms(const struct server_flags *f)
+{
+	int64_t audit_ms = f->bucket_audit_interval_ms;
+	if (!server_has_rings(f))
+		return 0;
+	return audit_ms > 0 && audit_ms < HANDOVER_MAX_MS / 2 ? 2 * audit_ms + HANDOVER_MORE_MS : HANDOVER_MAX_MS;
+}
+
+/* What a read needs of a log that is still replayed it would miss without a word. */
+static bool head_whole(void *arg)
+{
+	struct server *s = arg;
+	int phase = atomic_load(&s->phase);
+	return phase == PHASE_READY || phase == PHASE_STOPPING;
+}
+
+bool server_fleet(struct server *s, struct query_fleet *out)
+{
+	const struct server_flags *f = s->flags;
+	*out = (struct query_fleet){
+		.roster = s->roster,
+		.nodes = roster_nodes,
+		.link = s->link,
+		.url = link_url,
+		.trust = s->trust,
+		.sign = trust_sign,
+		.check = link_check,
+		.whole = s->head ? head_whole : NULL,
+		.whole_arg = s,
+		.client = client_of(f),
+		.peer_timeout_ms = f->query_peer_timeout_ms,
+		.remember_ms = server_ring_remember_ms(f),
+		.quorum = (uint32_t)f->replication_quorum,
+	};
+	return s->roster != NULL;
 }
 
 /* ---- /-/ring ---- */

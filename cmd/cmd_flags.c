@@ -73,6 +73,11 @@ struct flag *server_flag_table(struct server_flags *f, size_t *n)
 		F("query.timeout", FLAG_DURATION_MS, query_timeout_ms, "2m", "DURATION", true, "A read that takes longer is ended."),
 		F("query.max-samples", FLAG_U64, query_max_samples, "50000000", "COUNT", true, "Samples in one remote-read answer (SAMPLES)."),
 		F("query.max-memory", FLAG_SIZE, query_max_memory, "1GiB", "SIZE", true, "Memory of one read."),
+		F("query.replica-label", FLAG_LIST, query_replica_labels, NULL, "NAME", true,
+			"Label that replicas differ in: left out of answers, so that what several have is there once. Repeatable; varve_node always "
+			"is one."),
+		F("query.peer-timeout", FLAG_DURATION_MS, query_peer_timeout_ms, "10s", "DURATION", false,
+			"How long other nodes may keep a read waiting; who has not answered then is missing."),
 		F("target", FLAG_STRING, target, "all", "LIST", true,
 			"What this process does: all, or a comma list of route (sends writes to those that store them; no data directory), ingest, "
 			"query, "
@@ -210,6 +215,10 @@ errc server_flags_check(struct server_flags *f, struct err *err)
 			LIMIT_METADATA_FAMILIES);
 	if (f->query_max_concurrency < 1 || f->query_max_concurrency > 1024)
 		return err_set(err, ERR_INVALID, "--query.max-concurrency must be between 1 and 1024");
+	if (f->query_peer_timeout_ms < 10 || f->query_peer_timeout_ms > 600000)
+		return err_set(err, ERR_INVALID, "--query.peer-timeout must be between 10ms and 10m");
+	if (f->query_replica_labels.n > LIMIT_QUERY_REPLICA_LABELS)
+		return err_set(err, ERR_INVALID, "--query.replica-label may be given %d times at most", LIMIT_QUERY_REPLICA_LABELS);
 	if (f->http_max_connections < 1 || f->http_max_connections > 1000000 || f->http_threads > 1024 || f->head_shards > 4096)
 		return err_set(err, ERR_INVALID, "--http.max-connections, --http.threads or --head.shards is out of its range");
 	if (f->objstore_config_file && f->objstore_config)
@@ -263,6 +272,8 @@ errc server_labels(const struct server_flags *f, struct arena *arena, struct lab
 				return err_set(err, ERR_INVALID, "--label=%s: the label is given twice", text);
 		v[n++] = (struct label){name, value};
 	}
+	if (n == 0 && server_has_rings(f) && f->local_endpoint)
+		v[n++] = (struct label){SPAN(NODE_LABEL), span_cstr(f->local_endpoint)};
 	*out = (struct labels){v, n};
 	labels_sort(*out);
 	return OK;

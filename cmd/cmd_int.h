@@ -47,7 +47,8 @@ struct server_flags {
 	int64_t bucket_audit_interval_ms, catalog_snapshot_interval_ms, blocks_keep_local_ms;
 	uint64_t cache_dir_size;
 	uint64_t query_max_concurrency, query_max_samples, query_max_memory;
-	int64_t query_timeout_ms;
+	int64_t query_timeout_ms, query_peer_timeout_ms;
+	struct flag_list query_replica_labels;
 	uint64_t http_threads, http_max_connections;
 	int64_t http_idle_timeout_ms, http_request_timeout_ms, shutdown_grace_ms, flush_timeout_ms;
 	const char *tenant_header, *tenant_certificate_field, *tenant_default, *tenant_split_label;
@@ -76,7 +77,8 @@ struct server_flags {
 struct flag *server_flag_table(struct server_flags *f, size_t *n);
 /* Ranges and cross-checks that a table can't say: one sentence that names the flag. */
 CHECKED errc server_flags_check(struct server_flags *f, struct err *err);
-/* --label k=v pairs, sorted, checked. */
+/* --label k=v pairs, sorted, checked. Without any, a node of a ring has varve_node=<local endpoint>: no two nodes write blocks of equal labels. */
+#define NODE_LABEL "varve_node"
 CHECKED errc server_labels(const struct server_flags *f, struct arena *arena, struct labels *out, struct err *err);
 
 /* ---- the data directory ---- */
@@ -154,6 +156,9 @@ bool server_has_rings(const struct server_flags *f);
 int64_t server_ring_remember_ms(const struct server_flags *f); /* --ring.remember */
 CHECKED errc server_cluster_check(struct server_flags *f, struct err *err);
 CHECKED errc server_cluster_open(struct server *s, struct err *err); /* nothing where there are no rings */
+CHECKED errc server_rings_open(struct server *s, struct err *err);   /* last: who is told of rings is there */
+bool server_fleet(struct server *s, struct query_fleet *out);	     /* the other nodes, for reads; false: there are none */
+int64_t server_handover_ms(const struct server_flags *f); /* how long this node answers for a block that it shipped, and keeps it; 0: it is alone */
 void server_cluster_close(struct server *s);
 void server_cluster_ready(struct server *s); /* the log is replayed */
 void server_cluster_tick(struct server *s);  /* twice a second */

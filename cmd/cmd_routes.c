@@ -291,7 +291,11 @@ static void routes_data(struct server *s, struct routes *t)
 		{HTTP_GET, "/api/v1/status/tsdb", HTTP_WORKER | HTTP_GZIP, 0, query_status_tsdb, s->query},
 		{HTTP_GET | HTTP_DELETE, "/-/tenants/*", HTTP_WORKER, 0, tenant_route, s},
 		{HTTP_POST | HTTP_PUT, "/-/flush", HTTP_WORKER | HTTP_GZIP, 64 * KIB, flush, s});
+	if (s->roster)
+		ADD(t, {HTTP_POST, "/-/peer/read", HTTP_WORKER | HTTP_PEER | HTTP_NO_AUTH, LIMIT_HTTP_READ_BODY_BYTES, query_peer_read, s->query});
 }
+
+enum { PEER_WORKERS = 3 /* nodes that clients read from at once, each with --query.max-concurrency reads, before peers' questions queue up */ };
 
 errc server_listen(struct server *s, struct err *err)
 {
@@ -322,6 +326,7 @@ errc server_listen(struct server *s, struct err *err)
 		.threads = (uint32_t)f->http_threads,
 		.workers = (uint32_t)f->query_max_concurrency,
 		.worker_queue = (uint32_t)f->query_max_concurrency,
+		.peer_workers = s->roster && s->query ? (uint32_t)f->query_max_concurrency * PEER_WORKERS : 0,
 		.max_connections = (uint32_t)f->http_max_connections,
 		.idle_timeout_ms = f->http_idle_timeout_ms,
 		.request_timeout_ms = f->http_request_timeout_ms,

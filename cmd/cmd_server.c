@@ -25,6 +25,8 @@
 #include "base/metrics.h"
 #include "cmd/cmd_int.h"
 
+enum { HANDOVER_SPARE_MS = 60000 /* a directory stays so much longer than it is answered from */ };
+
 void server_stop(struct server *s, int exit_code)
 {
 	int expected = EXIT_CLEAN;
@@ -285,7 +287,22 @@ static errc open_data(struct server *s, struct err *err)
 	if (f->roles & ROLE_INGEST)
 		TRY(open_store(s, err));
 	TRY(server_scan_blocks(s, true, err));
+fail:
+	return rc;
+}
 
+static errc open_query(struct server *s, struct err *err)
+{
+	const struct server_flags *f = s->flags;
+	struct query_fleet fleet;
+	bool many = server_fleet(s, &fleet);
+	size_t n = f->query_replica_labels.n;
+	const char **replica = arena_alloc(&s->arena, (n + 1) * sizeof(char *));
+	if (!replica)
+		return err_set(err, ERR_NOMEM, "no memory for labels");
+	replica[0] = NODE_LABEL;
+	for (size_t i = 0; i < n; i++)
+		replica[i + 1] = f->query_replica_labels.v[i];
 	const struct query_config query = {
 		.head = s->head,
 		.catalog = s->catalog,
@@ -297,10 +314,12 @@ static errc open_data(struct server *s, struct err *err)
 		.max_samples = f->query_max_samples,
 		.max_memory_bytes = f->query_max_memory,
 		.timeout_ms = f->query_timeout_ms,
+		.replica_labels = replica,
+		.n_replica_labels = n + 1,
+		.fleet = many ? &fleet : NULL,
+		.handover_ms = server_handover_ms(f),
 	};
-	TRY(query_open(&query, &s->query, err));
-fail:
-	return rc;
+	return query_open(&query, &s->query, err);
 }
 
 static errc open_parts(struct server *s, struct err *err)
@@ -310,6 +329,9 @@ static errc open_parts(struct server *s, struct err *err)
 	if (f->roles != ROLE_ROUTE)
 		TRY(open_data(s, err));
 	TRY(server_cluster_open(s, err));
+	if (s->catalog)
+		TRY(open_query(s, err));
+	TRY(server_rings_open(s, err));
 	TRY(server_feed_open(s, err));
 	if (f->roles & (ROLE_INGEST | ROLE_ROUTE)) {
 		const struct ingest_config ingest = {
@@ -343,6 +365,8 @@ static errc open_parts(struct server *s, struct err *err)
 		TRY(tenant_delete_start(s, err));
 	TRY(server_listen(s, err));
 	if (s->catalog) {
+		/* Other nodes may not know of a block yet: they ask for it here (query_fleet_int.h), and the directory answers. */
+		int64_t handover_ms = server_handover_ms(f), keep_ms = handover_ms > 0 ? handover_ms + HANDOVER_SPARE_MS : 0;
 		const struct shipper_config shipper = {
 			.block_dir = s->block_dir,
 			.bucket = s->bucket,
@@ -351,7 +375,7 @@ static errc open_parts(struct server *s, struct err *err)
 			.forget = forget,
 			.removed = removed,
 			.arg = s,
-			.local_keep_ms = f->blocks_keep_local_ms,
+			.local_keep_ms = f->blocks_keep_local_ms > keep_ms ? f->blocks_keep_local_ms : keep_ms,
 		};
 		TRY(shipper_start(&shipper, &s->shipper, err));
 	}
@@ -379,6 +403,8 @@ static void *last_call_main(void *arg)
 		if (pthread_cond_timedwait(&c->wake, &c->mu, &t) != 0)
 			break;
 	pthread_mutex_unlock(&c->mu);
+	if (c->s->query)
+		query_cancel(c->s->query);
 	if (c->s->bucket)
 		bucket_cancel(c->s->bucket);
 	return NULL;
@@ -398,6 +424,8 @@ static void stop_http(struct server *s)
 		shipper_release(s->shipper);
 	feed_release(s->feed); /* peers' questions are held */
 	bool watched = pthread_create(&c.thread, NULL, last_call_main, &c) == 0;
+	if (!watched && s->query)
+		query_cancel(s->query);
 	if (!watched && s->bucket) /* without patience rather than without end */
 		bucket_cancel(s->bucket);
 	http_server_stop(s->http, s->flags->shutdown_grace_ms);
@@ -424,10 +452,10 @@ static void close_parts(struct server *s)
 	head_stop(s->head); /* its cutter tells the shipper of blocks; the shipper asks the head until it has stopped */
 	if (s->shipper)
 		shipper_stop(s->shipper);
+	server_feed_close(s);
+	server_cluster_close(s); /* its writes still wait for the log; its rings are told to reads */
 	if (s->query)
 		query_close(s->query);
-	server_feed_close(s);
-	server_cluster_close(s); /* its writes still wait for the log */
 	ingest_close(s->ingest);
 	head_close(s->head);
 	wal_close(s->wal);

@@ -30,6 +30,7 @@ enum http_route_flags {
 	HTTP_NO_AUTH = 2, /* health probes */
 	HTTP_GZIP = 4,
 	HTTP_NO_BUDGET = 8, /* small bodies that must get through under load: /-/healthy, /metrics */
+	HTTP_PEER = 16, /* with WORKER: on the workers that peers have for themselves. A question that waits for peers must not keep theirs waiting */
 };
 
 struct http_route {
@@ -50,6 +51,7 @@ struct http_server_config {
 	uint32_t threads;	/* network threads; 0 = cores */
 	uint32_t workers;	/* concurrent WORKER requests */
 	uint32_t worker_queue;	/* waiting ones beyond that */
+	uint32_t peer_workers;	/* concurrent requests of routes with HTTP_PEER, and as many may wait; 0: they run on `workers` */
 	uint32_t max_connections;
 	int64_t idle_timeout_ms, request_timeout_ms;
 	uint64_t max_inflight_bytes; /* received bodies not yet answered, all routes with a budget */
@@ -114,6 +116,8 @@ void http_defer(struct http_request *r);
 CHECKED errc http_stream_begin(struct http_request *r, int status, const char *content_type, struct err *err);
 CHECKED errc http_stream_write(struct http_request *r, struct span data, struct err *err);
 void http_stream_end(struct http_request *r, bool ok);
+/* What was written goes out now, however little it is: the reader waits for it. Of no use on a route with HTTP_GZIP. */
+void http_stream_flush(struct http_request *r);
 
 /* ---- the client ---- */
 struct http_client; /* a pool of kept-alive libcurl handles; any thread */
@@ -186,9 +190,18 @@ struct http_send {
 	 * not reached or broken off. ERR_INVALID: the URL, or certificate files. ERR_LIMIT: answer too long. ERR_CANCELED. Messages as those of http_call. */
 	void (*done)(void *arg, errc rc, int status, struct span answer, const struct err *err);
 	void *arg;
+	/* http_flow_open only: the body of a 2xx answer as it comes; `answer` is empty then. On the sender's thread; it must not block. false: no room; the same bytes come
+	 * again after http_flow_more, and until then nothing is read from the connection, so that who sends them has to wait. */
+	bool (*data)(void *arg, struct span piece);
 };
 /* Any thread. ERR_NOMEM, ERR_CANCELED: nothing was begun, done is not called. */
 CHECKED errc http_send(struct http_sender *s, const struct http_send *call, struct err *err);
+/* A call whose answer is taken in pieces, when there is room for them. An answer that is not 2xx comes whole, as ever. The sender must outlive it. */
+struct http_flow;
+CHECKED errc http_flow_open(struct http_sender *s, const struct http_send *call, struct http_flow **out, struct err *err);
+void http_flow_more(struct http_flow *f); /* there is room again; any thread */
+/* Once, from any thread, also before or after done has come: the call ends with ERR_CANCELED when it still runs. done, if it has not, comes soon all the same. NULL is fine. */
+void http_flow_close(struct http_flow *f);
 /* Only inside done: a header of the answer, its name in lower case; p == NULL when absent. */
 struct span http_send_header(const struct http_sender *s, const char *name);
 

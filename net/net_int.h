@@ -213,6 +213,7 @@ struct http_server {
 	bool door_running;
 	struct net_auth *auth;
 	struct net_worker_pool *pool;
+	struct net_worker_pool *peer_pool; /* NULL: peers' requests run on the other */
 	struct MHD_Response *oom_response;
 	uint32_t id_prefix;
 	_Atomic uint64_t id_counter;

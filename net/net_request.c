@@ -537,9 +537,11 @@ static enum MHD_Result request_run(struct http_request *r)
 	if (route->flags & HTTP_WORKER) {
 		http_defer(r);
 		/* the queue's lock publishes the request; from here on it belongs to a worker */
-		if (!worker_pool_put(r->server->pool, r))
-			http_error(r, ERRID_OVERLOADED, "%u requests run and %u wait already, try again", r->server->cfg.workers,
-				r->server->cfg.worker_queue);
+		const struct http_server *s = r->server;
+		bool peers = route->flags & HTTP_PEER && s->peer_pool;
+		if (!worker_pool_put(peers ? s->peer_pool : s->pool, r))
+			http_error(r, ERRID_OVERLOADED, "%u requests run and %u wait already, try again",
+				peers ? s->cfg.peer_workers : s->cfg.workers, peers ? s->cfg.peer_workers : s->cfg.worker_queue);
 		return MHD_YES;
 	}
 	conn_phase(r->conn, CONN_RUNNING);

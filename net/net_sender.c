@@ -250,7 +250,7 @@ static void landed_end(struct http_sender *s)
 static int sleep_ms(struct http_sender *s)
 {
 	pthread_mutex_lock(&s->mu);
-	bool idle = !s->inbox.first && !s->answers && !s->ready && !s->stop;
+	bool idle = !s->inbox.first && !s->flows && !s->answers && !s->ready && !s->stop;
 	s->sleeping = idle;
 	pthread_mutex_unlock(&s->mu);
 	int64_t due_ns = s->timer_ns;
@@ -271,6 +271,8 @@ static void *sender_main(void *arg)
 		pthread_mutex_lock(&s->mu);
 		struct flight *in = s->inbox.first;
 		s->inbox = (struct flights){0};
+		struct http_flow *flows = s->flows;
+		s->flows = NULL;
 		bool canceled = s->canceled, stop = s->stop, answers = s->answers;
 		s->answers = s->sleeping = false;
 		pthread_mutex_unlock(&s->mu);
@@ -278,6 +280,7 @@ static void *sender_main(void *arg)
 			next = in->next;
 			admit(s, in);
 		}
+		flows_serve(s, flows);
 		if (answers)
 			names_learn(s);
 		if (canceled)
@@ -402,9 +405,13 @@ void http_sender_close(struct http_sender *s)
 	free(s);
 }
 
-errc http_send(struct http_sender *s, const struct http_send *call, struct err *err)
+errc sender_take(struct http_sender *s, const struct http_send *call, struct http_flow *flow, struct err *err)
 {
 	struct flight *f = flight_take(s, call);
+	if (f)
+		f->flow = flow;
+	if (f && flow)
+		flow->flight = f;
 	pthread_mutex_lock(&s->mu);
 	bool canceled = s->canceled, asleep = s->sleeping;
 	if (f && !canceled) {
@@ -419,6 +426,26 @@ errc http_send(struct http_sender *s, const struct http_send *call, struct err *
 	if (asleep)
 		wake(s);
 	return OK;
+}
+
+errc http_send(struct http_sender *s, const struct http_send *call, struct err *err)
+{
+	return sender_take(s, call, NULL, err);
+}
+
+void sender_want(struct http_sender *s, struct http_flow *f)
+{
+	bool asleep = s->sleeping;
+	if (!f->queued) {
+		f->queued = true;
+		atomic_fetch_add(&f->refs, 1);
+		f->next = s->flows;
+		s->flows = f;
+	}
+	s->sleeping = false;
+	pthread_mutex_unlock(&s->mu);
+	if (asleep)
+		wake(s);
 }
 
 struct span http_send_header(const struct http_sender *s, const char *name)

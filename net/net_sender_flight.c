@@ -151,7 +151,8 @@ struct flight *flight_take(struct http_sender *s, const struct http_send *call)
 		return NULL;
 	}
 	f->host = NULL;
-	f->running = f->sent_twice = f->answered = f->headers_whole = false;
+	f->flow = NULL;
+	f->running = f->sent_twice = f->answered = f->headers_whole = f->paused = false;
 	f->heap_at = 0;
 	buf_clear(&f->answer);
 	f->answer.max = call->max_answer_bytes;
@@ -178,6 +179,13 @@ static size_t take_body(char *p, size_t size, size_t n, void *arg)
 {
 	struct flight *f = arg;
 	f->answered = true;
+	long status = 0;
+	if (f->flow)
+		curl_easy_getinfo(f->easy, CURLINFO_RESPONSE_CODE, &status);
+	if (status / 100 == 2) {
+		f->paused = !f->call.data(f->call.arg, span_of(p, size * n));
+		return f->paused ? CURL_WRITEFUNC_PAUSE : size * n;
+	}
 	f->rc = net_curl_answer(&f->answer, f->easy, p, size * n, &f->err);
 	return f->rc ? 0 : size * n;
 }
@@ -209,6 +217,8 @@ void flight_end(struct http_sender *s, struct flight *f)
 	s->landing = f;
 	f->call.done(f->call.arg, f->rc, (int)status, span_of(f->answer.p, f->answer.n), &f->err);
 	s->landing = NULL;
+	if (f->flow)
+		flow_landed(f->flow);
 	flight_give(s, f);
 }
 
@@ -294,6 +304,20 @@ void flight_doubt(struct http_sender *s, struct flight *f)
 	double connected_s = 0; /* of a kept connection, too */
 	curl_easy_getinfo(f->easy, CURLINFO_PRETRANSFER_TIME, &connected_s);
 	sender_host_doubt(&s->hosts, f->host, connected_s > 0);
+}
+
+void flight_more(struct http_sender *s, struct flight *f)
+{
+	if (!f->paused)
+		return;
+	f->paused = false;
+	/* it may call take_body before it returns */
+	CURLcode code = curl_easy_pause(f->easy, CURLPAUSE_CONT);
+	if (code == CURLE_OK)
+		return;
+	if (f->rc == OK)
+		f->rc = err_set(&f->err, net_curl_code(f->easy, code), "%s", curl_easy_strerror(code));
+	flight_end(s, f);
 }
 
 void flight_landed(struct http_sender *s, struct flight *f, CURLcode code)

@@ -1,5 +1,7 @@
-/* net/net_sender_int.h - inside a sender: its hosts (whose turn it is, and at which address they are), its calls, and its thread, to which nearly all belongs. */
+/* net/net_sender_int.h - inside a sender: its hosts (whose turn it is, and at which address they are), its calls, those whose answers come in pieces, and its thread, to which
+ * nearly all belongs. */
 #pragma once
+#include <stdatomic.h>
 #include "net/net_curl_int.h"
 
 struct flight; /* a call on its way */
@@ -77,12 +79,25 @@ struct flight {
 	bool sent_twice;       /* may not be sent again */
 	bool answered;	       /* a byte came */
 	bool headers_whole;
+	bool paused;		/* data had no room */
+	struct http_flow *flow; /* NULL: a call whose answer comes whole */
 	struct buf answer, headers;
 	errc rc; /* of our own callbacks; libcurl's error is only a consequence then */
 	struct err err;
 	char error_text[CURL_ERROR_SIZE];
 	struct curl_slist connect_to;
 	char connect_to_text[300];
+};
+
+/* A call whose answer is taken in pieces. */
+struct http_flow {
+	struct http_sender *sender;
+	atomic_int refs; /* its owner's; its call's, until done was called; that of the sender's list */
+	/* guarded by the sender's mu */
+	struct http_flow *next;
+	bool queued, more, over;
+	/* the sender's thread's, once it is sent */
+	struct flight *flight; /* NULL: landed */
 };
 
 struct http_sender {
@@ -96,6 +111,7 @@ struct http_sender {
 
 	pthread_mutex_t mu;
 	struct flights inbox;
+	struct http_flow *flows; /* of which something is wanted */
 	struct flight *pool;
 	size_t n_pool;
 	bool sleeping, canceled, stop, answers;
@@ -122,6 +138,8 @@ void flight_landed(struct http_sender *s, struct flight *f, CURLcode code);
 void flight_end(struct http_sender *s, struct flight *f);
 /* The host was not reached, or did not answer in time. */
 void flight_doubt(struct http_sender *s, struct flight *f);
+/* data has room again. */
+void flight_more(struct http_sender *s, struct flight *f);
 
 static inline void flights_put(struct flights *l, struct flight *f)
 {
@@ -150,3 +168,13 @@ static inline void flights_out(struct flights *l, struct flight *f)
 void sender_ready(struct http_sender *s, struct sender_host *h); /* looks at the host's waiting calls before the thread sleeps */
 void sender_working(struct http_sender *s, int more);
 void sender_deadline_out(struct http_sender *s, struct flight *f);
+/* Copies the call; from any thread. ERR_NOMEM, ERR_CANCELED. */
+CHECKED errc sender_take(struct http_sender *s, const struct http_send *call, struct http_flow *flow, struct err *err);
+/* Something is wanted of the flow, whose owner has said so: mu is held, and let go of. */
+void sender_want(struct http_sender *s, struct http_flow *f);
+
+/* ---- net_sender_flow.c: on the sender's thread ---- */
+/* What is wanted of these. */
+void flows_serve(struct http_sender *s, struct http_flow *list);
+/* Its call is over. */
+void flow_landed(struct http_flow *f);

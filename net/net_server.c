@@ -111,6 +111,7 @@ fail:
 static void server_free(struct http_server *s)
 {
 	worker_pool_close(s->pool);
+	worker_pool_close(s->peer_pool);
 	net_auth_close(s->auth);
 	for (uint32_t i = 0; i < s->n_loops; i++)
 		MHD_stop_daemon(s->loops[i].daemon);
@@ -171,6 +172,8 @@ errc http_server_start(
 	CHECK(s->oom_response, ERR_NOMEM, "no memory for the HTTP server");
 	MHD_add_response_header(s->oom_response, "Retry-After", "1");
 	TRY(worker_pool_open(s->cfg.workers, s->cfg.worker_queue, &s->pool, err));
+	if (s->cfg.peer_workers)
+		TRY(worker_pool_open(s->cfg.peer_workers, s->cfg.peer_workers, &s->peer_pool, err));
 	for (uint32_t i = 0; i < s->cfg.threads; i++)
 		TRY(loop_open(s, &s->loops[i], err));
 	TRY(door_open(s, err));

@@ -190,6 +190,16 @@ errc http_stream_write(struct http_request *r, struct span data, struct err *err
 	return stream_put(r, (const uint8_t *)data.p, data.n, err);
 }
 
+void http_stream_flush(struct http_request *r)
+{
+	struct net_stream *st = r->stream;
+	ASSERT(st);
+	pthread_mutex_lock(&st->mu);
+	if (st->n)
+		stream_wake_locked(r);
+	pthread_mutex_unlock(&st->mu);
+}
+
 void http_stream_end(struct http_request *r, bool ok)
 {
 	struct net_stream *st = r->stream;

@@ -5,7 +5,7 @@
  * as a prefix follow A at once, so it is enough to hold A back until a series comes that is no extension of it, or one that sorts behind it
  * after joining. Held series form a stack of prefixes: at most as deep as a set has labels.
  *
- * Where a source has a label of E's name among its own, joining replaces values and any order is possible: such a source (rare: a series that
+ * Where a source has a label of E's name among its own, or one that replicas differ in and that is taken away, joining replaces values and any order is possible: such a source (rare: a series that
  * carries its own tenant_id or replica) is read whole, sorted, and then given; its memory counts against the question.
  */
 #include <stdlib.h>
@@ -30,6 +30,28 @@ errc external_matchers(const struct labels ext, const struct matcher *m, size_t 
 			kept[(*n_out)++] = m[i];
 	}
 	*out = kept;
+	return OK;
+}
+
+errc labels_without(struct labels l, const struct span *names, size_t n, struct arena *arena, struct labels *out, struct err *err)
+{
+	uint32_t kept = 0;
+	struct label *v = NULL;
+	for (uint32_t i = 0; i < l.n; i++) {
+		bool dropped = false;
+		for (size_t k = 0; k < n; k++)
+			dropped |= span_eq(names[k], l.v[i].name);
+		if (dropped && !v) {
+			v = arena_alloc(arena, l.n * sizeof *v);
+			if (!v)
+				return err_set(err, ERR_NOMEM, "no memory for labels");
+			memcpy(v, l.v, kept * sizeof *v);
+		}
+		if (!dropped && v)
+			v[kept] = l.v[i];
+		kept += !dropped;
+	}
+	*out = v ? (struct labels){v, kept} : l;
 	return OK;
 }
 
@@ -62,6 +84,9 @@ struct held {
 
 struct ext_iter {
 	struct qsource *src;
+	struct labels ext; /* what is joined: without the labels that replicas differ in */
+	const struct span *replica;
+	size_t n_replica;
 	struct series_iter *it;
 	size_t max_memory;
 	/* reordering: [0, n_held) is the stack of prefixes, `given` the one that the caller reads */
@@ -92,11 +117,13 @@ static errc copy_labels(struct labels l, struct arena *arena, struct labels *out
 	return OK;
 }
 
-static errc copy_view(const struct series_view *v, struct labels ext, struct arena *arena, struct ext_series *out, struct err *err)
+static errc copy_view(const struct ext_iter *it, const struct series_view *v, struct arena *arena, struct ext_series *out, struct err *err)
 {
 	errc rc = OK;
 	TRY(copy_labels(v->labels, arena, &out->own, err));
-	TRY(external_join(out->own, ext, arena, &out->labels, err));
+	if (it->whole)
+		TRY(labels_without(out->own, it->replica, it->n_replica, arena, &out->own, err));
+	TRY(external_join(out->own, it->ext, arena, &out->labels, err));
 	out->chunks = arena_alloc(arena, v->n_chunks * sizeof *out->chunks);
 	struct interval *deleted = arena_alloc(arena, v->n_deleted * sizeof *deleted);
 	CHECK(out->chunks && deleted, ERR_NOMEM, "no memory for a series' chunks (--query.max-memory)");
@@ -121,12 +148,18 @@ static errc stop_at_first(void *arg, struct span value, struct err *err)
 	return err_set(err, ERR_CANCELED, "one is enough");
 }
 
-/* Has the source a label of an external label's name among its own? */
-static errc collides(struct qsource *s, const struct select_options *opt, bool *yes, struct err *err)
+/* Has the source a label of an external label's name among its own, or one that replicas differ in? */
+static errc collides(const struct ext_iter *it, const struct select_options *opt, bool *yes, struct err *err)
 {
+	struct qsource *s = it->src;
 	*yes = false;
-	for (uint32_t i = 0; i < s->ext.n && !*yes; i++) {
-		errc rc = s->src->ops->label_values(s->src, s->ext.v[i].name, NULL, 0, opt, stop_at_first, yes, err);
+	for (size_t i = 0; i < it->n_replica && !*yes; i++) {
+		errc rc = s->src->ops->label_values(s->src, it->replica[i], NULL, 0, opt, stop_at_first, yes, err);
+		if (rc != OK && !*yes)
+			return rc;
+	}
+	for (uint32_t i = 0; i < it->ext.n && !*yes; i++) {
+		errc rc = s->src->ops->label_values(s->src, it->ext.v[i].name, NULL, 0, opt, stop_at_first, yes, err);
 		if (rc != OK && !*yes)
 			return rc;
 	}
@@ -157,7 +190,7 @@ static errc read_whole(struct ext_iter *it, struct err *err)
 			it->cap_all = cap;
 		}
 		it->all[it->n_all] = (struct ext_series){.src = it->src->src};
-		TRY(copy_view(&v, it->src->ext, &it->arena, &it->all[it->n_all], err));
+		TRY(copy_view(it, &v, &it->arena, &it->all[it->n_all], err));
 		it->n_all++;
 	}
 	it->it->ops->close(it->it);
@@ -168,18 +201,21 @@ fail:
 	return rc;
 }
 
-errc ext_iter_open(struct qsource *s, const struct matcher *m, size_t n, const struct select_options *opt, size_t max_memory, struct ext_iter **out,
-	struct err *err)
+errc ext_iter_open(const struct question *qn, struct qsource *s, const struct matcher *m, size_t n, const struct select_options *opt,
+	struct ext_iter **out, struct err *err)
 {
 	errc rc = OK;
 	struct ext_iter *it = calloc(1, sizeof *it);
 	if (!it)
 		return err_set(err, ERR_NOMEM, "no memory for a stream");
 	it->src = s;
-	it->max_memory = max_memory;
-	arena_init(&it->arena, max_memory);
+	it->max_memory = qn->q->cfg.max_memory_bytes;
+	it->replica = qn->replica;
+	it->n_replica = qn->n_replica;
+	arena_init(&it->arena, it->max_memory);
+	TRY(labels_without(s->ext, it->replica, it->n_replica, &it->arena, &it->ext, err));
 	bool yes;
-	TRY(collides(s, opt, &yes, err));
+	TRY(collides(it, opt, &yes, err));
 	it->whole = yes;
 	TRY(s->src->ops->select(s->src, m, n, opt, &it->it, err));
 	if (it->whole)
@@ -217,7 +253,7 @@ static errc read_next(struct ext_iter *it, struct err *err)
 	CHECK(h, ERR_NOMEM, "no memory for a series");
 	arena_init(&h->arena, it->max_memory);
 	h->s.src = it->src->src;
-	TRY(copy_view(&v, it->src->ext, &h->arena, &h->s, err));
+	TRY(copy_view(it, &v, &h->arena, &h->s, err));
 	it->next = h;
 	return OK;
 fail:

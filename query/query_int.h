@@ -5,6 +5,7 @@
  *     query_external.c  external labels on matchers and series, and the order that they change
  *     query_merge.c     many sources, one ascending stream of series
  *     query_samples.c   one series' chunks from many sources: samples in time order, or chunks that do not overlap
+ *     query_fleet_int.h the other nodes
  */
 #pragma once
 #include <pthread.h>
@@ -15,13 +16,18 @@
 
 struct query_cache;  /* pages of bucket indexes on disk */
 struct query_blocks; /* open blocks */
+struct fleet;	     /* the other nodes */
+struct fleet_ask;    /* a question to them */
 
 struct query {
 	struct query_config cfg; /* constant after open */
-	struct arena arena;	 /* the external labels */
+	struct arena arena;	 /* the external labels, and: */
+	struct span *replica;	 /* labels that replicas differ in */
+	size_t n_replica;
 	struct query_cache *cache;
 	struct query_blocks *blocks;
-	struct metric *reads, *series, *samples, *quarantined, *retries;
+	struct fleet *fleet; /* NULL: alone */
+	struct metric *reads, *series, *samples, *quarantined, *retries, *peer_questions, *peer_failures, *peer_reads;
 };
 
 /* ---- one question ---- */
@@ -35,7 +41,14 @@ struct question {
 	struct arena arena; /* sources, matchers, labels; bounded by --query.max-memory */
 	struct qsource *sources;
 	size_t n_sources;
-	const char *warning; /* the answer may lack something, and why; NULL = whole */
+	const char *warning; /* the answer may lack something of this node or the bucket, and why; NULL = whole */
+	/* what the asker wants */
+	bool local;	/* scope=local: of this node, what the bucket may not have */
+	bool partial;	/* partial_response=true: what there is, although a node does not answer that may have more */
+	bool committed; /* a part of the answer is out, without a warning: what is missing from here on is an error */
+	const struct span *replica;
+	size_t n_replica;      /* 0 with dedup=false */
+	struct fleet_ask *ask; /* NULL: nobody else was asked */
 	/* the source that an error came from; set by the merge, and by the samples */
 	struct ulid blamed;
 	const char *blamed_kind;
@@ -48,6 +61,11 @@ struct qsource {
 };
 
 void question_init(struct question *qn, struct query *q, struct span tenant, int64_t mint, int64_t maxt);
+/* scope, partial_response, dedup; after http_parse_params. */
+CHECKED errc question_params(struct question *qn, struct http_request *r, struct err *err);
+/* Its warnings, this node's and the fleet's, by number from 0; NULL: no more. They live until the question is released. */
+const char *question_warning(const struct question *qn, size_t i);
+void question_warning_headers(const struct question *qn, struct http_request *r); /* X-Varve-Warning, one each */
 /* Finds and pins the sources. Asked in the direction in which data moves: head, local, bucket. */
 CHECKED errc question_sources(struct question *qn, struct err *err);
 /* Releases the sources; the arena is reset, so that the question can be asked again. */
@@ -62,6 +80,8 @@ bool question_blame(struct question *qn, errc rc, struct err *err);
 /* Matchers for one source: those on external labels are judged and taken out. *none: nothing in the source can match. */
 CHECKED errc external_matchers(const struct labels ext, const struct matcher *m, size_t n, struct arena *arena, struct matcher **out, size_t *n_out,
 	bool *none, struct err *err);
+/* l without the labels of these names: l itself when it has none of them. */
+CHECKED errc labels_without(struct labels l, const struct span *names, size_t n, struct arena *arena, struct labels *out, struct err *err);
 /* Own and external labels as one sorted set; the external ones win. Array from the arena. */
 CHECKED errc external_join(struct labels own, struct labels ext, struct arena *arena, struct labels *out, struct err *err);
 
@@ -75,9 +95,10 @@ struct ext_series {
 	size_t n_chunks;
 	const struct interval *deleted;
 	size_t n_deleted;
-	const struct source *src; /* where it is from */
+	const struct source *src; /* where it is from; NULL: a peer */
 };
-CHECKED errc ext_iter_open(struct qsource *s, const struct matcher *m, size_t n, const struct select_options *opt, size_t max_memory,
+/* Without the labels that the question's replicas differ in. */
+CHECKED errc ext_iter_open(const struct question *qn, struct qsource *s, const struct matcher *m, size_t n, const struct select_options *opt,
 	struct ext_iter **out, struct err *err);
 CHECKED errc ext_iter_next(struct ext_iter *it, struct ext_series *out, bool *more, struct err *err);
 /* A further series of exactly these labels, right behind the one that was given: only where external labels replaced own ones. */
@@ -94,7 +115,7 @@ struct merged {
 	const struct ext_series *parts;
 	size_t n_parts;
 };
-/* sets: one or more lists of matchers (match[]); a series that several find is given once. */
+/* sets: one or more lists of matchers (match[]); a series that several find is given once. Peers that were asked are merged, too. */
 struct matcher_set {
 	struct matcher *m;
 	size_t n;
@@ -116,6 +137,21 @@ void samples_close(struct sample_iter *it); /* its memory; NULL allowed */
 /* The same series as chunks that ascend, do not overlap and hold no deleted sample; those that can stay as they are stay. They may reach outside
  * [mint, maxt]. Array and new bytes from the arena. */
 CHECKED errc samples_chunks(const struct merged *s, int64_t mint, int64_t maxt, struct arena *arena, struct chunk **out, size_t *n, struct err *err);
+
+/* ---- names, exemplars, metadata: of this node, and of those that the question is for ---- */
+
+/* Label names, or the values of `name`, sorted, each once; in the question's arena. */
+CHECKED errc names_gather(struct question *qn, bool values, struct span name, const struct matcher_set *sets, size_t n_sets, struct span **v,
+	size_t *n, struct err *err);
+struct exemplar_series {
+	struct labels labels;
+	struct exemplar *v;
+	size_t n, cap;
+};
+CHECKED errc exemplars_gather(
+	struct question *qn, const struct matcher_set *sets, size_t n, struct exemplar_series **v, size_t *n_series, struct err *err);
+/* metric.p NULL: of every family. */
+CHECKED errc metadata_gather(struct question *qn, struct span metric, const struct metadata ***out, size_t *n, struct err *err);
 
 /* ---- blocks and their bytes ---- */
 
@@ -156,5 +192,7 @@ CHECKED errc selectors_of(struct span text, struct arena *arena, struct matcher_
 void json_labels(struct buf *out, struct labels l);
 void json_value(struct buf *out, uint64_t bits);
 void json_seconds(struct buf *out, int64_t t);
+/* ,"warnings":[...] when there are any: `first` (NULL: none), and the question's. */
+void json_warnings(struct buf *out, const struct question *qn, const char *first);
 /* Answers with the error: by its id, else by its class. */
 void query_error(struct http_request *r, errc rc, struct err *err);

@@ -70,3 +70,15 @@ void json_seconds(struct buf *out, int64_t t)
 	if (abs % 1000 > 0)
 		buf_printf(out, ".%03" PRIu64, abs % 1000);
 }
+
+void json_warnings(struct buf *out, const struct question *qn, const char *first)
+{
+	size_t n = 0;
+	for (const char *text = first ? first : question_warning(qn, 0); text; n++) {
+		buf_printf(out, "%s", n ? "," : ",\"warnings\":[");
+		buf_json_string(out, span_cstr(text));
+		text = question_warning(qn, first ? n : n + 1);
+	}
+	if (n > 0)
+		buf_u8(out, ']');
+}

@@ -5,11 +5,11 @@
  * is the same chunks again, which merging by time drops.
  *
  * Every stream must be at its first series before the merge can begin: a few requests of the bucket for each of perhaps thousands of blocks. They are
- * opened by several threads; from then on the caller's thread reads alone.
+ * opened by several threads; from then on the caller's thread reads alone. What peers were asked for comes in as a stream each, for all matcher sets together.
  */
 #include <stdatomic.h>
 #include <stdlib.h>
-#include "query/query_int.h"
+#include "query/query_fleet_int.h"
 
 #define BATCH_SHARE 8 /* of the question's memory for what sources read ahead; they hold about twice that */
 #define BATCH_MIN (16 * KIB)
@@ -18,6 +18,7 @@
 struct stream {
 	struct ext_iter *it;
 	struct qsource *src;
+	struct fleet_peer *peer; /* instead of the two */
 	const struct matcher *matchers;
 	size_t n_matchers;
 	struct ext_series cur;
@@ -97,13 +98,17 @@ static struct stream *heap_pop(struct merge *m)
 
 static errc blame(struct merge *m, const struct stream *s, errc rc)
 {
-	m->qn->blamed = s->src->src->ulid;
-	m->qn->blamed_kind = s->src->src->kind;
+	if (s->src) {
+		m->qn->blamed = s->src->src->ulid;
+		m->qn->blamed_kind = s->src->src->kind;
+	}
 	return rc;
 }
 
 static errc advance(struct stream *s, struct err *err)
 {
+	if (s->peer)
+		return fleet_next_series(s->peer, &s->cur, &s->more, err);
 	errc rc = ext_iter_next(s->it, &s->cur, &s->more, err);
 	if (rc == OK && !s->more) {
 		ext_iter_close(s->it);
@@ -117,7 +122,7 @@ static errc stream_open(struct opening *o, struct stream *s, struct err *err)
 	errc rc = OK;
 	const struct question *qn = o->m->qn;
 	TRY(question_check_deadline(qn, err));
-	TRY(ext_iter_open(s->src, s->matchers, s->n_matchers, o->opt, qn->q->cfg.max_memory_bytes, &s->it, err));
+	TRY(ext_iter_open(qn, s->src, s->matchers, s->n_matchers, o->opt, &s->it, err));
 	TRY(advance(s, err));
 fail:
 	return rc;
@@ -171,7 +176,7 @@ errc merge_open(struct question *qn, const struct matcher_set *sets, size_t n_se
 	if (!m)
 		return err_set(err, ERR_NOMEM, "no memory for a merge");
 	m->qn = qn;
-	size_t max = qn->n_sources * n_sets;
+	size_t n_peers = fleet_ask_peers(qn->ask), max = qn->n_sources * n_sets + n_peers;
 	m->streams = arena_calloc(&qn->arena, max + 1, sizeof *m->streams);
 	m->heap = arena_alloc(&qn->arena, (max + 1) * sizeof *m->heap);
 	m->given = arena_alloc(&qn->arena, (max + 1) * sizeof *m->given);
@@ -194,6 +199,12 @@ errc merge_open(struct question *qn, const struct matcher_set *sets, size_t n_se
 				m->streams[m->n_streams++] = (struct stream){.src = &qn->sources[i], .matchers = own, .n_matchers = n_own};
 		}
 	TRY(open_all(m, &opt, err));
+	/* They are at work since they were asked; this thread alone waits for them. */
+	for (size_t i = 0; i < n_peers; i++) {
+		struct stream *s = &m->streams[m->n_streams++];
+		*s = (struct stream){.peer = fleet_ask_peer(qn->ask, i)};
+		TRY(advance(s, err));
+	}
 	for (size_t i = 0; i < m->n_streams; i++)
 		if (m->streams[i].more)
 			heap_push(m, &m->streams[i]);
@@ -249,7 +260,7 @@ errc merge_next(struct merge *m, struct merged *out, bool *more, struct err *err
 	/* A source whose own labels were replaced can hold the same labels twice. */
 	for (size_t i = 0; i < m->n_given; i++) {
 		struct ext_series twin;
-		while (ext_iter_twin(m->given[i]->it, labels, &twin))
+		while (m->given[i]->it && ext_iter_twin(m->given[i]->it, labels, &twin))
 			TRY(add_part(m, &twin, err));
 	}
 	*out = (struct merged){m->qn, labels, m->parts, m->n_parts};

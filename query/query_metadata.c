@@ -7,9 +7,10 @@
 #include <stdlib.h>
 #include "base/json.h"
 #include "base/log.h"
-#include "query/query_int.h"
+#include "query/query_fleet_int.h"
 
 enum { RETRIES_MAX = 100 };
+static const char truncated_words[] = "results truncated due to limit"; /* Prometheus' */
 
 /* ---- a set of strings ---- */
 
@@ -79,20 +80,6 @@ static errc names_sorted(const struct names *s, struct span **out, struct err *e
 	return OK;
 }
 
-/* ---- JSON ---- */
-
-static void put_warnings(struct buf *out, bool truncated, const char *warning)
-{
-	if (!truncated && !warning)
-		return;
-	buf_printf(out, ",\"warnings\":[");
-	if (truncated)
-		buf_printf(out, "\"results truncated due to limit\"%s", warning ? "," : "");
-	if (warning)
-		buf_json_string(out, span_cstr(warning));
-	buf_u8(out, ']');
-}
-
 /* ---- what the endpoints share ---- */
 
 struct asked {
@@ -105,7 +92,7 @@ struct asked {
 	bool values;
 };
 
-static errc parse(struct asked *a, struct err *err)
+static errc parse(struct asked *a, struct question *qn, struct err *err)
 {
 	errc rc = OK;
 	TRY(http_parse_params(a->r, err));
@@ -113,28 +100,40 @@ static errc parse(struct asked *a, struct err *err)
 	TRY(param_time_ms(a->r, "start", INT64_MIN, &a->start, err));
 	TRY(param_time_ms(a->r, "end", INT64_MAX, &a->end, err));
 	TRY(param_limit(a->r, &a->limit, err));
+	TRY(question_params(qn, a->r, err));
+	qn->tenant = a->tenant;
+	qn->mint = a->start;
+	qn->maxt = a->end;
 	if (a->end < a->start)
 		rc = err_id(err, ERRID_BAD_PARAMETER, ERR_INVALID, "invalid parameter \"end\": end timestamp must not be before start timestamp");
 fail:
 	return rc;
 }
 
+struct name_question {
+	bool values; /* of `name`; else names */
+	struct span name;
+};
+
 /* One source's share of names or values, for one set of matchers (n == 0: all series). */
-static errc from_source(struct asked *a, struct question *qn, struct qsource *s, const struct matcher_set *set, struct names *out, struct err *err)
+static errc from_source(
+	const struct name_question *a, struct question *qn, struct qsource *s, const struct matcher_set *set, struct names *out, struct err *err)
 {
 	errc rc = OK;
 	struct matcher *own = NULL;
 	size_t n_own = 0;
 	bool none = false;
-	const struct select_options opt = {.mint = a->start, .maxt = a->end, .skip_chunks = true};
+	struct labels shown;
+	const struct select_options opt = {.mint = qn->mint, .maxt = qn->maxt, .skip_chunks = true};
+	TRY(labels_without(s->ext, qn->replica, qn->n_replica, &qn->arena, &shown, err));
 	if (set)
 		TRY(external_matchers(s->ext, set->m, set->n, &qn->arena, &own, &n_own, &none, err));
 	if (none)
 		return OK;
 	/* External labels are there for every series: one matching series is enough. */
 	bool external = false;
-	for (uint32_t i = 0; i < s->ext.n; i++)
-		external |= a->values && span_eq(s->ext.v[i].name, a->name);
+	for (uint32_t i = 0; i < shown.n; i++)
+		external |= a->values && span_eq(shown.v[i].name, a->name);
 	if (external || (!a->values && n_own > 0)) {
 		struct series_iter *it;
 		struct series_view v;
@@ -146,9 +145,9 @@ static errc from_source(struct asked *a, struct question *qn, struct qsource *s,
 			return rc;
 	}
 	if (external) {
-		for (uint32_t i = 0; i < s->ext.n; i++)
-			if (span_eq(s->ext.v[i].name, a->name))
-				TRY(names_add(out, s->ext.v[i].value, err));
+		for (uint32_t i = 0; i < shown.n; i++)
+			if (span_eq(shown.v[i].name, a->name))
+				TRY(names_add(out, shown.v[i].value, err));
 		return OK;
 	}
 	if (a->values)
@@ -157,8 +156,49 @@ static errc from_source(struct asked *a, struct question *qn, struct qsource *s,
 	TRY(s->src->ops->label_names(s->src, own, n_own, &opt, names_add, out, err));
 	/* Without matchers an empty source must not show its external labels; names it had before may all be known already. */
 	if (n_own > 0 || out->n > before || before > 0)
-		for (uint32_t i = 0; i < s->ext.n; i++)
-			TRY(names_add(out, s->ext.v[i].name, err));
+		for (uint32_t i = 0; i < shown.n; i++)
+			TRY(names_add(out, shown.v[i].name, err));
+fail:
+	return rc;
+}
+
+static bool is_replica(const struct question *qn, struct span name)
+{
+	for (size_t i = 0; i < qn->n_replica; i++)
+		if (span_eq(qn->replica[i], name))
+			return true;
+	return false;
+}
+
+errc names_gather(struct question *qn, bool values, struct span name, const struct matcher_set *sets, size_t n_sets, struct span **v, size_t *n,
+	struct err *err)
+{
+	errc rc = OK;
+	const struct name_question a = {values, name};
+	struct names names = {.arena = &qn->arena};
+	*n = 0;
+	/* A label that is left out has no values. */
+	if (values && is_replica(qn, name))
+		return OK;
+	TRY(fleet_ask(qn, values ? FLEET_VALUES : FLEET_NAMES, name, sets, n_sets, err));
+	TRY(question_sources(qn, err));
+	for (size_t i = 0; i < qn->n_sources; i++) {
+		TRY(question_check_deadline(qn, err));
+		for (size_t k = 0; k < (n_sets ? n_sets : 1); k++) {
+			rc = from_source(&a, qn, &qn->sources[i], n_sets ? &sets[k] : NULL, &names, err);
+			if (rc == OK)
+				continue;
+			qn->blamed = qn->sources[i].src->ulid;
+			qn->blamed_kind = qn->sources[i].src->kind;
+			goto fail;
+		}
+	}
+	for (size_t i = 0; i < fleet_ask_peers(qn->ask); i++)
+		TRY(fleet_each_string(fleet_ask_peer(qn->ask, i), names_add, &names, err));
+	TRY(names_sorted(&names, v, err));
+	for (size_t i = 0; i < names.n; i++)
+		if (values || !is_replica(qn, (*v)[i]))
+			(*v)[(*n)++] = (*v)[i];
 fail:
 	return rc;
 }
@@ -168,22 +208,8 @@ static errc gather(struct asked *a, struct question *qn, struct span **v, size_t
 	errc rc = OK;
 	struct matcher_set *sets = NULL;
 	size_t n_sets = 0;
-	struct names names = {.arena = &qn->arena};
 	TRY(param_matchers(a->r, &qn->arena, &sets, &n_sets, err));
-	TRY(question_sources(qn, err));
-	for (size_t i = 0; i < qn->n_sources; i++) {
-		TRY(question_check_deadline(qn, err));
-		for (size_t k = 0; k < (n_sets ? n_sets : 1); k++) {
-			rc = from_source(a, qn, &qn->sources[i], n_sets ? &sets[k] : NULL, &names, err);
-			if (rc == OK)
-				continue;
-			qn->blamed = qn->sources[i].src->ulid;
-			qn->blamed_kind = qn->sources[i].src->kind;
-			goto fail;
-		}
-	}
-	*n = names.n;
-	TRY(names_sorted(&names, v, err));
+	TRY(names_gather(qn, a->values, a->name, sets, n_sets, v, n, err));
 fail:
 	matcher_sets_free(sets, n_sets);
 	return rc;
@@ -198,10 +224,7 @@ static void answer_names(struct asked *a)
 	buf_init(&out, a->q->cfg.max_memory_bytes);
 	metric_add(a->q->reads, 1);
 	question_init(&qn, a->q, a->tenant, 0, 0);
-	TRY(parse(a, &err));
-	qn.tenant = a->tenant;
-	qn.mint = a->start;
-	qn.maxt = a->end;
+	TRY(parse(a, &qn, &err));
 	struct span *v = NULL;
 	size_t n = 0;
 	for (int i = 0;; i++) {
@@ -221,10 +244,11 @@ static void answer_names(struct asked *a)
 		buf_json_string(&out, v[i]);
 	}
 	buf_u8(&out, ']');
-	put_warnings(&out, truncated, qn.warning);
+	json_warnings(&out, &qn, truncated ? truncated_words : NULL);
 	buf_u8(&out, '}');
 	if (out.failed)
 		TRY(err_id(&err, ERRID_QUERY_TOO_LARGE, ERR_LIMIT, "the answer does not fit the memory of one read (--query.max-memory)"));
+	question_warning_headers(&qn, a->r);
 	http_answer(a->r, 200, "application/json", span_of(out.p, out.n));
 fail:
 	if (rc != OK)
@@ -315,8 +339,7 @@ static errc flush(struct series_answer *s, struct question *qn, struct err *err)
 {
 	errc rc = OK;
 	if (!s->streaming) {
-		if (qn->warning)
-			http_set_header(s->a->r, "X-Varve-Warning", qn->warning);
+		question_warning_headers(qn, s->a->r);
 		TRY(http_stream_begin(s->a->r, 200, "application/json", err));
 		s->streaming = true;
 	}
@@ -337,6 +360,7 @@ static errc series_all(struct series_answer *s, struct question *qn, struct err 
 		rc = err_id(err, ERRID_BAD_PARAMETER, ERR_INVALID, "no match[] parameter provided");
 		goto fail;
 	}
+	TRY(fleet_ask(qn, FLEET_SERIES, SPAN(""), sets, n_sets, err));
 	TRY(question_sources(qn, err));
 	TRY(merge_open(qn, sets, n_sets, true, &m, err));
 	buf_printf(&s->out, "{\"status\":\"success\",\"data\":[");
@@ -357,7 +381,7 @@ static errc series_all(struct series_answer *s, struct question *qn, struct err 
 			TRY(flush(s, qn, err));
 	}
 	buf_u8(&s->out, ']');
-	put_warnings(&s->out, s->truncated, qn->warning);
+	json_warnings(&s->out, qn, s->truncated ? truncated_words : NULL);
 	buf_u8(&s->out, '}');
 	CHECK(!s->out.failed, ERR_NOMEM, "no memory for a part of the answer");
 	metric_add(s->a->q->series, s->n);
@@ -377,10 +401,7 @@ void query_series(void *q, struct http_request *r)
 	buf_init(&s.out, 64 * MIB);
 	metric_add(a.q->reads, 1);
 	question_init(&qn, a.q, a.tenant, 0, 0);
-	TRY(parse(&a, &err));
-	qn.tenant = a.tenant;
-	qn.mint = a.start;
-	qn.maxt = a.end;
+	TRY(parse(&a, &qn, &err));
 	for (int i = 0;; i++) {
 		rc = series_all(&s, &qn, &err);
 		if (rc == OK || s.streaming || i == RETRIES_MAX || !question_blame(&qn, rc, &err))
@@ -395,9 +416,10 @@ void query_series(void *q, struct http_request *r)
 fail:
 	if (s.streaming)
 		http_stream_end(r, rc == OK);
-	else if (rc == OK)
+	else if (rc == OK) {
+		question_warning_headers(&qn, r);
 		http_answer(r, 200, "application/json", span_of(s.out.p, s.out.n));
-	else
+	} else
 		query_error(r, rc, &err);
 	question_free(&qn);
 	buf_free(&s.out);

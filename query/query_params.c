@@ -155,3 +155,39 @@ void query_error(struct http_request *r, errc rc, struct err *err)
 	}
 	http_error_of(r, err);
 }
+
+/* ---- what every read may say ---- */
+
+static errc param_bool(struct http_request *r, const char *name, bool *out, struct err *err)
+{
+	static const char *const yes[] = {"1", "t", "T", "true", "TRUE", "True"}, *const no[] = {"0", "f", "F", "false", "FALSE", "False", ""};
+	struct span v = http_param(r, name, 0);
+	if (!v.p)
+		return OK;
+	for (size_t i = 0; i < sizeof yes / sizeof yes[0]; i++)
+		if (span_is(v, yes[i])) {
+			*out = true;
+			return OK;
+		}
+	for (size_t i = 0; i < sizeof no / sizeof no[0]; i++)
+		if (span_is(v, no[i])) {
+			*out = *no[i] ? false : *out;
+			return OK;
+		}
+	return err_id(err, ERRID_BAD_PARAMETER, ERR_INVALID, "invalid parameter \"%s\": \"%.*s\" is neither true nor false", name, SPAN_ARG(v));
+}
+
+errc question_params(struct question *qn, struct http_request *r, struct err *err)
+{
+	errc rc = OK;
+	bool dedup = true;
+	struct span scope = http_param(r, "scope", 0);
+	TRY(param_bool(r, "partial_response", &qn->partial, err));
+	TRY(param_bool(r, "dedup", &dedup, err));
+	qn->n_replica = dedup ? qn->n_replica : 0;
+	qn->local = span_is(scope, "local");
+	if (scope.n > 0 && !qn->local)
+		rc = err_id(err, ERRID_BAD_PARAMETER, ERR_INVALID, "invalid parameter \"scope\": \"%.*s\" is not \"local\"", SPAN_ARG(scope));
+fail:
+	return rc;
+}

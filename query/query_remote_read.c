@@ -7,9 +7,14 @@
 #include <stdlib.h>
 #include "base/io.h"
 #include "base/log.h"
-#include "query/query_int.h"
+#include "query/query_fleet_int.h"
 
 enum { RETRIES_MAX = 100 };
+
+struct warning {
+	const char *text;
+	struct warning *next;
+};
 
 struct reader {
 	struct query *q;
@@ -19,8 +24,9 @@ struct reader {
 	bool streaming; /* the answer has begun: an error can only break it off */
 	uint64_t samples;
 	struct buf out;
-	struct arena series; /* one series' memory */
-	const char *warning;
+	struct arena series;	  /* one series' memory */
+	struct question *qn;	  /* of the query that is being answered */
+	struct warning *warnings; /* of all queries, in the request's arena */
 };
 
 /* Hints narrow the range (a rate over 5m asks for more than the hint says it uses); the query's own range is what must be answered. */
@@ -120,14 +126,36 @@ static errc send_frame(struct reader *rd, errc (*begin)(struct reader *rd, struc
 	return rc;
 }
 
+/* What the question warns of, once each. */
+static void warnings_take(struct reader *rd)
+{
+	const char *text;
+	for (size_t i = 0; rd->qn && (text = question_warning(rd->qn, i)); i++) {
+		struct warning **at = &rd->warnings;
+		while (*at && strcmp((*at)->text, text) != 0)
+			at = &(*at)->next;
+		struct warning *w = *at ? NULL : arena_calloc(http_arena(rd->r), 1, sizeof *w);
+		if (w && (w->text = arena_printf(http_arena(rd->r), "%s", text)))
+			*at = w;
+	}
+}
+
+static void warnings_send(const struct reader *rd)
+{
+	for (const struct warning *w = rd->warnings; w; w = w->next)
+		http_set_header(rd->r, "X-Varve-Warning", w->text);
+}
+
 static errc begin_stream(struct reader *rd, struct err *err)
 {
 	if (rd->streaming)
 		return OK;
-	if (rd->warning)
-		http_set_header(rd->r, "X-Varve-Warning", rd->warning);
+	warnings_take(rd);
+	warnings_send(rd);
 	errc rc = http_stream_begin(rd->r, 200, "application/x-streamed-protobuf; proto=prometheus.ChunkedReadResponse", err);
 	rd->streaming = rc == OK;
+	if (rd->qn)
+		rd->qn->committed = !rd->warnings;
 	return rc;
 }
 
@@ -168,10 +196,9 @@ static errc run_query(struct reader *rd, struct question *qn, const struct rr_qu
 	errc rc = OK;
 	struct merge *m = NULL;
 	struct matcher_set set = {0};
-	TRY(question_sources(qn, err));
-	if (qn->warning)
-		rd->warning = arena_printf(http_arena(rd->r), "%s", qn->warning);
 	TRY(matchers_of(query, &qn->arena, &set, err));
+	TRY(fleet_ask(qn, FLEET_SAMPLES, SPAN(""), &set, 1, err));
+	TRY(question_sources(qn, err));
 	TRY(merge_open(qn, &set, 1, false, &m, err));
 	for (;;) {
 		struct merged s;
@@ -185,6 +212,7 @@ static errc run_query(struct reader *rd, struct question *qn, const struct rr_qu
 		else
 			TRY(put_series_samples(rd, &s, query, err));
 	}
+	warnings_take(rd);
 fail:
 	merge_close(m);
 	matchers_free(set.m, set.n);
@@ -199,6 +227,12 @@ static errc answer_query(struct reader *rd, const struct rr_query *query, size_t
 	size_t begin = rd->out.n;
 	uint64_t samples = rd->samples;
 	question_init(&qn, rd->q, rd->tenant, query->start_ms, query->end_ms);
+	rd->qn = &qn;
+	rc = question_params(&qn, rd->r, err);
+	if (rc != OK)
+		goto fail;
+	/* Whoever was warned already may miss more. */
+	qn.committed = rd->streaming && !rd->warnings;
 	for (int i = 0;; i++) {
 		if (!rd->req.streamed) {
 			rd->out.n = begin;
@@ -216,7 +250,9 @@ static errc answer_query(struct reader *rd, const struct rr_query *query, size_t
 	/* Broken off in mid-stream by a damaged block: noted, so that the client's next try goes without it. */
 	if (rc != OK && rd->streaming)
 		(void)question_blame(&qn, rc, err);
+fail:
 	question_free(&qn);
+	rd->qn = NULL;
 	return rc;
 }
 
@@ -225,6 +261,7 @@ static errc decode(struct reader *rd, struct err *err)
 	errc rc = OK;
 	struct span body;
 	struct arena *a = http_arena(rd->r);
+	TRY(http_parse_params(rd->r, err));
 	TRY(http_tenant(rd->r, &rd->tenant, err));
 	TRY(snappy_decode(http_body(rd->r), LIMIT_HTTP_READ_BODY_BYTES * LIMIT_INGEST_DECODED_FACTOR, a, &body, err));
 	TRY(rr_decode(body, a, &rd->req, err));
@@ -240,8 +277,7 @@ static void send_samples(struct reader *rd)
 	if (snappy_encode(span_of(rd->out.p, rd->out.n), &packed, &err) != OK) {
 		http_error(rd->r, ERRID_QUERY_TOO_LARGE, "the answer does not fit the memory of one read (--query.max-memory)");
 	} else {
-		if (rd->warning)
-			http_set_header(rd->r, "X-Varve-Warning", rd->warning);
+		warnings_send(rd);
 		http_set_header(rd->r, "Content-Encoding", "snappy");
 		http_answer(rd->r, 200, "application/x-protobuf", span_of(packed.p, packed.n));
 	}

@@ -1,19 +1,25 @@
 /* query/query_sources.c - which sources a question needs: head windows, local blocks, bucket blocks, each piece of data once.
  *
  * Data moves one way: window, local block, bucket block, under one ULID. Asked in that direction, what moved on before it was asked for is found
- * at the next station, and what moves on afterwards is pinned: nothing is missed. The same ULID met again is skipped: nothing is read twice.
+ * at the next station, and what moves on afterwards is pinned: nothing is missed. The same ULID met again is skipped: nothing is read twice. Other nodes are asked before all of these (query_fleet_int.h).
  */
 #include <stdio.h>
 #include <stdlib.h>
 #include "base/io.h"
 #include "base/log.h"
-#include "query/query_int.h"
+#include "query/query_fleet_int.h"
 
 enum { CATALOG_WAIT_MS = 10000, CATALOG_MEND_MS = 5000, PLANS_MAX = 10 };
 
 void question_init(struct question *qn, struct query *q, struct span tenant, int64_t mint, int64_t maxt)
 {
-	*qn = (struct question){.q = q, .tenant = tenant, .mint = mint, .maxt = maxt, .deadline_mono_ms = io_mono_ms() + q->cfg.timeout_ms};
+	*qn = (struct question){.q = q,
+		.tenant = tenant,
+		.mint = mint,
+		.maxt = maxt,
+		.deadline_mono_ms = io_mono_ms() + q->cfg.timeout_ms,
+		.replica = q->replica,
+		.n_replica = q->n_replica};
 	arena_init(&qn->arena, q->cfg.max_memory_bytes);
 }
 
@@ -46,6 +52,11 @@ static void wait_mended(struct catalog *c)
 /* An answer without a block's samples says so. The reason stays with `varve bucket inspect`: its words may be of the block's bytes. */
 static void warn_left_out(struct question *qn, const struct catalog_block *blocks, size_t n)
 {
+	/* Of the bucket's the one says so who reads the bucket. */
+	while (qn->local && n > 0 && blocks[0].in_bucket) {
+		blocks++;
+		n--;
+	}
 	if (n > 0 && !qn->warning)
 		qn->warning = arena_printf(&qn->arena, "%zu damaged block%s left out of this answer, of them %s (see: varve bucket inspect)", n,
 			n == 1 ? " is" : "s are", ulid_text(blocks[0].ulid).s);
@@ -60,7 +71,8 @@ static errc plan(struct question *qn, struct catalog_block **rows, size_t *n, st
 		int64_t wait = qn->deadline_mono_ms - io_mono_ms();
 		uint64_t generation = catalog_generation(c);
 		qn->warning = NULL;
-		errc rc = catalog_complete(c, wait < CATALOG_WAIT_MS ? wait : CATALOG_WAIT_MS, &why);
+		/* What is in directories is known without the bucket. */
+		errc rc = qn->local ? OK : catalog_complete(c, wait < CATALOG_WAIT_MS ? wait : CATALOG_WAIT_MS, &why);
 		/* A catalog that went while it was asked gives the whole answer or none. */
 		if (rc != OK && i > 0)
 			return err_set(err, rc, "%s", why.msg);
@@ -191,6 +203,14 @@ fail:
 	return rc;
 }
 
+/* With scope=local: a directory that the bucket may not have yet, or other nodes' catalogs. */
+static bool only_here(const struct question *qn, const struct catalog_block *row)
+{
+	int64_t age_ms = io_now_ms() - row->added_ms;
+	bool live = row->in_bucket && row->state == BLOCK_LIVE;
+	return row->local && (!live || (age_ms < qn->q->cfg.handover_ms && age_ms > -qn->q->cfg.handover_ms));
+}
+
 errc question_sources(struct question *qn, struct err *err)
 {
 	errc rc = OK;
@@ -219,6 +239,8 @@ errc question_sources(struct question *qn, struct err *err)
 	for (size_t i = 0; i < n_rows; i++) {
 		if (bsearch(&rows[i].ulid, in_head, n_windows, sizeof *in_head, by_ulid))
 			continue;
+		if (qn->local && !only_here(qn, &rows[i]))
+			continue;
 		TRY(lazy_source(qn, &rows[i], err));
 	}
 fail:
@@ -229,6 +251,8 @@ fail:
 
 void question_release(struct question *qn)
 {
+	fleet_ask_close(qn->ask);
+	qn->ask = NULL;
 	for (size_t i = 0; i < qn->n_sources; i++)
 		qn->sources[i].src->ops->release(qn->sources[i].src);
 	query_blocks_note(qn->q->blocks);
@@ -291,4 +315,20 @@ bool question_blame(struct question *qn, errc rc, struct err *err)
 	}
 	metric_add(qn->q->quarantined, 1);
 	return true;
+}
+
+/* ---- what the answer lacks ---- */
+
+const char *question_warning(const struct question *qn, size_t i)
+{
+	if (qn->warning && i-- == 0)
+		return qn->warning;
+	return fleet_ask_warning(qn->ask, i);
+}
+
+void question_warning_headers(const struct question *qn, struct http_request *r)
+{
+	const char *text;
+	for (size_t i = 0; (text = question_warning(qn, i)); i++)
+		http_set_header(r, "X-Varve-Warning", text);
 }

@@ -232,6 +232,56 @@ static void prefixes_turn_round(void **state)
 	lab_free(&l);
 }
 
+/* Labels that replicas differ in are left out, external ones and own ones, and what is the same then comes as one series; matchers still see them. */
+static void replicas_are_one(void **state)
+{
+	(void)state;
+	static const char *const values[] = {"p", "q", "r", "p|q", ".+", ""};
+	static const struct span drop[] = {{"replica", 7}, {"b", 1}};
+	uint64_t r = seed_of_run();
+	struct lab l;
+	struct err err = {0};
+	lab_open(&l);
+	size_t joined = 0;
+	for (int i = 0; i < (getenv("VARVE_FULL") ? 50000 : 2000); i++) {
+		struct matcher m;
+		lab_make(&l, &r, i % 2);
+		l.qn.replica = drop;
+		l.qn.n_replica = 1 + (size_t)i % 2;
+		assert_int_equal(matcher_init(&m, (enum matcher_type)(model_random(&r) % 4), SPAN("replica"), span_cstr(values[model_random(&r) % 6]),
+					 &l.arena, &err),
+			OK);
+		const struct matcher_set set = {&m, (size_t)i % 3 > 0};
+		/* the model: match, then leave out, then sort */
+		static struct want want[SOURCES * SERIES];
+		size_t n = all_wanted(&l, &set, 1, want), at = 0;
+		for (size_t k = 0; k < n; k++)
+			assert_int_equal(labels_without(want[k].labels, drop, l.qn.n_replica, &l.arena, &want[k].labels, &err), OK);
+		if (n > 1)
+			qsort(want, n, sizeof *want, by_labels);
+		struct merge *merge;
+		assert_int_equal(merge_open(&l.qn, &set, 1, true, &merge, &err), OK);
+		for (;;) {
+			struct merged got;
+			bool more;
+			assert_int_equal(merge_next(merge, &got, &more, &err), OK);
+			if (!more)
+				break;
+			assert_true(at < n && labels_eq(got.labels, want[at].labels));
+			size_t from = at;
+			while (at < n && labels_eq(got.labels, want[at].labels))
+				at++;
+			assert_true(got.n_parts >= at - from);
+			joined += at - from > 1;
+		}
+		assert_int_equal(at, n);
+		merge_close(merge);
+		matchers_free(&m, 1);
+	}
+	assert_true(joined > 100);
+	lab_free(&l);
+}
+
 /* Own labels that the external ones replace make series equal: their parts come together. */
 static void twins(void **state)
 {
@@ -357,6 +407,7 @@ int main(void)
 		cmocka_unit_test(any_sources),
 		cmocka_unit_test(any_matchers),
 		cmocka_unit_test(prefixes_turn_round),
+		cmocka_unit_test(replicas_are_one),
 		cmocka_unit_test(twins),
 		cmocka_unit_test(failures_name_their_source),
 		cmocka_unit_test(deadline_ends_it),

@@ -304,6 +304,30 @@ static void a_block_moves(void **state)
 	question_free(&qn);
 }
 
+/* scope=local: what the bucket does not have, and for a while what other nodes may not know that it has; nothing that is in the bucket alone. */
+static void only_what_others_may_not_see(void **state)
+{
+	struct fixture *f = *state;
+	struct moving a = add_local(f, 1, 20), b = add_local(f, 2, 10), c = add_bucket(f, 3, 10);
+	upload(f, &b);
+	struct {
+		int64_t handover_ms;
+		struct answer want;
+	} cases[] = {{INT64_MAX, plus(a.a, b.a)}, {HOUR, plus(a.a, b.a)}, {0, a.a}};
+	for (size_t i = 0; i < 3; i++) {
+		struct question qn;
+		struct answer got;
+		struct err err = {0};
+		f->q->cfg.handover_ms = cases[i].handover_ms;
+		question_init(&qn, f->q, SPAN("default-tenant"), INT64_MIN, INT64_MAX);
+		qn.local = true;
+		assert_int_equal(read_all(&qn, &got, &err), OK);
+		assert_true(got.samples == cases[i].want.samples && got.sum == cases[i].want.sum);
+		question_free(&qn);
+	}
+	assert_answer(f, plus(plus(a.a, b.a), c.a));
+}
+
 /* What was planned as a directory is gone when it is opened. */
 static void gone_between_plan_and_open(void **state)
 {
@@ -725,6 +749,7 @@ int main(void)
 	log_setup((enum log_level)(LOG_ERROR + 1), LOG_LOGFMT);
 	const struct CMUnitTest tests[] = {
 		TEST(a_block_moves),
+		TEST(only_what_others_may_not_see),
 		TEST(gone_between_plan_and_open),
 		TEST(readers_pin_the_directory),
 		TEST(damaged_directory_good_object),
