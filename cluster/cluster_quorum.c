@@ -3,11 +3,13 @@
  * Of a series' n nodes, s have stored it, r refuse it, a could not and may later, p have not said; q is its quorum.
  *
  *     stored      s >= q
- *     refused     r > n - q                    q can't be reached, though all others store it: trying again changes nothing
+ *     refused     r > n - q, and s + r >= q or p = 0    q can't be reached, though all others store it: trying again changes nothing
  *     try again   s + p < q and r + p <= n - q  q can't be reached now, nor can it still turn out to be refused
  *
  * The last condition waits for peers that may still refuse although the quorum is out of reach already: a node that is down says "try again" at once, and a value that the others refuse
  * would be sent over and over for as long as it is. Where that no longer matters nothing is waited for.
+ *
+ * A refusal waits for q nodes to have spoken, though less shows that it is one: what is there of the series, which 2.0 is told, is what q of them have.
  *
  * What is there of a series that is not stored: the most samples that q nodes have, so the q-th greatest of what they report; who stored it in full has more than any of the others.
  */
@@ -20,7 +22,7 @@ static inline void decide(struct cluster_op *op, struct cluster_count *k)
 	uint32_t pending = (uint32_t)k->nodes - k->stored - k->refused - k->again;
 	if (k->stored >= need)
 		k->state = CLUSTER_STORED;
-	else if (k->refused > spare)
+	else if (k->refused > spare && (k->stored + k->refused >= need || pending == 0))
 		k->state = CLUSTER_REFUSED;
 	else if (k->stored + pending < need && k->refused + pending <= spare)
 		k->state = CLUSTER_AGAIN;
@@ -55,7 +57,8 @@ void cluster_count_expire_locked(struct cluster_op *op)
 {
 	for (uint32_t i = 0; op->undecided > 0 && i < op->n_items; i++)
 		if (op->counts[i].state == CLUSTER_UNDECIDED) {
-			op->counts[i].state = CLUSTER_AGAIN;
+			struct cluster_count *k = &op->counts[i];
+			k->state = k->refused > k->nodes - cluster_need(op, k) ? CLUSTER_REFUSED : CLUSTER_AGAIN;
 			op->undecided--;
 		}
 }

@@ -468,7 +468,7 @@ errc fleet_ask(struct question *qn, enum fleet_what what, struct span name, cons
 	struct fleet_ask *a = NULL;
 	struct body *body = NULL;
 	struct fleet *fleet = qn->q->fleet;
-	if (!fleet || qn->local)
+	if (!fleet || qn->alone)
 		return OK;
 	const struct fleet_question fq = {.what = what,
 		.mint = qn->mint,

@@ -179,7 +179,7 @@ void query_peer_read(void *arg, struct http_request *r)
 	if (cfg->whole && !cfg->whole(cfg->whole_arg))
 		TRY(err_id(&err, ERRID_NOT_READY, ERR_AGAIN, "the log is being replayed"));
 	question_init(&s.qn, q, tenant, s.asked.mint, s.asked.maxt);
-	s.qn.local = true;
+	s.qn.alone = s.qn.for_peer = true;
 	s.qn.replica = s.asked.replica;
 	s.qn.n_replica = s.asked.n_replica;
 	if (s.asked.left_ms > 0 && s.asked.left_ms < q->cfg.timeout_ms)

@@ -43,7 +43,8 @@ struct question {
 	size_t n_sources;
 	const char *warning; /* the answer may lack something of this node or the bucket, and why; NULL = whole */
 	/* what the asker wants */
-	bool local;	/* scope=local: of this node, what the bucket may not have */
+	bool alone;	/* scope=local: no other node is asked */
+	bool for_peer;	/* a peer asks: of this node, what the bucket may not have */
 	bool partial;	/* partial_response=true: what there is, although a node does not answer that may have more */
 	bool committed; /* a part of the answer is out, without a warning: what is missing from here on is an error */
 	const struct span *replica;

@@ -185,8 +185,8 @@ errc question_params(struct question *qn, struct http_request *r, struct err *er
 	TRY(param_bool(r, "partial_response", &qn->partial, err));
 	TRY(param_bool(r, "dedup", &dedup, err));
 	qn->n_replica = dedup ? qn->n_replica : 0;
-	qn->local = span_is(scope, "local");
-	if (scope.n > 0 && !qn->local)
+	qn->alone = span_is(scope, "local");
+	if (scope.n > 0 && !qn->alone)
 		rc = err_id(err, ERRID_BAD_PARAMETER, ERR_INVALID, "invalid parameter \"scope\": \"%.*s\" is not \"local\"", SPAN_ARG(scope));
 fail:
 	return rc;

@@ -53,7 +53,7 @@ static void wait_mended(struct catalog *c)
 static void warn_left_out(struct question *qn, const struct catalog_block *blocks, size_t n)
 {
 	/* Of the bucket's the one says so who reads the bucket. */
-	while (qn->local && n > 0 && blocks[0].in_bucket) {
+	while (qn->for_peer && n > 0 && blocks[0].in_bucket) {
 		blocks++;
 		n--;
 	}
@@ -72,7 +72,7 @@ static errc plan(struct question *qn, struct catalog_block **rows, size_t *n, st
 		uint64_t generation = catalog_generation(c);
 		qn->warning = NULL;
 		/* What is in directories is known without the bucket. */
-		errc rc = qn->local ? OK : catalog_complete(c, wait < CATALOG_WAIT_MS ? wait : CATALOG_WAIT_MS, &why);
+		errc rc = qn->for_peer ? OK : catalog_complete(c, wait < CATALOG_WAIT_MS ? wait : CATALOG_WAIT_MS, &why);
 		/* A catalog that went while it was asked gives the whole answer or none. */
 		if (rc != OK && i > 0)
 			return err_set(err, rc, "%s", why.msg);
@@ -203,7 +203,7 @@ fail:
 	return rc;
 }
 
-/* With scope=local: a directory that the bucket may not have yet, or other nodes' catalogs. */
+/* For a peer: a directory that the bucket may not have yet, or other nodes' catalogs. */
 static bool only_here(const struct question *qn, const struct catalog_block *row)
 {
 	int64_t age_ms = io_now_ms() - row->added_ms;
@@ -239,7 +239,7 @@ errc question_sources(struct question *qn, struct err *err)
 	for (size_t i = 0; i < n_rows; i++) {
 		if (bsearch(&rows[i].ulid, in_head, n_windows, sizeof *in_head, by_ulid))
 			continue;
-		if (qn->local && !only_here(qn, &rows[i]))
+		if (qn->for_peer && !only_here(qn, &rows[i]))
 			continue;
 		TRY(lazy_source(qn, &rows[i], err));
 	}

@@ -35,7 +35,7 @@ LOCAL = ("tenant_id", "varve_node")
 
 
 def stored(server, tenant):
-    return {tuple(p for p in k if p[0] not in LOCAL): v for k, v in server.read(tenant).items()}
+    return {tuple(p for p in k if p[0] not in LOCAL): v for k, v in server.read(tenant, path=remote.READ_LOCAL).items()}
 
 
 def everywhere(servers, tenant):

@@ -139,11 +139,25 @@ static enum said must_be(const struct write *w, uint32_t i)
 	return first;
 }
 
+/* A quorum of its nodes have said what they have of it, or all have spoken. */
+static bool counted(const struct write *w, uint32_t i)
+{
+	uint32_t said = 0, silent = 0, n = 0;
+	for (uint32_t k = 0; k < FLEET_NODES; k++) {
+		n += w->owns[i][k];
+		said += w->owns[i][k] && (w->said[i][k] == STORED || w->said[i][k] == REFUSED);
+		silent += w->owns[i][k] && w->said[i][k] == NOTHING;
+	}
+	return silent == 0 || said >= (w->quorum < n ? w->quorum : n);
+}
+
 static bool all_decided(const struct write *w)
 {
-	for (uint32_t i = 0; i < w->n_items; i++)
-		if (must_be(w, i) == NOTHING)
+	for (uint32_t i = 0; i < w->n_items; i++) {
+		enum said s = must_be(w, i);
+		if (s == NOTHING || (s == REFUSED && !counted(w, i)))
 			return false;
+	}
 	return true;
 }
 

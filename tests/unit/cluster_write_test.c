@@ -80,13 +80,13 @@ static void fails(struct cluster_peer *p, int n)
 	}
 }
 
-/* Five failures in a row open it, four do not; while it is open nothing goes but one probe for each back-off, which doubles from 100 ms to 5 s; an answer closes it. */
+/* Five failures in a row open it, four do not; while it is open nothing goes but one probe for each back-off, which doubles from 100 ms to 500; an answer closes it. */
 static void the_breaker(void **st)
 {
 	(void)st;
 	static struct io_ops ops;
 	static struct cluster_peers t;
-	static const int64_t backoffs[] = {100, 200, 400, 800, 1600, 3200, 5000, 5000, 5000};
+	static const int64_t backoffs[] = {100, 200, 400, 500, 500, 500};
 	ops = io_posix;
 	ops.mono_ns = breaker_now;
 	ops.random = breaker_random;

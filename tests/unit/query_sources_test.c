@@ -320,7 +320,7 @@ static void only_what_others_may_not_see(void **state)
 		struct err err = {0};
 		f->q->cfg.handover_ms = cases[i].handover_ms;
 		question_init(&qn, f->q, SPAN("default-tenant"), INT64_MIN, INT64_MAX);
-		qn.local = true;
+		qn.for_peer = true;
 		assert_int_equal(read_all(&qn, &got, &err), OK);
 		assert_true(got.samples == cases[i].want.samples && got.sum == cases[i].want.sum);
 		question_free(&qn);

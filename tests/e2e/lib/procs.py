@@ -250,8 +250,8 @@ class Varve(Process):
         """The sum of a metric over its labels; 0 when it is not there."""
         return sum(v for k, v in self.metrics().items() if k == name or k.startswith(name + "{"))
 
-    def read(self, tenant=None, matchers=remote.ALL, start=remote.EVER[0], end=remote.EVER[1], accept=(remote.SAMPLES,)):
-        return remote.read_all(self.url, tenant, matchers, start, end, accept)
+    def read(self, tenant=None, matchers=remote.ALL, start=remote.EVER[0], end=remote.EVER[1], accept=(remote.SAMPLES,), path=remote.READ_PATH):
+        return remote.read_all(self.url, tenant, matchers, start, end, accept, path)
 
     def run(self, *args, timeout=60, check=None):
         """Runs a subcommand, `varve bucket ls ...`; with check, its exit code must be that."""

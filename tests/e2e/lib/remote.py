@@ -97,6 +97,10 @@ class Answer(Answer):
         return json.loads(self.body)
 
 
+READ_PATH = "/api/v1/read"
+READ_LOCAL = READ_PATH + "?scope=local"  # what one node itself has
+
+
 class Client:
     """One keep-alive connection; not for several threads. Raises OSError or http.client.HTTPException when there is no answer."""
 
@@ -138,13 +142,13 @@ class Client:
     def write(self, series, headers=None, path="/api/v1/write"):
         return self.write_body(snappy(encode_request(series)), headers, path)
 
-    def read(self, queries, accept=(0,), headers=None):
+    def read(self, queries, accept=(0,), headers=None, path=READ_PATH):
         """queries: [(start_ms, end_ms, [(type, name, value), ...])], types '=', '!=', '=~', '!~'. Returns one {labels: [(t, value)]} a query."""
-        return parse_read(self.read_raw(queries, accept, headers), len(queries))
+        return parse_read(self.read_raw(queries, accept, headers, path), len(queries))
 
-    def read_raw(self, queries, accept=(0,), headers=None):
+    def read_raw(self, queries, accept=(0,), headers=None, path=READ_PATH):
         h = {"Content-Type": "application/x-protobuf", "Content-Encoding": "snappy", "X-Prometheus-Remote-Read-Version": "0.1.0", **(headers or {})}
-        return self.request("POST", "/api/v1/read", snappy(encode_read(queries, accept)), h)
+        return self.request("POST", path, snappy(encode_read(queries, accept)), h)
 
 
 # ---- read ----
@@ -330,10 +334,10 @@ ALL = [("=~", "__name__", ".+")]
 EVER = (-(1 << 62), 1 << 62)
 
 
-def read_all(url, tenant=None, matchers=ALL, start=EVER[0], end=EVER[1], accept=(SAMPLES,)):
+def read_all(url, tenant=None, matchers=ALL, start=EVER[0], end=EVER[1], accept=(SAMPLES,), path=READ_PATH):
     c = Client(url, tenant, timeout=120)
     try:
-        return c.read([(start, end, matchers)], accept)[0]
+        return c.read([(start, end, matchers)], accept, path=path)[0]
     finally:
         c.close()
 
