@@ -210,7 +210,7 @@ static bool tell_nodes(struct server *s, const struct deletion *d)
 	arena_init(&a, 64 * MIB);
 	snprintf(target, sizeof target, TENANT_DELETE_PATH "?asked=%" PRId64, d->asked_ms);
 	all = roster_nodes(s->roster, &a, &v, &n, &err) == OK;
-	for (size_t i = 0; all && i < n && !atomic_load(&s->stopping); i++) {
+	for (size_t i = 0; i < n && !atomic_load(&s->stopping); i++) {
 		struct buf answer;
 		int status = 0;
 		const struct link_call call = {
