@@ -82,6 +82,29 @@ static inline void put_le64(void *p, uint64_t x)
 	memcpy(p, &x, 8);
 }
 
+/* memcpy for what is mostly short: texts of up to 32 bytes are copied by pieces that overlap, without a call. */
+static inline void copy_short(void *to, const void *from, size_t n)
+{
+	uint8_t *d = to;
+	const uint8_t *s = from;
+	if (n > 32) {
+		memcpy(d, s, n);
+	} else if (n >= 16) {
+		memcpy(d, s, 16);
+		memcpy(d + n - 16, s + n - 16, 16);
+	} else if (n >= 8) {
+		memcpy(d, s, 8);
+		memcpy(d + n - 8, s + n - 8, 8);
+	} else if (n >= 4) {
+		memcpy(d, s, 4);
+		memcpy(d + n - 4, s + n - 4, 4);
+	} else if (n > 0) {
+		d[0] = s[0];
+		d[n / 2] = s[n / 2];
+		d[n - 1] = s[n - 1];
+	}
+}
+
 static inline uint8_t rd_u8(struct rd *r)
 {
 	return rd_need(r, 1) ? *r->p++ : 0;

@@ -13,6 +13,7 @@
  * The file in force, and its changes: cluster/ring_file.h.
  */
 #pragma once
+#include "base/bytes.h"
 #include "base/err.h"
 #include "base/labels.h"
 #include "base/limits.h"
@@ -107,9 +108,9 @@ static inline void ring_hash_add(struct ring_hash *h, struct span name, struct s
 		return;
 	}
 	char *p = h->buf + h->n;
-	memcpy(p, name.p, name.n);
+	copy_short(p, name.p, name.n);
 	p[name.n] = '\xff';
-	memcpy(p + name.n + 1, value.p, value.n);
+	copy_short(p + name.n + 1, value.p, value.n);
 	p[name.n + 1 + value.n] = '\xff';
 	h->n += (uint32_t)(name.n + value.n + 2);
 }

@@ -22,11 +22,16 @@ static errc no_utf8(struct labels l, struct err *err)
 static inline bool is_ascii(struct span s)
 {
 	uint64_t bits = 0;
-	size_t i = 0;
-	for (; i + 8 <= s.n; i += 8)
-		bits |= get_le64(s.p + i);
-	for (; i < s.n; i++)
-		bits |= (uint8_t)s.p[i];
+	const char *p = s.p, *end = p + s.n;
+	if (s.n >= 8) {
+		for (; end - p > 8; p += 8)
+			bits |= get_le64(p);
+		bits |= get_le64(end - 8);
+	} else if (s.n >= 4) {
+		bits = get_le32(p) | get_le32(end - 4);
+	} else if (s.n > 0) {
+		bits = (uint8_t)p[0] | (uint8_t)p[s.n / 2] | (uint8_t)end[-1];
+	}
 	return (bits & 0x8080808080808080) == 0;
 }
 
