@@ -328,6 +328,49 @@ class Member:
                     pass
 
 
+class RealMember:
+    """A varve on the Pod's address, as the manifests start it: it gets its first rings from the controller. It does what it says: `ready` is only what the Pod's status says."""
+
+    def __init__(self, name, ip, port, factor, directory, secret=None, namespace="default"):
+        self.name, self.ip, self.factor, self.dir, self.ready = name, ip, factor, directory, True
+        self.url = f"http://{ip}:{port}"
+        home = pathlib.Path(directory) / f"{name}-{ip}"
+        flags = {"http.address": f"{ip}:{port}", "hashrings.file": home / "hashrings.json", "replication-factor": factor, "target": "ingest,query",
+                 "hashrings.local-endpoint": f"{name}.svc.{namespace}.svc.cluster.local:{port}", "drain.quiet": "1s", "head.block-range": "1m"}
+        if secret:
+            flags["peer.secret-file"] = home / "secret"
+            home.mkdir(parents=True, exist_ok=True)
+            flags["peer.secret-file"].write_text(secret + "\n")
+        self.server = procs.Varve(home, flags=flags)
+        self.server.start(wait=False)
+
+    def ask(self, path):
+        """None: nobody answers."""
+        try:
+            status, text = procs.http_get(self.url + path, 2)
+        except OSError:
+            return None
+        return json.loads(text) if status == 200 else None
+
+    @property
+    def state(self):
+        if not self.server.running():
+            return "drained"
+        said = (self.ask("/-/drain") or {}).get("state", "active")
+        return "draining" if said == "drained" else said  # it is not over before its process is
+
+    @state.setter
+    def state(self, _):
+        pass  # its own matter
+
+    def epoch(self):
+        return (self.ask("/-/ring") or {}).get("epoch")
+
+    def stop(self):
+        if self.server.running():
+            self.server.kill9()
+
+
 class Kubelet:
     """Looks at Pods ten times a second and makes true what they ask for, but for whom it is told to hold back.
 
@@ -335,12 +378,13 @@ class Kubelet:
     unready      Pods whose member runs and is not ready
     delay        seconds between a Pod's coming and its running
     drain_s      seconds that a member that drains takes
+    asked_s      seconds that a Pod that ends waits for somebody to ask it to drain (varve drain --if-asked)
     """
 
-    def __init__(self, api, port, directory, factor=3, secret=None):
-        self.api, self.port, self.dir, self.factor, self.secret = api, port, directory, factor, secret
+    def __init__(self, api, port, directory, factor=3, secret=None, member=Member):
+        self.api, self.port, self.dir, self.factor, self.secret, self.member = api, port, directory, factor, secret, member
         self.pending, self.unready = set(), set()
-        self.delay, self.drain_s = {}, 0.3
+        self.delay, self.drain_s, self.asked_s = {}, 0.3, 0.5
         self.members = {}  # by Pod name
         self.nodes = {}  # Pod name -> Node name
         self.seen, self.born, self.ends = {}, {}, {}  # by uid
@@ -390,7 +434,7 @@ class Kubelet:
                 if time.monotonic() - since > self.drain_s:
                     member.state = "drained"
                 return
-            if time.monotonic() - since > 0.5:
+            if time.monotonic() - since > (0.5 if not member or member.state == "drained" else self.asked_s):
                 self.end(uid)
                 self.api.delete("pods", name, gracePeriodSeconds=0, preconditions={"uid": uid})
             return
@@ -403,7 +447,7 @@ class Kubelet:
             return
         if member is None:
             ip = self.address()
-            member = Member(name, ip, self.port, self.factor, self.dir, self.secret)
+            member = self.member(name, ip, self.port, self.factor, self.dir, self.secret)
             member.ready = name not in self.unready
             self.seen[uid] = (name, member)
             self.members[name] = member
