@@ -175,6 +175,7 @@
 
 /* -- repair --------------------------------------------------------------------------------------------------------- */
 #define LIMIT_REPAIR_BYTES_PER_S (32 * MIB)  /* --repair.rate: 1.7 M samples a second, a sixth of a core on either node */
+#define LIMIT_REPAIR_LATE_MS 60000	     /* so late may a sender be whose samples belong to a new ring already */
 #define LIMIT_REPAIR_SETTLE_MS 15000	     /* samples of the last so long are on their way: senders are some seconds late, and hints are */
 #define LIMIT_REPAIR_ANSWER_BYTES (64 * MIB) /* of one question: a piece is a quarter of a megabyte, or one histogram; a page of windows less */
 #define LIMIT_REPAIR_WINDOWS 1000000	     /* that one pass compares: 10,000 tenants of a fleet of 30, three windows each */

@@ -93,7 +93,7 @@ static void look_at_rings(struct repair *r, const struct ring_set *set)
 		return;
 	bool known = r->epoch == 0 && r->cfg.file && state_read(r->cfg.file, &kept, &since) && kept == epoch && since <= now;
 	if (!known) {
-		since = now;
+		since = now - LIMIT_REPAIR_LATE_MS;
 		if (r->cfg.file)
 			state_write(r->cfg.file, epoch, since);
 	}
@@ -149,6 +149,8 @@ static void want_locked(struct repair_peer *p, unsigned why, int64_t now_ns, int
 	} else if (p->not_before_ns > now_ns + wait_ms * 1000000) {
 		p->not_before_ns = now_ns + wait_ms * 1000000;
 	}
+	if (why & (WANT_START | WANT_RETURN))
+		p->settled_ns = now_ns + wait_ms * 1000000;
 	p->want |= why;
 }
 
@@ -249,7 +251,7 @@ static bool compare(struct repair *r)
 		struct repair_peer *p = &r->peers[i];
 		if (p->want == 0 || !p->answers || now < p->not_before_ns)
 			continue;
-		want[n] = p->want;
+		want[n] = now < p->settled_ns ? p->want & ~(unsigned)(WANT_START | WANT_RETURN) : p->want;
 		of[n] = p;
 		v[n++] = (struct repair_with){
 			.address = p->address,
@@ -271,6 +273,8 @@ static bool compare(struct repair *r)
 		struct repair_peer *p = of[i];
 		if (v[i].rc == OK) {
 			p->want &= ~want[i];
+			if (p->want != 0 && p->not_before_ns < p->settled_ns)
+				p->not_before_ns = p->settled_ns;
 			p->failures = 0;
 			p->owed_to_ms = 0;
 			p->why[0] = 0;

@@ -161,7 +161,8 @@ struct repair_peer {
 	uint64_t started_ms; /* as it last said; 0: it never did */
 	unsigned want;
 	int64_t wanted_ns, not_before_ns, owed_asked_ns;
-	int64_t done_ms; /* wall clock of the last pass that was complete; 0: none */
+	int64_t settled_ns; /* what is wanted for a start or a return is seen by a pass from then on, and not by one before */
+	int64_t done_ms;    /* wall clock of the last pass that was complete; 0: none */
 	uint32_t failures;
 	uint64_t owed_bytes;	 /* hints that it still had for us */
 	int64_t owed_to_ms;	 /* when the newest that it dropped for us was written; 0: none */

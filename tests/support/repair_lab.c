@@ -491,7 +491,7 @@ bool rlab_step(struct rlab *l, uint32_t i)
 {
 	struct repair *r = l->v[i].repair;
 	for (size_t k = 0; k < r->n_peers; k++)
-		r->peers[k].not_before_ns = 0;
+		r->peers[k].not_before_ns = r->peers[k].settled_ns = 0;
 	return repair_step(r);
 }
 

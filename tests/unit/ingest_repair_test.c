@@ -238,9 +238,9 @@ static void what_is_older_than_the_ring_is_left_alone(void **st)
 	open_fleet(&l, seed + 9, 4, 3, 3);
 	write_some(&l, 2000, 8);
 	rlab_ring(&l, 4, 3);
-	sim_set_now(l.sim, T0 + RANGE / 2 + 1);
+	sim_set_now(l.sim, T0 + RANGE / 2 + 1 + LIMIT_REPAIR_LATE_MS);
 	for (uint32_t i = 0; i < 4; i++)
-		repair_ready(l.v[i].repair); /* since is now */
+		repair_ready(l.v[i].repair); /* since is now, but for late senders */
 	sim_set_now(l.sim, T0 + WINDOWS * RANGE + 60000);
 	rlab_stop(&l, 3);
 	rlab_start(&l, 3);
