@@ -285,7 +285,7 @@ static errc peer_frame(struct fleet_peer *p, struct rd *payload, uint8_t *kind, 
 {
 	errc rc = OK;
 	for (;;) {
-		struct span in = span_of(p->cur.p + p->at, p->cur.n - p->at), got;
+		struct span in = span_of(p->cur.p + p->at, p->cur.n - p->at), got = {NULL, 0};
 		size_t used = 0;
 		if (in.n > 0)
 			TRY(fleet_frame(in, p->ask->max_bytes, &got, &used, err));

@@ -25,6 +25,7 @@ struct reader {
 	uint64_t samples;
 	struct buf out;
 	struct arena series;	  /* one series' memory */
+	struct question question; /* of the query at hand */
 	struct question *qn;	  /* of the query that is being answered */
 	struct warning *warnings; /* of all queries, in the request's arena */
 };
@@ -223,35 +224,35 @@ fail:
 static errc answer_query(struct reader *rd, const struct rr_query *query, size_t index, struct err *err)
 {
 	errc rc;
-	struct question qn;
+	struct question *qn = &rd->question;
 	size_t begin = rd->out.n;
 	uint64_t samples = rd->samples;
-	question_init(&qn, rd->q, rd->tenant, query->start_ms, query->end_ms);
-	rd->qn = &qn;
-	rc = question_params(&qn, rd->r, err);
+	question_init(qn, rd->q, rd->tenant, query->start_ms, query->end_ms);
+	rd->qn = qn;
+	rc = question_params(qn, rd->r, err);
 	if (rc != OK)
 		goto fail;
 	/* Whoever was warned already may miss more. */
-	qn.committed = rd->streaming && !rd->warnings;
+	qn->committed = rd->streaming && !rd->warnings;
 	for (int i = 0;; i++) {
 		if (!rd->req.streamed) {
 			rd->out.n = begin;
 			rd->samples = samples;
 		}
 		size_t result = rd->req.streamed ? 0 : pb_begin(&rd->out, 1);
-		rc = query->start_ms <= query->end_ms ? run_query(rd, &qn, query, index, err) : OK;
+		rc = query->start_ms <= query->end_ms ? run_query(rd, qn, query, index, err) : OK;
 		if (rc == OK && !rd->req.streamed)
 			pb_end(&rd->out, result);
-		if (rc == OK || rd->streaming || i == RETRIES_MAX || !question_blame(&qn, rc, err))
+		if (rc == OK || rd->streaming || i == RETRIES_MAX || !question_blame(qn, rc, err))
 			break;
 		metric_add(rd->q->retries, 1);
-		question_release(&qn);
+		question_release(qn);
 	}
 	/* Broken off in mid-stream by a damaged block: noted, so that the client's next try goes without it. */
 	if (rc != OK && rd->streaming)
-		(void)question_blame(&qn, rc, err);
+		(void)question_blame(qn, rc, err);
 fail:
-	question_free(&qn);
+	question_free(qn);
 	rd->qn = NULL;
 	return rc;
 }
