@@ -132,7 +132,9 @@ static void a_node_that_is_away_gets_it_when_it_is_back(void **st)
 	hint_lab_pass(1000);
 	assert_int_equal(hint_lab.n_calls, 0);
 	hint_lab.nodes[2].r.state = NODE_JOINING;
-	hint_lab_pass(1000);
+	/* It is looked at once a second or so. */
+	for (int i = 0; i < 3 && hint_lab.n_calls == 0; i++)
+		hint_lab_pass(1000);
 	assert_int_equal(hint_lab.n_calls, 1);
 	hint_lab_drain();
 	assert_int_equal(hint_lab_undelivered(), 0);
