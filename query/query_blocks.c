@@ -189,7 +189,8 @@ static errc open_one(struct query_blocks *b, const struct catalog_block *row, bo
 		TRY(block_files_dir(dir, &files, err));
 	} else {
 		rc = catalog_meta_json(q->cfg.catalog, row->ulid, &a, &json, err);
-		if (rc == ERR_CORRUPT) /* the catalog's damage, not the block's */
+		/* The catalog's damage, or its row went since it was planned (removed, or the catalog is made anew): the block is not to blame. */
+		if (rc == ERR_CORRUPT || rc == ERR_NOTFOUND)
 			rc = ERR_AGAIN;
 		TRY(rc);
 		TRY(block_meta_parse(ulid_text(row->ulid).s, json, &a, &meta, err));
