@@ -36,7 +36,7 @@ def test_three_to_five_to_three(world):
     procs.wait_for(lambda: not any(v.running() for v in leaving), 40, "both drained, and ended by themselves")
     assert [v.proc.returncode for v in leaving] == [0, 0]
     procs.wait_for(lambda: len(world.api.get("pods")["items"]) == 3, 40, "their Pods went")
-    assert set(control.states().values()) == {"active"}
+    procs.wait_for(lambda: set(control.states().values()) == {"active"}, 20, "the controller sees three active members and no other")
     # A node that comes back has its place, and is told the ring again.
     world.kubelet.members["s-1"].server.kill9()
     time.sleep(1)
