@@ -5,6 +5,7 @@ What is not installed fails the test with the command that installs it; nothing 
 import json
 import os
 import pathlib
+import random
 import re
 import resource
 import shutil
@@ -30,10 +31,24 @@ class Missing(AssertionError):
     pass
 
 
+GIVEN = set()  # ports this process has handed out: what asks twice before it listens gets two
+
+
 def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """A port that nobody listens on and that the kernel gives to no connection by itself: one of its own range may be gone by the time a server wants it."""
+    with open("/proc/sys/net/ipv4/ip_local_port_range") as f:
+        first = int(f.read().split()[0])
+    for _ in range(1000):
+        port = random.randrange(10240, first if first > 12000 else 65536)
+        with socket.socket() as s:
+            try:
+                s.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        if port not in GIVEN:
+            GIVEN.add(port)
+            return port
+    raise AssertionError("no free port in 1,000 tries")
 
 
 def find(what, *places):
